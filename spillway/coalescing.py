@@ -1,0 +1,38 @@
+"""How deltas are merged on their way: by pulling less often from a source that merges what has piled up.
+
+A message through gRPC costs tens of microseconds whatever is in it. A source that hands over all it has when asked (the
+engine's output collector, the bytes of an HTTP read) needs no buffer of ours: a pause between two pulls is the merging
+window, and a busy process merges more by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from spillway import v1
+
+Item = TypeVar("Item")
+
+DEFAULT_WINDOW_S = 0.02
+
+
+def window_s(coalescing: v1.Coalescing, default_s: float) -> float:
+    """The merging window in seconds: the caller's, else the server's."""
+    return coalescing.window_ms / 1000 if coalescing.HasField("window_ms") else default_s
+
+
+async def pulled(source: AsyncIterator[Item], window: float) -> AsyncIterator[Item]:
+    """Yield what `source` has, at most once per `window` seconds after the first item, which is never held."""
+    if window <= 0:
+        async for item in source:
+            yield item
+        return
+    clock = asyncio.get_running_loop().time
+    async for item in source:
+        due = clock() + window
+        yield item
+        left = due - clock()
+        if left > 0:
+            await asyncio.sleep(left)

@@ -1,0 +1,201 @@
+"""What every server of `InferenceService` does with a generation: check the request, fold the events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+from spillway import v1
+from spillway.errors import FieldViolation, RequestInvalid, SchemaInvalid, StreamInterrupted
+
+MAX_PROMPT_BYTES = 8 * 2**20
+"""Longest prompt that is looked at, in UTF-8 bytes; longer ones cannot fit any context."""
+MAX_STOP_STRINGS = 16
+MAX_CHOICES = 16
+UNGUIDED_BYTES_PER_TOKEN = 3
+"""UTF-8 bytes per token for an estimate without tokenizer: four characters a token undercounts Chinese by 76 %."""
+
+
+def check(spec: v1.GenerationSpec) -> None:
+    """Raise RequestInvalid or SchemaInvalid naming every field of `spec` that no target could serve."""
+    wrong = list(_violations(spec))
+    if wrong:
+        said = "; ".join(f"{violation.field}: {violation.description}" for violation in wrong[:3])
+        raise RequestInvalid(said, fields=wrong)
+    if spec.constraint.WhichOneof("constraint") == "json_schema":
+        try:
+            schema = json.loads(spec.constraint.json_schema)
+        except ValueError as error:
+            raise _bad_schema(f"not JSON: {error}") from None
+        if not isinstance(schema, dict | bool):
+            raise _bad_schema("a schema is a JSON object or a boolean")
+
+
+def _bad_schema(description: str) -> SchemaInvalid:
+    path = "spec.constraint.json_schema"
+    return SchemaInvalid(f"{path}: {description}", fields=[FieldViolation(path, description)])
+
+
+def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
+    match spec.WhichOneof("input"):
+        case None:
+            yield FieldViolation("spec.input", "is missing: set chat, text or tokens")
+        case "text":
+            if not spec.text.text:
+                yield FieldViolation("spec.text.text", "is empty: say what is to be generated")
+        case "tokens":
+            if not spec.tokens.ids:
+                yield FieldViolation("spec.tokens.ids", "is empty: give at least one token")
+        case "chat":
+            yield from _chat_violations(spec.chat)
+    if (size := prompt_bytes(spec)) > MAX_PROMPT_BYTES:
+        yield FieldViolation("spec.input", f"has {size} bytes; at most {MAX_PROMPT_BYTES} are accepted")
+    if spec.HasField("sampling"):
+        yield from _sampling_violations(spec.sampling)
+    if len(spec.stop.strings) > MAX_STOP_STRINGS:
+        yield FieldViolation("spec.stop.strings", f"has more than {MAX_STOP_STRINGS} entries")
+    if any(not text for text in spec.stop.strings):
+        yield FieldViolation("spec.stop.strings", "has an empty entry")
+    if spec.HasField("constraint"):
+        kind = spec.constraint.WhichOneof("constraint")
+        if kind is None:
+            yield FieldViolation("spec.constraint", "is empty: set one constraint or leave it out")
+        elif kind == "choices" and not spec.constraint.choices.values:
+            yield FieldViolation("spec.constraint.choices.values", "is empty: give at least one choice")
+        elif kind == "regex" and not spec.constraint.regex:
+            yield FieldViolation("spec.constraint.regex", "is empty")
+    if spec.HasField("logprobs") and not 0 <= spec.logprobs.top <= 20:
+        yield FieldViolation("spec.logprobs.top", "must be between 0 and 20")
+    if spec.coalescing.HasField("window_ms") and not 0 <= spec.coalescing.window_ms <= 1000:
+        yield FieldViolation("spec.coalescing.window_ms", "must be between 0 and 1000")
+    for index, tool in enumerate(spec.tools):
+        if not tool.name:
+            yield FieldViolation(f"spec.tools[{index}].name", "is empty")
+
+
+def _chat_violations(chat: v1.Chat) -> Iterator[FieldViolation]:
+    if not chat.messages:
+        yield FieldViolation("spec.chat.messages", "is empty: give at least one message")
+    for index, message in enumerate(chat.messages):
+        place = f"spec.chat.messages[{index}]"
+        if message.role == v1.ROLE_UNSPECIFIED:
+            yield FieldViolation(f"{place}.role", "is missing: system, user, assistant or tool")
+        if not message.parts:
+            yield FieldViolation(f"{place}.parts", "is empty: give at least one part")
+        if message.role == v1.ROLE_USER and message.parts and not any(_says_something(part) for part in message.parts):
+            yield FieldViolation(f"{place}.parts", "has no content: an empty prompt cannot be answered")
+
+
+def _says_something(part: v1.Part) -> bool:
+    return part.WhichOneof("part") not in (None, "text") or bool(part.text)
+
+
+def _sampling_violations(sampling: v1.Sampling) -> Iterator[FieldViolation]:
+    for name, low, high in (
+        ("temperature", 0.0, 2.0),
+        ("top_p", 0.0, 1.0),
+        ("min_p", 0.0, 1.0),
+        ("presence_penalty", -2.0, 2.0),
+        ("frequency_penalty", -2.0, 2.0),
+        ("repetition_penalty", 0.0, 10.0),
+    ):
+        if sampling.HasField(name) and not low <= getattr(sampling, name) <= high:  # type: ignore[arg-type]
+            yield FieldViolation(f"spec.sampling.{name}", f"must be between {low:g} and {high:g}")
+    for name in ("top_p", "repetition_penalty"):
+        if sampling.HasField(name) and getattr(sampling, name) == 0.0:  # type: ignore[arg-type]
+            yield FieldViolation(f"spec.sampling.{name}", "must be above 0")
+    if sampling.HasField("top_k") and sampling.top_k < -1:
+        yield FieldViolation("spec.sampling.top_k", "must be at least 1, or 0 or -1 for off")
+    if sampling.HasField("max_tokens") and sampling.max_tokens < 1:
+        yield FieldViolation("spec.sampling.max_tokens", f"must be at least 1, is {sampling.max_tokens}")
+    if sampling.HasField("min_tokens") and sampling.min_tokens < 0:
+        yield FieldViolation("spec.sampling.min_tokens", "must not be negative")
+    if sampling.HasField("max_tokens") and sampling.min_tokens > sampling.max_tokens >= 1:
+        yield FieldViolation("spec.sampling.min_tokens", "must not be above max_tokens")
+    if sampling.HasField("n") and not 1 <= sampling.n <= MAX_CHOICES:
+        yield FieldViolation("spec.sampling.n", f"must be between 1 and {MAX_CHOICES}")
+    if any(not -100 <= bias <= 100 for bias in sampling.logit_bias.values()):
+        yield FieldViolation("spec.sampling.logit_bias", "biases must be between -100 and 100")
+
+
+def prompt_bytes(spec: v1.GenerationSpec) -> int:
+    """UTF-8 bytes of all text of the prompt: an upper bound of its byte-level BPE tokens, template aside."""
+    match spec.WhichOneof("input"):
+        case "text":
+            return len(spec.text.text.encode())
+        case "chat":
+            return sum(len(part.text.encode()) for message in spec.chat.messages for part in message.parts)
+        case _:
+            return 0
+
+
+@dataclass(slots=True)
+class Folder:
+    """Folds the events of one stream into the whole answer, checking that they are one.
+
+    Raises StreamInterrupted where a sequence is skipped; `whole` raises it too unless Finished and Usage have come.
+    """
+
+    response: v1.GenerateResponse = field(default_factory=v1.GenerateResponse)
+    _next: int = 0
+    _finished: bool = False
+
+    def add(self, event: v1.GenerationEvent) -> None:
+        if event.sequence != self._next:
+            raise StreamInterrupted(f"event {self._next} is missing, {event.sequence} came instead")
+        self._next += 1
+        match event.WhichOneof("event"):
+            case "started":
+                self.response.started.CopyFrom(event.started)
+            case "delta":
+                self.add_delta(event.delta)
+            case "route_changed" if event.route_changed.restarted:
+                del self.response.choices[:]
+            case "finished":
+                self._finished = True
+                for finish in event.finished.choices:
+                    self.choice(finish.choice).finish.CopyFrom(finish)
+            case "usage":
+                self.response.usage.CopyFrom(event.usage)
+
+    def add_delta(self, delta: v1.Delta) -> None:
+        merge_delta(self.choice(delta.choice).content, delta)
+
+    def choice(self, index: int) -> v1.Choice:
+        while len(self.response.choices) <= index:
+            position = len(self.response.choices)
+            self.response.choices.add().content.choice = position
+        return self.response.choices[index]
+
+    def whole(self) -> v1.GenerateResponse:
+        """The answer, if the stream ended as a good one does."""
+        if not self._finished or not self.response.HasField("usage"):
+            raise StreamInterrupted("the stream ended without Finished and Usage")
+        return self.response
+
+
+def merge_delta(into: v1.Delta, delta: v1.Delta) -> None:
+    """Append `delta`, of the same choice, to `into`."""
+    into.text += delta.text
+    into.reasoning += delta.reasoning
+    into.token_ids.extend(delta.token_ids)
+    into.logprobs.extend(delta.logprobs)
+    if delta.HasField("tokens"):
+        into.tokens += delta.tokens
+    for piece in delta.tool_calls:
+        known = next((call for call in into.tool_calls if call.index == piece.index), None)
+        if known is None:
+            into.tool_calls.add().CopyFrom(piece)
+        else:
+            known.id = known.id or piece.id
+            known.name = known.name or piece.name
+            known.arguments += piece.arguments
+
+
+async def fold(events: AsyncIterator[v1.GenerationEvent]) -> v1.GenerateResponse:
+    """Return the whole answer of a stream of events."""
+    folder = Folder()
+    async for event in events:
+        folder.add(event)
+    return folder.whole()

@@ -1,0 +1,221 @@
+"""The boundary of a server: what every rpc passes on its way in and out.
+
+On the way in: the caller's key, the deadline, the request id and the trace become one `Call`. On the way out: errors
+become a status and the span ends, whatever happened. One interceptor does it in one pass, because each costs per call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+import grpc
+from grpc import StatusCode
+from grpc.aio import AbortError, ServicerContext
+from opentelemetry.trace import Span, SpanKind
+
+from spillway.deadline import Clock, Deadline
+from spillway.errors import DeadlineExceeded, Internal, RequestInvalid, SpillwayError, StreamInterrupted
+from spillway.logs import get_logger
+from spillway.rpc import metadata
+from spillway.rpc.call import ANONYMOUS, Call, Caller, enter
+from spillway.rpc.keys import GENERATE, ROUTE, KeyRing
+from spillway.rpc.status import trailers
+from spillway.rpc.watchdog import Watchdog
+from spillway.settings import ServerSettings
+from spillway.telemetry import names
+from spillway.telemetry.tracing import Tracing, extract, fail
+
+log = get_logger(__name__)
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "ServicerContext[Any, Any]"
+
+OPEN_SERVICES = ("grpc.health.v1.", "grpc.reflection.", "grpc.channelz.")
+"""Served without a key, a span or a deadline of ours."""
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """Wraps every handler of a server, once per method.
+
+    `scopes` names the scope a service asks for, by its full name, where it is not `generate`.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        tracing: Tracing,
+        clock: Clock,
+        keys: KeyRing | None = None,
+        scopes: Mapping[str, str] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._tracing = tracing
+        self._clock = clock
+        self._keys = keys
+        self._scopes = scopes or {}
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        method = str(handler_call_details.method)
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None or method.lstrip("/").startswith(OPEN_SERVICES):
+                return handler
+            wrapped = self._wrapped[method] = self._wrap(handler, method)
+        return wrapped
+
+    def _wrap(self, handler: Handler, method: str) -> Handler:
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(handler.unary_unary, method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(handler.unary_stream, method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        raise TypeError(f"{method}: client streams have no boundary yet")
+
+    def _unary(self, behaviour: Callable[..., Any], method: str) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def serve(request: Any, context: Context) -> Any:
+            rpc = _Rpc(self, request, context, method)
+            try:
+                rpc.admit()
+                async with asyncio.timeout(rpc.limit_s):
+                    return await behaviour(request, context)
+            except BaseException as error:
+                await rpc.fail(error)
+                raise
+            finally:
+                rpc.span.end()
+
+        return serve
+
+    def _stream(self, behaviour: Callable[..., Any], method: str) -> Callable[[Any, Context], Awaitable[None]]:
+        async def serve(request: Any, context: Context) -> None:
+            rpc = _Rpc(self, request, context, method)
+            answers: AsyncIterable[Any] | None = None
+            stall = rpc.stall_watchdog()
+            write, watch, rest = context.write, stall.watch, stall.rest
+            try:
+                rpc.admit()
+                answers = behaviour(request, context)
+                async with asyncio.timeout(rpc.limit_s):
+                    async for answer in answers:
+                        watch()
+                        await write(answer)
+                        rest()
+            except BaseException as error:
+                if stall.barked:
+                    error = StreamInterrupted(f"the reader took nothing for {stall.limit_s:g} s")
+                await rpc.fail(error)
+                raise
+            finally:
+                stall.stop()
+                try:
+                    close = getattr(answers, "aclose", None)
+                    if close is not None:
+                        await close()
+                finally:
+                    rpc.span.end()
+
+        return serve
+
+    def start(self, request: Any, context: Context, method: str) -> tuple[Call, Mapping[str, str], float | None]:
+        """Read what came with an rpc: its call, still anonymous, its headers, and the deadline it did not bring."""
+        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        left = context.time_remaining()
+        limit_s = self._settings.default_deadline_s if left is None else None
+        deadline = Deadline.after(self._settings.default_deadline_s if left is None else left, self._clock)
+        request_id = getattr(getattr(request, "spec", None), "request_id", "") or headers.get(metadata.REQUEST_ID, "")
+        request_id = request_id[:128] or uuid.uuid4().hex
+        path = method.lstrip("/")
+        span = self._tracing.start(path, extract(headers), kind=SpanKind.SERVER)
+        if span.is_recording():
+            service, _, name = path.partition("/")
+            span.set_attributes(
+                {
+                    names.RPC_SYSTEM: "grpc",
+                    names.RPC_SERVICE: service,
+                    names.RPC_METHOD: name,
+                    names.REQUEST_ID: request_id,
+                    names.DEADLINE_LEFT_MS: round(deadline.left() * 1000),
+                }
+            )
+        return Call(request_id, deadline, span), headers, limit_s
+
+    def identify(self, headers: Mapping[str, str], method: str) -> Caller:
+        """Return who calls; raises KeyUnknown or ScopeMissing where keys are configured."""
+        told = headers.get(metadata.TENANT, "")
+        if self._keys is None:
+            return Caller(told or ANONYMOUS)
+        scope = self._scopes.get(method.lstrip("/").partition("/")[0], GENERATE)
+        caller = self._keys.identify(headers.get(metadata.AUTHORIZATION), scope)
+        if told and ROUTE in caller.scopes:  # a router speaks for its tenants; no one else may
+            return Caller(told, caller.key_name, caller.scopes)
+        return caller
+
+
+class _Rpc:
+    """One rpc on its way through the boundary."""
+
+    __slots__ = ("_boundary", "_context", "_headers", "_method", "call", "limit_s", "span")
+
+    def __init__(self, boundary: Boundary, request: Any, context: Context, method: str) -> None:
+        self._boundary = boundary
+        self._context = context
+        self._method = method
+        self.call, self._headers, self.limit_s = boundary.start(request, context, method)
+        self.span: Span = self.call.span
+        enter(self.call)
+
+    def admit(self) -> None:
+        """Let the rpc in as somebody's, or raise."""
+        hop = self._headers.get(metadata.HOP, "0")
+        if not hop.isdecimal() or int(hop) > metadata.MAX_HOPS:
+            raise RequestInvalid(f"{metadata.HOP}: more than {metadata.MAX_HOPS} hops; do the targets form a loop?")
+        caller = self._boundary.identify(self._headers, self._method)
+        self.call = Call(self.call.request_id, self.call.deadline, self.span, caller, int(hop))
+        if self.span.is_recording():
+            self.span.set_attribute(names.TENANT, caller.tenant)
+        enter(self.call)
+
+    def stall_watchdog(self) -> Watchdog:
+        task = asyncio.current_task()
+        assert task is not None
+        return Watchdog(self._boundary._settings.write_stall_s, task.cancel)
+
+    async def fail(self, error: BaseException) -> None:
+        """Tell caller, span and log what `error` means. Ends by raising gRPC's own abort, unless the caller is gone."""
+        if isinstance(error, AbortError):
+            fail(self.span, "ABORTED_BY_HANDLER")
+            return
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            late = self.call.deadline.passed
+            fail(self.span, "EXPIRED" if late else "CANCELLED")
+            self.span.set_attribute(
+                names.RPC_STATUS, (StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED).value[0]
+            )
+            return
+        if isinstance(error, SpillwayError):
+            told = error
+        elif isinstance(error, TimeoutError) and self.call.deadline.passed:
+            told = DeadlineExceeded("the server's default deadline has passed; send a deadline with the call")
+        else:
+            log.error("rpc.crashed", method=self._method, exc_info=error)
+            told = Internal(f"internal error; request id {self.call.request_id}")
+        fail(self.span, told.reason)
+        self.span.set_attribute(names.RPC_STATUS, told.code.value[0])
+        await self._context.abort(told.code, told.message[:1000], trailers(told))

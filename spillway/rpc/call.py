@@ -1,0 +1,62 @@
+"""One inbound call: whose it is, until when it may run, and which span it runs under."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+
+from opentelemetry.trace import INVALID_SPAN, Span
+
+from spillway.deadline import Deadline
+
+ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, as their key says."""
+
+    tenant: str = ANONYMOUS
+    key_name: str = ""
+    scopes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What travels with a request through one service, and on to the next."""
+
+    request_id: str
+    deadline: Deadline
+    span: Span = INVALID_SPAN
+    caller: Caller = field(default=Caller())
+    hop: int = 0
+    """Services passed before this one."""
+
+    def under(self, span: Span) -> Call:
+        """The same call, its further work under `span`."""
+        return replace(self, span=span)
+
+    def until(self, deadline: Deadline) -> Call:
+        """The same call with another deadline."""
+        return replace(self, deadline=deadline)
+
+
+_CURRENT: ContextVar[Call | None] = ContextVar("spillway_call", default=None)
+
+
+def current_call() -> Call:
+    """The call this task serves. For servicers; everything below them is handed its `Call`."""
+    call = _CURRENT.get()
+    if call is None:
+        raise LookupError("no call: this runs outside a served rpc")
+    return call
+
+
+def peek_call() -> Call | None:
+    """The call this task serves, if any. For logs."""
+    return _CURRENT.get()
+
+
+def enter(call: Call) -> None:
+    """Make `call` the one this task serves. For the boundary alone: each rpc runs in a task of its own."""
+    _CURRENT.set(call)

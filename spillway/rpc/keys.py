@@ -1,0 +1,58 @@
+"""Callers' keys: a file of hashes, each with its tenant and scopes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from spillway.errors import KeyUnknown, ScopeMissing
+from spillway.rpc.call import Caller
+from spillway.settings import Section, SettingsError, explain, read_yaml
+
+GENERATE, ROUTE, ADMIN = "generate", "route", "admin"
+
+
+class KeyEntry(Section):
+    """One key of the file."""
+
+    name: str = Field(description="how logs call this key")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="hex digest of the key")
+    tenant: str
+    scopes: frozenset[str] = frozenset({GENERATE})
+
+
+class KeyRing:
+    """Knows callers by the hash of their key."""
+
+    def __init__(self, entries: list[KeyEntry]) -> None:
+        self._callers = {entry.sha256: Caller(entry.tenant, entry.name, entry.scopes) for entry in entries}
+
+    @classmethod
+    def read(cls, path: Path) -> KeyRing:
+        """Read `keys: [{name, sha256, tenant, scopes}, ...]`; raises SettingsError."""
+        try:
+            return cls(TypeAdapter(list[KeyEntry]).validate_python(read_yaml(path).get("keys", [])))
+        except ValidationError as error:
+            raise SettingsError(explain(error, f"{path}: keys")) from None
+
+    def identify(self, authorization: str | None, scope: str) -> Caller:
+        """Return whose key `authorization` (`Bearer KEY`) is; raises KeyUnknown, or ScopeMissing without `scope`."""
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise KeyUnknown("this server asks for a key: send metadata `authorization: Bearer KEY`")
+        caller = self._callers.get(hash_key(key.strip()))
+        if caller is None:
+            raise KeyUnknown("this key is not known here")
+        if scope not in caller.scopes:
+            raise ScopeMissing(f"key {caller.key_name!r} lacks the scope {scope!r} asked for here")
+        return caller
+
+    def __repr__(self) -> str:
+        return f"<KeyRing {len(self._callers)} keys>"
+
+
+def hash_key(key: str) -> str:
+    """Return the hex digest under which a key is kept."""
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,21 @@
+"""Names of the metadata that travels with a call."""
+
+from __future__ import annotations
+
+from typing import Final
+
+AUTHORIZATION: Final = "authorization"
+REQUEST_ID: Final = "x-spillway-request-id"
+TENANT: Final = "x-spillway-tenant"
+HOP: Final = "x-spillway-hop"
+TARGET: Final = "x-spillway-target"
+MODEL: Final = "x-spillway-model"
+ROUTE_REASON: Final = "x-spillway-route-reason"
+
+MAX_HOPS: Final = 4
+"""Services a request may pass before it is taken for a loop."""
+
+
+def ascii_value(text: str) -> str:
+    """Return `text` as gRPC allows it in metadata: printable ASCII, at most 256 characters."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text[:256])

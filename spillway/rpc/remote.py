@@ -1,0 +1,120 @@
+"""The other side of a call: a channel to one address, and calls over it that carry deadline, cancel and trace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import grpc
+from grpc.aio import AioRpcError
+from opentelemetry.trace import Span, SpanKind
+
+from spillway.errors import Cancelled, DeadlineExceeded, SpillwayError
+from spillway.rpc import metadata
+from spillway.rpc.call import ANONYMOUS, Call
+from spillway.rpc.options import channel_options
+from spillway.rpc.status import from_rpc_error
+from spillway.telemetry.tracing import Tracing, fail, inject
+
+Response = TypeVar("Response")
+MIN_TIMEOUT_S = 0.001
+
+
+class Remote:
+    """A peer of the mesh. Raises `SpillwayError` alone; a call left early is cancelled on the other side."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tracing: Tracing,
+        key: str | None = None,
+        max_receive_bytes: int = 16 * 2**20,
+        name: str = "",
+    ) -> None:
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(
+            address, options=channel_options(max_receive_bytes=max_receive_bytes, name=name)
+        )
+        self._tracing = tracing
+        self._key = key
+
+    async def unary(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Any, Response],
+        request: Any,
+        call: Call,
+        *,
+        span_name: str,
+        on_headers: Callable[[], None] | None = None,
+    ) -> Response:
+        """Call `method` under `call`. `on_headers` is told the other side's first sign of life."""
+        span = self._tracing.start(span_name, call.span, kind=SpanKind.CLIENT)
+        rpc = None
+        try:
+            rpc = method(request, timeout=max(MIN_TIMEOUT_S, call.deadline.left()), metadata=self._headers(call, span))
+            if on_headers is not None:
+                await rpc.initial_metadata()
+                on_headers()
+            return await rpc
+        except BaseException as error:
+            raise self._understood(error, call, span) from None
+        finally:
+            if rpc is not None:
+                rpc.cancel()
+            span.end()
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[Any, Response],
+        request: Any,
+        call: Call,
+        *,
+        span_name: str,
+    ) -> AsyncIterator[AsyncIterator[Response]]:
+        """Open `method` under `call`; leaving the block ends it on the other side too."""
+        span = self._tracing.start(span_name, call.span, kind=SpanKind.CLIENT)
+        rpc = None
+        try:
+            rpc = method(request, timeout=max(MIN_TIMEOUT_S, call.deadline.left()), metadata=self._headers(call, span))
+            yield rpc.__aiter__()
+        except BaseException as error:
+            raise self._understood(error, call, span) from None
+        finally:
+            if rpc is not None:
+                rpc.cancel()
+            span.end()
+
+    async def close(self) -> None:
+        await self.channel.close()
+
+    def _headers(self, call: Call, span: Span) -> tuple[tuple[str, str], ...]:
+        headers = {metadata.REQUEST_ID: metadata.ascii_value(call.request_id), **inject(span)}
+        if call.caller.tenant != ANONYMOUS:
+            headers[metadata.TENANT] = metadata.ascii_value(call.caller.tenant)
+        if call.hop:
+            headers[metadata.HOP] = str(call.hop)
+        if self._key:
+            headers[metadata.AUTHORIZATION] = f"Bearer {self._key}"
+        return tuple(headers.items())
+
+    def _understood(self, error: BaseException, call: Call, span: Span) -> BaseException:
+        """Return what `error` means to the caller, having told the span."""
+        if isinstance(error, AioRpcError):
+            found = from_rpc_error(error)
+            if isinstance(found, DeadlineExceeded | Cancelled) and call.deadline.passed:
+                found = DeadlineExceeded(f"no answer from {self.address} before the deadline")
+            error = found
+        if isinstance(error, SpillwayError):
+            fail(span, error.reason)
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            fail(span, "EXPIRED" if call.deadline.passed else "CANCELLED")
+        else:
+            fail(span, type(error).__name__)
+        return error
+
+    def __repr__(self) -> str:
+        return f"<Remote {self.address}>"

@@ -1,0 +1,101 @@
+"""The server every service runs: boundary, health, reflection, channelz, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from spillway.deadline import Clock
+from spillway.health import Health
+from spillway.logs import get_logger
+from spillway.rpc.boundary import Boundary
+from spillway.rpc.keys import KeyRing
+from spillway.rpc.options import server_options
+from spillway.settings import ServerSettings
+from spillway.telemetry.tracing import Tracing
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A servicer and how it is added to a server."""
+
+    name: str
+    servicer: Any
+    add: Callable[[Any, grpc.aio.Server], None]
+
+
+class Server:
+    """A gRPC server on one port. `port` is the real one after `start`."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        services: Sequence[Service],
+        *,
+        tracing: Tracing,
+        clock: Clock = time.monotonic,
+        scopes: Mapping[str, str] | None = None,
+    ) -> None:
+        keys = KeyRing.read(settings.keys_file) if settings.keys_file else None
+        boundary = Boundary(settings, tracing=tracing, clock=clock, keys=keys, scopes=scopes)
+        self._settings = settings
+        self._server = grpc.aio.server(
+            interceptors=[boundary], options=server_options(max_receive_bytes=settings.max_receive_bytes)
+        )
+        self._admin: grpc.aio.Server | None = None
+        for service in services:
+            service.add(service.servicer, self._server)
+        names = [service.name for service in services]
+        self.health = Health(names)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._server)
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        """host:port a client on this machine can dial."""
+        host = self._settings.listen.rpartition(":")[0]
+        return f"{'127.0.0.1' if host in ('0.0.0.0', '[::]', '') else host}:{self.port}"
+
+    async def start(self) -> None:
+        """Listen; not ready until `health.set_ready(True)`. Raises OSError if the port is taken."""
+        try:
+            self.port = self._server.add_insecure_port(self._settings.listen)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self._settings.listen}: {error}") from None
+        await self.health.start()
+        await self._server.start()
+        if self._settings.admin_listen:
+            self._admin = grpc.aio.server()
+            channelz.add_channelz_servicer(self._admin)
+            self._admin.add_insecure_port(self._settings.admin_listen)
+            await self._admin.start()
+        log.info("server.listening", address=self.address)
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING, give balancers time to see it, then let running calls end."""
+        await self.health.set_ready(False, "stopping")
+        await asyncio.sleep(self._settings.announce_s)
+        await self._server.stop(self._settings.drain_s)
+        if self._admin is not None:
+            await self._admin.stop(0)
+        log.info("server.stopped", address=self.address)
+
+    async def close(self) -> None:
+        """Stop at once."""
+        await self._server.stop(0)
+        if self._admin is not None:
+            await self._admin.stop(0)
+
+    def __repr__(self) -> str:
+        return f"<Server {self.address} {self.health!r}>"

@@ -1,0 +1,154 @@
+"""Settings: frozen, nested, read once; a typo is an error with its path.
+
+One YAML file serves a whole mesh. Its top level holds `shared` and one section per service; a service reads `shared`,
+then its own section over it, then the environment over both:
+
+    SPILLWAY_SHARED__STORE__URL=redis://...       shared: {store: {url: ...}}
+    SPILLWAY_ROUTER__SERVER__LISTEN=0.0.0.0:7070  router: {server: {listen: ...}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PREFIX = "SPILLWAY_"
+SHARED = "shared"
+SECTIONS = (SHARED, "router", "local_engine", "cloud_proxy", "validator")
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names each path and what to do."""
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
+
+
+class ServerSettings(Section):
+    """Where a service listens and how it stops."""
+
+    listen: str = Field(description="host:port of the service; port 0 takes a free one")
+    admin_listen: str | None = Field(None, description="host:port of channelz; absent: off")
+    max_receive_bytes: int = Field(16 * 2**20, gt=0, description="largest message accepted, in bytes")
+    default_deadline_s: float = Field(120.0, gt=0, description="deadline of a caller that brings none")
+    write_stall_s: float = Field(30.0, gt=0, description="a stream whose reader takes nothing for so long is cut")
+    announce_s: float = Field(0.5, ge=0, description="time between NOT_SERVING and refusing calls at shutdown")
+    drain_s: float = Field(20.0, ge=0, description="time for running calls to end at shutdown")
+    keys_file: Path | None = Field(None, description="YAML file of hashed caller keys; absent: no key is asked for")
+
+
+class TelemetrySettings(Section):
+    """Where spans go."""
+
+    otlp_endpoint: str | None = Field(None, description="http://host:port of an OTLP/gRPC collector; absent: no export")
+    sample_ratio: float = Field(1.0, ge=0, le=1, description="share of traces recorded when the caller did not decide")
+    export_timeout_s: float = Field(2.0, gt=0, description="longest wait for the collector")
+    export_interval_s: float = Field(1.0, gt=0, description="time between exports")
+
+
+class StoreSettings(Section):
+    """The Redis or Valkey that replicas share."""
+
+    url: str | None = Field(None, description="redis://host:port/db or unix:///path; required where a service needs it")
+    timeout_s: float = Field(0.25, gt=0, description="longest wait for one command")
+    max_connections: int = Field(64, gt=0)
+
+
+class LogSettings(Section):
+    """How logs look."""
+
+    level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    format: str = Field("json", pattern="^(json|console)$")
+
+
+class ServiceSettings(Section):
+    """What every service has; `shared` of the file may set all of it but `server`."""
+
+    server: ServerSettings
+    telemetry: TelemetrySettings = TelemetrySettings()
+    store: StoreSettings = StoreSettings()
+    logs: LogSettings = LogSettings()
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load(section: str, model: type[S], *, path: Path | None, environ: Mapping[str, str]) -> S:
+    """Read the settings of service `section`.
+
+    Raises SettingsError naming the path of every setting that is unknown, missing or wrong.
+    """
+    layers = read_yaml(path) if path else {}
+    unknown = sorted(set(layers) - set(SECTIONS))
+    if unknown:
+        raise SettingsError(f"{path}: unknown section {', '.join(unknown)}; known: {', '.join(SECTIONS)}")
+    from_environment = read_environment(environ)
+    merged: dict[str, Any] = {}
+    for layer in (layers, from_environment):
+        for name in (SHARED, section):
+            merged = overlay(merged, _mapping(layer.get(name), name))
+    try:
+        return model.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError(explain(error, section)) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file, or raise SettingsError with the place of the mistake."""
+    try:
+        return _mapping(yaml.safe_load(path.read_text()), str(path))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from None
+
+
+def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings among environment variables, nested by `__`; values are YAML scalars or flows."""
+    nested: dict[str, Any] = {}
+    for name, value in environ.items():
+        head, *rest = name.removeprefix(PREFIX).lower().split("__")
+        if not name.startswith(PREFIX) or not rest:
+            continue
+        if head not in SECTIONS:
+            raise SettingsError(f"{name}: unknown section {head!r}; known: {', '.join(SECTIONS)}")
+        place = nested.setdefault(head, {})
+        for key in rest[:-1]:
+            place = place.setdefault(key, {})
+        place[rest[-1]] = yaml.safe_load(value)
+    return nested
+
+
+def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `below` with `above` laid over it, mapping by mapping; lists are replaced whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            value = overlay(merged[key], value)
+        merged[key] = value
+    return merged
+
+
+def explain(error: ValidationError, section: str) -> str:
+    """Return one line per mistake: its path and what is wrong."""
+    lines = []
+    for mistake in error.errors(include_url=False, include_input=False):
+        path = ".".join([section, *(str(part) for part in mistake["loc"])])
+        what = "unknown setting" if mistake["type"] == "extra_forbidden" else mistake["msg"]
+        lines.append(f"{path}: {what}")
+    return "\n".join(lines)
+
+
+def _mapping(value: object, name: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise SettingsError(f"{name}: expected a mapping, found {type(value).__name__}")
+    return value

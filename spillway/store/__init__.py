@@ -1,0 +1,1 @@
+"""The Redis or Valkey that replicas share: leases, reservations, hints."""

@@ -1,0 +1,73 @@
+"""One connection pool to Redis or Valkey, short timeouts, no hidden retries, scripts by digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from spillway.settings import SettingsError, StoreSettings
+
+
+class StoreUnavailable(Exception):
+    """The store did not answer in time. Never crosses a service boundary: each use has its own degradation."""
+
+
+class Script:
+    """A Lua script. It must be safe to run once more after a lost reply."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<Script {self.digest[:8]}>"
+
+
+class Store:
+    """Runs scripts and commands on the shared store; every failure is a `StoreUnavailable`."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        if not settings.url:
+            raise SettingsError(
+                "store.url: this service needs a Redis or Valkey, for example redis://127.0.0.1:6379/0 "
+                "(`spillway up` embeds one)"
+            )
+        pool = BlockingConnectionPool.from_url(
+            settings.url,
+            max_connections=settings.max_connections,
+            timeout=settings.timeout_s,
+            socket_timeout=settings.timeout_s,
+            socket_connect_timeout=settings.timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self.redis: Redis = Redis.from_pool(pool)
+        self._url = settings.url.rpartition("@")[2]
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
+        """Run `script` atomically in one round trip (two the first time)."""
+        try:
+            try:
+                return await self.redis.evalsha(script.digest, len(keys), *keys, *arguments)
+            except NoScriptError:
+                return await self.redis.eval(script.source, len(keys), *keys, *arguments)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from None
+
+    async def ping(self) -> bool:
+        """Whether the store answers."""
+        try:
+            return bool(await self.redis.ping())
+        except (RedisError, OSError, TimeoutError):
+            return False
+
+    async def close(self) -> None:
+        await self.redis.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Store {self._url}>"

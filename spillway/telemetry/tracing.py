@@ -1,0 +1,104 @@
+"""Tracing by explicit spans: a parent is passed, never attached, so that nothing leaks across `yield` or `await`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from spillway.settings import TelemetrySettings
+from spillway.telemetry import names
+
+TRACEPARENT = "traceparent"
+_W3C = TraceContextTextMapPropagator()
+_ROOT = Context()
+
+
+class Tracing:
+    """Starts spans for one service. Without an endpoint nothing is recorded, and the caller's trace still passes on."""
+
+    def __init__(
+        self, service: str, settings: TelemetrySettings | None = None, *, exporter: SpanExporter | None = None
+    ):
+        settings = settings or TelemetrySettings()
+        self._provider: TracerProvider | None = None
+        if exporter is None and settings.otlp_endpoint:
+            exporter = OTLPSpanExporter(
+                endpoint=settings.otlp_endpoint,
+                insecure=settings.otlp_endpoint.startswith("http://"),
+                timeout=settings.export_timeout_s,
+            )
+        if exporter is None:
+            self._tracer: trace.Tracer = trace.NoOpTracer()
+            return
+        self._provider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
+            resource=Resource.create({"service.name": service}),
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(
+            BatchSpanProcessor(
+                exporter,
+                schedule_delay_millis=settings.export_interval_s * 1000,
+                export_timeout_millis=settings.export_timeout_s * 1000,
+            )
+        )
+        self._tracer = self._provider.get_tracer("spillway")
+
+    def start(
+        self,
+        name: str,
+        parent: Span | Context | None = None,
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, AttributeValue] | None = None,
+    ) -> Span:
+        """Start a span under `parent`, or a new trace. The caller ends it, in a `finally`."""
+        if isinstance(parent, Span):
+            parent = trace.set_span_in_context(parent, _ROOT)
+        return self._tracer.start_span(name, context=parent or _ROOT, kind=kind, attributes=attributes)
+
+    def flush(self) -> None:
+        """Send what is waiting; returns after the export timeout at the latest."""
+        if self._provider is not None:
+            self._provider.force_flush(2000)
+
+    def close(self) -> None:
+        """Send what is waiting and stop."""
+        if self._provider is not None:
+            self._provider.shutdown()
+
+
+def extract(metadata: Mapping[str, str]) -> Context | None:
+    """Return the caller's trace context, or None if it sent none."""
+    return _W3C.extract(metadata, _ROOT) if TRACEPARENT in metadata else None
+
+
+def inject(span: Span) -> dict[str, str]:
+    """Return the headers that carry `span` to the next service; empty if there is no trace."""
+    carrier: dict[str, str] = {}
+    if span is not INVALID_SPAN and span.get_span_context().is_valid:
+        _W3C.inject(carrier, trace.set_span_in_context(span, _ROOT))
+    return carrier
+
+
+def fail(span: Span, reason: str, description: str = "") -> None:
+    """Mark `span` as failed for `reason` (a name of the contract, never a text of a user)."""
+    if span.is_recording():
+        span.set_attribute(names.ERROR_TYPE, reason)
+        span.set_status(Status(StatusCode.ERROR, description or reason))
+
+
+def trace_id(span: Span) -> str:
+    """Return the trace id as 32 hex digits, or an empty string."""
+    context = span.get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else ""

@@ -1,0 +1,204 @@
+"""A fake engine: a real gRPC server of `InferenceService` whose answers, pace and faults are scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from spillway import v1
+from spillway.coalescing import pulled, window_s
+from spillway.deadline import Deadline
+from spillway.errors import ModelUnknown, TargetDown
+from spillway.generation import check, fold
+from spillway.rpc.call import Call, current_call
+from spillway.rpc.server import Server, Service
+from spillway.testing.faults import Cut, Fault, Garbage, Refuse, Script, Silence, SlowFirst, Stall
+from spillway.testing.server import serving
+from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
+
+CAPABILITIES = (
+    v1.CAPABILITY_JSON_SCHEMA,
+    v1.CAPABILITY_JSON_OBJECT,
+    v1.CAPABILITY_REGEX,
+    v1.CAPABILITY_CHOICES,
+    v1.CAPABILITY_LOGPROBS,
+    v1.CAPABILITY_TEXT_INPUT,
+    v1.CAPABILITY_TOKEN_INPUT,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request the engine got, with its call."""
+
+    request: v1.GenerateRequest | v1.StreamGenerateRequest
+    call: Call
+    deadline: Deadline
+
+
+@dataclass(slots=True)
+class FakeEngine:
+    """Answers with the words of `answer(spec)`, one token a word, `interval_s` seconds apart.
+
+    Tokens that have come due when the caller pulls are merged into one delta, as a real engine's collector does.
+    `running` counts generations in flight; `seen` keeps what was asked.
+    """
+
+    model: str = "fake"
+    answer: Callable[[v1.GenerationSpec], str] = field(default=lambda spec: "one two three four five")
+    interval_s: float = 0.0
+    first_s: float = 0.0
+    window_s: float = 0.0
+    context_window: int = 4096
+    faults: Script = field(default_factory=Script)
+    seen: list[Seen] = field(default_factory=list)
+    running: int = 0
+    finished: int = 0
+    cancelled: int = 0
+
+    async def generate(self, request: Any, call: Call) -> AsyncIterator[v1.GenerationEvent]:
+        """The events of one answer, faults included."""
+        spec: v1.GenerationSpec = request.spec
+        self.seen.append(Seen(request, call, call.deadline))
+        check(spec)
+        if spec.model not in ("", self.model):
+            raise ModelUnknown(f"spec.model: {spec.model!r} is not served here", resource=spec.model)
+        fault = self.faults.next()
+        self.running += 1
+        done = False
+        try:
+            sequence = 0
+            async for event in self._events(spec, call, fault):
+                event.sequence = sequence
+                sequence += 1
+                yield event
+            done = True
+        finally:
+            self.running -= 1
+            if done:
+                self.finished += 1
+            else:
+                self.cancelled += 1
+
+    async def _events(
+        self, spec: v1.GenerationSpec, call: Call, fault: Fault | None
+    ) -> AsyncIterator[v1.GenerationEvent]:
+        if isinstance(fault, Refuse):
+            raise fault.error
+        if isinstance(fault, Silence):
+            await asyncio.Event().wait()
+        text = fault.text if isinstance(fault, Garbage) else self.answer(spec)
+        tokens = words(text)
+        limited = spec.sampling.HasField("max_tokens") and len(tokens) > spec.sampling.max_tokens
+        if limited:
+            tokens = tokens[: spec.sampling.max_tokens]
+        await asyncio.sleep(self.first_s + (fault.seconds if isinstance(fault, SlowFirst) else 0))
+        prompt_tokens = count(spec)
+        yield v1.GenerationEvent(
+            started=v1.Started(
+                request_id=call.request_id, model=self.model, target=self.model, prompt_tokens=prompt_tokens
+            )
+        )
+        async for first, last in pulled(self._due(len(tokens), fault), window_s(spec.coalescing, self.window_s)):
+            ids = range(first, last) if last - first < 1000 else ()
+            yield v1.GenerationEvent(
+                delta=v1.Delta(text="".join(tokens[first:last]), tokens=last - first, token_ids=ids)
+            )
+        reason = v1.FINISH_REASON_LENGTH if limited else v1.FINISH_REASON_STOP
+        yield v1.GenerationEvent(finished=v1.Finished(choices=[v1.ChoiceFinish(reason=reason)]))
+        yield v1.GenerationEvent(usage=v1.Usage(prompt_tokens=prompt_tokens, completion_tokens=len(tokens)))
+
+    async def _due(self, total: int, fault: Fault | None) -> AsyncIterator[tuple[int, int]]:
+        """Yield (first, last) of the tokens that have come due since the last pull."""
+        clock = asyncio.get_running_loop().time
+        began, sent = clock(), 0
+        while sent < total:
+            if isinstance(fault, Cut) and sent >= fault.after:
+                raise TargetDown("the engine dropped the connection (scripted)")
+            if isinstance(fault, Stall) and sent >= fault.after:
+                await asyncio.Event().wait()
+            if self.interval_s:
+                due = int((clock() - began) / self.interval_s) + 1
+                if due <= sent:
+                    await asyncio.sleep(began + sent * self.interval_s - clock())
+                    continue
+            else:
+                due = sent + 1
+            if isinstance(fault, Cut | Stall):
+                due = min(due, fault.after)
+            yield sent, min(due, total)
+            sent = min(due, total)
+
+
+class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.EngineTelemetryServiceServicer):
+    """The fake engine's rpcs."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
+        return await fold(self._engine.generate(request, current_call()))
+
+    async def StreamGenerate(
+        self, request: v1.StreamGenerateRequest, context: Any
+    ) -> AsyncIterator[v1.StreamGenerateResponse]:
+        async for event in self._engine.generate(request, current_call()):
+            yield v1.StreamGenerateResponse(event=event)
+
+    async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
+        return v1.CountTokensResponse(tokens=count(request.spec), exact=True, model=self._engine.model)
+
+    async def ListModels(self, request: v1.ListModelsRequest, context: Any) -> v1.ListModelsResponse:
+        engine = self._engine
+        return v1.ListModelsResponse(
+            models=[
+                v1.Model(
+                    name=engine.model,
+                    target=engine.model,
+                    kind=v1.TARGET_KIND_LOCAL,
+                    context_window=engine.context_window,
+                    capabilities=CAPABILITIES,
+                )
+            ]
+        )
+
+    async def GetLoad(self, request: v1.GetLoadRequest, context: Any) -> v1.GetLoadResponse:
+        return v1.GetLoadResponse(load=v1.Load(state=v1.ENGINE_STATE_SERVING, running=self._engine.running, waiting=0))
+
+
+def services(engine: FakeEngine) -> list[Service]:
+    """What a server needs to serve `engine`."""
+    servicer = Servicer(engine)
+    return [
+        Service("spillway.v1.InferenceService", servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server),
+        Service(
+            "spillway.v1.EngineTelemetryService", servicer, engine_pb2_grpc.add_EngineTelemetryServiceServicer_to_server
+        ),
+    ]
+
+
+@asynccontextmanager
+async def serving_engine(engine: FakeEngine) -> AsyncIterator[Server]:
+    """Serve `engine` on a free port for the block."""
+    async with serving(*services(engine)) as server:
+        yield server
+
+
+def words(text: str) -> list[str]:
+    """Split `text` into tokens: words with the space before them."""
+    return re.findall(r"\s*\S+|\s+$", text)
+
+
+def count(spec: v1.GenerationSpec) -> int:
+    """Tokens of the prompt, as this engine counts."""
+    match spec.WhichOneof("input"):
+        case "tokens":
+            return len(spec.tokens.ids)
+        case "text":
+            return len(words(spec.text.text))
+        case _:
+            return sum(len(words(part.text)) for message in spec.chat.messages for part in message.parts)
