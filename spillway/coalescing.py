@@ -8,7 +8,7 @@ window, and a busy process merges more by itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TypeVar
 
 from spillway import v1
@@ -23,16 +23,22 @@ def window_s(coalescing: v1.Coalescing, default_s: float) -> float:
     return coalescing.window_ms / 1000 if coalescing.HasField("window_ms") else default_s
 
 
-async def pulled(source: AsyncIterator[Item], window: float) -> AsyncIterator[Item]:
-    """Yield what `source` has, at most once per `window` seconds after the first item, which is never held."""
-    if window <= 0:
-        async for item in source:
-            yield item
-        return
+async def pulled(source: AsyncIterator[Item], window: float) -> AsyncGenerator[Item, None]:
+    """Yield what `source` has, at most once per `window` seconds after the first item, which is never held.
+
+    Closing this closes `source`.
+    """
     clock = asyncio.get_running_loop().time
-    async for item in source:
-        due = clock() + window
-        yield item
-        left = due - clock()
-        if left > 0:
-            await asyncio.sleep(left)
+    try:
+        async for item in source:
+            if window <= 0:
+                yield item
+                continue
+            due = clock() + window
+            yield item
+            left = due - clock()
+            if left > 0:
+                await asyncio.sleep(left)
+    finally:
+        if (close := getattr(source, "aclose", None)) is not None:
+            await close()

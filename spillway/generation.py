@@ -13,8 +13,7 @@ MAX_PROMPT_BYTES = 8 * 2**20
 """Longest prompt that is looked at, in UTF-8 bytes; longer ones cannot fit any context."""
 MAX_STOP_STRINGS = 16
 MAX_CHOICES = 16
-UNGUIDED_BYTES_PER_TOKEN = 3
-"""UTF-8 bytes per token for an estimate without tokenizer: four characters a token undercounts Chinese by 76 %."""
+_ROLES = frozenset(v1.Role.values()) - {v1.ROLE_UNSPECIFIED}
 
 
 def check(spec: v1.GenerationSpec) -> None:
@@ -28,6 +27,8 @@ def check(spec: v1.GenerationSpec) -> None:
             schema = json.loads(spec.constraint.json_schema)
         except ValueError as error:
             raise _bad_schema(f"not JSON: {error}") from None
+        except RecursionError:
+            raise _bad_schema("nested too deep") from None
         if not isinstance(schema, dict | bool):
             raise _bad_schema("a schema is a JSON object or a boolean")
 
@@ -63,8 +64,10 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
             yield FieldViolation("spec.constraint", "is empty: set one constraint or leave it out")
         elif kind == "choices" and not spec.constraint.choices.values:
             yield FieldViolation("spec.constraint.choices.values", "is empty: give at least one choice")
-        elif kind == "regex" and not spec.constraint.regex:
-            yield FieldViolation("spec.constraint.regex", "is empty")
+        elif kind == "choices" and not all(spec.constraint.choices.values):
+            yield FieldViolation("spec.constraint.choices.values", "has an empty entry")
+        elif kind in ("regex", "grammar") and not getattr(spec.constraint, kind):
+            yield FieldViolation(f"spec.constraint.{kind}", "is empty")
     if spec.HasField("logprobs") and not 0 <= spec.logprobs.top <= 20:
         yield FieldViolation("spec.logprobs.top", "must be between 0 and 20")
     if spec.coalescing.HasField("window_ms") and not 0 <= spec.coalescing.window_ms <= 1000:
@@ -72,6 +75,8 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
     for index, tool in enumerate(spec.tools):
         if not tool.name:
             yield FieldViolation(f"spec.tools[{index}].name", "is empty")
+    if spec.tool_choice.name and all(tool.name != spec.tool_choice.name for tool in spec.tools):
+        yield FieldViolation("spec.tool_choice.name", "names none of spec.tools")
 
 
 def _chat_violations(chat: v1.Chat) -> Iterator[FieldViolation]:
@@ -79,8 +84,11 @@ def _chat_violations(chat: v1.Chat) -> Iterator[FieldViolation]:
         yield FieldViolation("spec.chat.messages", "is empty: give at least one message")
     for index, message in enumerate(chat.messages):
         place = f"spec.chat.messages[{index}]"
-        if message.role == v1.ROLE_UNSPECIFIED:
+        if message.role not in _ROLES:
             yield FieldViolation(f"{place}.role", "is missing: system, user, assistant or tool")
+        for number, part in enumerate(message.parts):
+            if part.WhichOneof("part") is None:
+                yield FieldViolation(f"{place}.parts[{number}]", "is empty: set text, image, tool_call or tool_result")
         if not message.parts:
             yield FieldViolation(f"{place}.parts", "is empty: give at least one part")
         if message.role == v1.ROLE_USER and message.parts and not any(_says_something(part) for part in message.parts):
@@ -125,7 +133,19 @@ def prompt_bytes(spec: v1.GenerationSpec) -> int:
         case "text":
             return len(spec.text.text.encode())
         case "chat":
-            return sum(len(part.text.encode()) for message in spec.chat.messages for part in message.parts)
+            return sum(_part_bytes(part) for message in spec.chat.messages for part in message.parts)
+        case _:
+            return 0
+
+
+def _part_bytes(part: v1.Part) -> int:
+    match part.WhichOneof("part"):
+        case "text":
+            return len(part.text.encode())
+        case "tool_call":
+            return len(part.tool_call.name.encode()) + len(part.tool_call.arguments.encode())
+        case "tool_result":
+            return len(part.tool_result.content.encode())
         case _:
             return 0
 
@@ -163,6 +183,8 @@ class Folder:
         merge_delta(self.choice(delta.choice).content, delta)
 
     def choice(self, index: int) -> v1.Choice:
+        if index >= MAX_CHOICES:
+            raise StreamInterrupted(f"choice {index} came; at most {MAX_CHOICES} are asked for")
         while len(self.response.choices) <= index:
             position = len(self.response.choices)
             self.response.choices.add().content.choice = position
@@ -176,13 +198,15 @@ class Folder:
 
 
 def merge_delta(into: v1.Delta, delta: v1.Delta) -> None:
-    """Append `delta`, of the same choice, to `into`."""
+    """Append `delta`, of the same choice, to `into`. The count of tokens is kept while every delta tells its own."""
+    if delta.HasField("tokens") and (into.HasField("tokens") or not _has_content(into)):
+        into.tokens += delta.tokens
+    elif _has_content(delta):
+        into.ClearField("tokens")
     into.text += delta.text
     into.reasoning += delta.reasoning
     into.token_ids.extend(delta.token_ids)
     into.logprobs.extend(delta.logprobs)
-    if delta.HasField("tokens"):
-        into.tokens += delta.tokens
     for piece in delta.tool_calls:
         known = next((call for call in into.tool_calls if call.index == piece.index), None)
         if known is None:
@@ -191,6 +215,10 @@ def merge_delta(into: v1.Delta, delta: v1.Delta) -> None:
             known.id = known.id or piece.id
             known.name = known.name or piece.name
             known.arguments += piece.arguments
+
+
+def _has_content(delta: v1.Delta) -> bool:
+    return bool(delta.text or delta.reasoning or delta.token_ids or delta.tool_calls)
 
 
 async def fold(events: AsyncIterator[v1.GenerationEvent]) -> v1.GenerateResponse:

@@ -5,16 +5,18 @@ then its own section over it, then the environment over both:
 
     SPILLWAY_SHARED__STORE__URL=redis://...       shared: {store: {url: ...}}
     SPILLWAY_ROUTER__SERVER__LISTEN=0.0.0.0:7070  router: {server: {listen: ...}}
+
+A variable's value is taken as it is; one that begins with [ or { is YAML, and `null` means nothing is set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 PREFIX = "SPILLWAY_"
 SHARED = "shared"
@@ -29,6 +31,15 @@ class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_switch_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """`max_queue: on` is a mistake; left alone it would mean 1."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind is not bool and bool not in get_args(kind):
+            raise ValueError("is a switch (on, off, true, false), not a value")
+        return value
 
 
 class ServerSettings(Section):
@@ -56,7 +67,9 @@ class TelemetrySettings(Section):
 class StoreSettings(Section):
     """The Redis or Valkey that replicas share."""
 
-    url: str | None = Field(None, description="redis://host:port/db or unix:///path; required where a service needs it")
+    url: str | None = Field(
+        None, repr=False, description="redis://host:port/db or unix:///path; required where a service needs it"
+    )
     timeout_s: float = Field(0.25, gt=0, description="longest wait for one command")
     max_connections: int = Field(64, gt=0)
 
@@ -69,7 +82,7 @@ class LogSettings(Section):
 
 
 class ServiceSettings(Section):
-    """What every service has; `shared` of the file may set all of it but `server`."""
+    """What every service has, and `shared` may set for all of them."""
 
     server: ServerSettings
     telemetry: TelemetrySettings = TelemetrySettings()
@@ -97,21 +110,23 @@ def load(section: str, model: type[S], *, path: Path | None, environ: Mapping[st
     try:
         return model.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError(explain(error, section)) from None
+        raise SettingsError(explain(error, section, own=_laid_over(layers, from_environment, section))) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, or raise SettingsError with the place of the mistake."""
     try:
-        return _mapping(yaml.safe_load(path.read_text()), str(path))
+        return _mapping(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not UTF-8 text") from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}") from None
+        raise SettingsError(f"{path} is not YAML: {_mistake(error)}") from None
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings among environment variables, nested by `__`; values are YAML scalars or flows."""
+    """Return the settings among environment variables, nested by `__`."""
     nested: dict[str, Any] = {}
     for name, value in environ.items():
         head, *rest = name.removeprefix(PREFIX).lower().split("__")
@@ -122,8 +137,28 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         place = nested.setdefault(head, {})
         for key in rest[:-1]:
             place = place.setdefault(key, {})
-        place[rest[-1]] = yaml.safe_load(value)
+            if not isinstance(place, dict):
+                raise SettingsError(f"{name}: {key} is set as a whole by another variable")
+        place[rest[-1]] = _read_value(name, value)
     return nested
+
+
+def _read_value(name: str, value: str) -> Any:
+    if value.strip() == "null":
+        return None
+    if not value.lstrip().startswith(("[", "{")):
+        return value  # a key that looks like a number or begins with @ stays what it is
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{name} is not YAML: {_mistake(error)}") from None
+
+
+def _mistake(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the text itself: it may be a secret."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{where}{getattr(error, 'problem', None) or type(error).__name__}"
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,14 +171,35 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def explain(error: ValidationError, section: str) -> str:
-    """Return one line per mistake: its path and what is wrong."""
+def explain(error: ValidationError, section: str, own: Mapping[str, Any] | None = None) -> str:
+    """Return one line per mistake: its path and what is wrong.
+
+    With `own`, what the section itself sets, an unknown name that is not there is told to be of `shared`.
+    """
     lines = []
     for mistake in error.errors(include_url=False, include_input=False):
-        path = ".".join([section, *(str(part) for part in mistake["loc"])])
+        place = section
+        if own is not None and mistake["type"] != "missing" and not _is_set(own, mistake["loc"]):
+            place = SHARED
+        path = ".".join([place, *(str(part) for part in mistake["loc"])])
         what = "unknown setting" if mistake["type"] == "extra_forbidden" else mistake["msg"]
         lines.append(f"{path}: {what}")
     return "\n".join(lines)
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any], section: str) -> dict[str, Any]:
+    return overlay(_mapping(below.get(section), section), _mapping(above.get(section), section))
+
+
+def _is_set(values: Mapping[str, Any], path: tuple[int | str, ...]) -> bool:
+    place: Any = values
+    for part in path:
+        if not isinstance(place, Mapping):
+            return True
+        if part not in place:
+            return False
+        place = place[part]
+    return True
 
 
 def _mapping(value: object, name: str) -> dict[str, Any]:

@@ -43,9 +43,9 @@ class TargetSettings(Section):
     context_window: int | None = Field(None, gt=0, description="tokens, prompt and answer together")
     capabilities: frozenset[CapabilityName] = frozenset()
     quantization_bits: int | None = Field(None, ge=1, le=32)
-    tier: Literal["small", "large"] = "small"
+    tier: Literal["small", "large"] | None = Field(None, description="default: local small, cloud large")
     price: PriceSettings | None = None
-    first_token_s: float = Field(20.0, gt=0, description="floor of the time it is given for its first token")
+    first_token_floor_s: float = Field(1.0, gt=0, description="least time it is given for its first token")
 
 
 class PolicySettings(Section):
@@ -55,16 +55,18 @@ class PolicySettings(Section):
     residency: Literal["any", "regions", "local_only"] = "any"
     regions: frozenset[str] = Field(frozenset(), description="with residency `regions`: where content may go")
     local_context_limit: int = Field(4096, gt=0, description="prompts of more tokens prefer the cloud")
-    complex_prefers: Literal["local", "cloud"] = "cloud"
+    sensitivity: Literal["public", "internal", "confidential", "restricted"] = Field(
+        "internal", description="of content whose caller says nothing"
+    )
+    complex_prefers: Literal["small", "large"] = Field("large", description="tier that complex requests try first")
     cloud_sensitivity_limit: Literal["public", "internal", "confidential", "restricted"] = Field(
         "internal", description="content more sensitive than this stays on the site"
     )
     min_bits_for: dict[TaskName, int] = Field(
-        default_factory=lambda: {"code": 4, "reason": 4, "extract": 4},
+        default={"code": 4, "reason": 4, "extract": 4},
         description="fewest quantization bits a local target may have for a task",
     )
     constrained_retries: int = Field(1, ge=0, le=3, description="second tries at one target after a refused answer")
-    retries_per_target: int = Field(1, ge=0, le=3, description="second tries at one target after a fast failure")
     first_token_share: float = Field(0.5, gt=0, le=1, description="share of the deadline one target may stay silent")
     idle_s: float = Field(30.0, gt=0, description="longest silence between two tokens")
     probe_tokens: int = Field(8, gt=0, description="tokens held in PROBED delivery")

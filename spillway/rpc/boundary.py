@@ -12,17 +12,16 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import grpc
-from grpc import StatusCode
 from grpc.aio import AbortError, ServicerContext
 from opentelemetry.trace import Span, SpanKind
 
 from spillway.deadline import Clock, Deadline
-from spillway.errors import DeadlineExceeded, Internal, RequestInvalid, SpillwayError, StreamInterrupted
+from spillway.errors import Cancelled, DeadlineExceeded, Internal, RequestInvalid, SpillwayError, StreamInterrupted
 from spillway.logs import get_logger
 from spillway.rpc import metadata
 from spillway.rpc.call import ANONYMOUS, Call, Caller, enter
 from spillway.rpc.keys import GENERATE, ROUTE, KeyRing
-from spillway.rpc.status import trailers
+from spillway.rpc.status import MAX_MESSAGE_BYTES, cut, trailers
 from spillway.rpc.watchdog import Watchdog
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
@@ -35,6 +34,8 @@ Context: TypeAlias = "ServicerContext[Any, Any]"
 
 OPEN_SERVICES = ("grpc.health.v1.", "grpc.reflection.", "grpc.channelz.")
 """Served without a key, a span or a deadline of ours."""
+CLOCKS_DIFFER_S = 0.005
+"""A cancel this close to the deadline is the deadline: the caller's clock may strike a little before ours."""
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -61,9 +62,9 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> Handler | None:
         method = str(handler_call_details.method)
         wrapped = self._wrapped.get(method)
         if wrapped is None:
@@ -94,12 +95,12 @@ class Boundary(grpc.aio.ServerInterceptor):
             try:
                 rpc.admit()
                 async with asyncio.timeout(rpc.limit_s):
-                    return await behaviour(request, context)
+                    answer = await behaviour(request, context)
             except BaseException as error:
                 await rpc.fail(error)
                 raise
-            finally:
-                rpc.span.end()
+            rpc.span.end()
+            return answer
 
         return serve
 
@@ -110,26 +111,24 @@ class Boundary(grpc.aio.ServerInterceptor):
             stall = rpc.stall_watchdog()
             write, watch, rest = context.write, stall.watch, stall.rest
             try:
-                rpc.admit()
-                answers = behaviour(request, context)
-                async with asyncio.timeout(rpc.limit_s):
-                    async for answer in answers:
-                        watch()
-                        await write(answer)
-                        rest()
+                try:
+                    rpc.admit()
+                    answers = behaviour(request, context)
+                    async with asyncio.timeout(rpc.limit_s):
+                        async for answer in answers:
+                            watch()
+                            await write(answer)
+                            rest()
+                finally:  # before the status, which waits behind what a stalled reader has not taken
+                    stall.stop()
+                    if (close := getattr(answers, "aclose", None)) is not None:
+                        await close()
             except BaseException as error:
                 if stall.barked:
                     error = StreamInterrupted(f"the reader took nothing for {stall.limit_s:g} s")
                 await rpc.fail(error)
                 raise
-            finally:
-                stall.stop()
-                try:
-                    close = getattr(answers, "aclose", None)
-                    if close is not None:
-                        await close()
-                finally:
-                    rpc.span.end()
+            rpc.span.end()
 
         return serve
 
@@ -184,7 +183,7 @@ class _Rpc:
     def admit(self) -> None:
         """Let the rpc in as somebody's, or raise."""
         hop = self._headers.get(metadata.HOP, "0")
-        if not hop.isdecimal() or int(hop) > metadata.MAX_HOPS:
+        if not hop.isdecimal() or len(hop) > 4 or int(hop) > metadata.MAX_HOPS:
             raise RequestInvalid(f"{metadata.HOP}: more than {metadata.MAX_HOPS} hops; do the targets form a loop?")
         caller = self._boundary.identify(self._headers, self._method)
         self.call = Call(self.call.request_id, self.call.deadline, self.span, caller, int(hop))
@@ -198,24 +197,31 @@ class _Rpc:
         return Watchdog(self._boundary._settings.write_stall_s, task.cancel)
 
     async def fail(self, error: BaseException) -> None:
-        """Tell caller, span and log what `error` means. Ends by raising gRPC's own abort, unless the caller is gone."""
+        """Tell span, log and caller what `error` means, and end the span. Raises gRPC's own abort, or nothing."""
         if isinstance(error, AbortError):
             fail(self.span, "ABORTED_BY_HANDLER")
+            self.span.end()
             return
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            late = self.call.deadline.passed
-            fail(self.span, "EXPIRED" if late else "CANCELLED")
-            self.span.set_attribute(
-                names.RPC_STATUS, (StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED).value[0]
-            )
-            return
-        if isinstance(error, SpillwayError):
-            told = error
-        elif isinstance(error, TimeoutError) and self.call.deadline.passed:
-            told = DeadlineExceeded("the server's default deadline has passed; send a deadline with the call")
-        else:
-            log.error("rpc.crashed", method=self._method, exc_info=error)
-            told = Internal(f"internal error; request id {self.call.request_id}")
+        told = self._told(error)
         fail(self.span, told.reason)
         self.span.set_attribute(names.RPC_STATUS, told.code.value[0])
-        await self._context.abort(told.code, told.message[:1000], trailers(told))
+        self.span.end()  # now: the status may wait behind what the reader has not taken
+        if isinstance(error, GeneratorExit):
+            return
+        try:
+            await self._context.abort(told.code, cut(told.message, MAX_MESSAGE_BYTES), trailers(told))
+        except BaseException:
+            # A cancel passes as it came. Its caller is gone as a rule; one that is not gets a status all the same.
+            if not isinstance(error, asyncio.CancelledError):
+                raise
+
+    def _told(self, error: BaseException) -> SpillwayError:
+        if isinstance(error, SpillwayError):
+            return error
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            late = self.call.deadline.left() < CLOCKS_DIFFER_S
+            return DeadlineExceeded() if late else Cancelled("the call was cancelled")
+        if isinstance(error, TimeoutError) and self.limit_s is not None and self.call.deadline.passed:
+            return DeadlineExceeded("the server's default deadline has passed; send a deadline with the call")
+        log.error("rpc.crashed", method=self._method, exc_info=error)
+        return Internal(f"internal error; request id {self.call.request_id}")

@@ -30,11 +30,15 @@ class Call:
     span: Span = INVALID_SPAN
     caller: Caller = field(default=Caller())
     hop: int = 0
-    """Services passed before this one."""
+    """Services passed before this one; one that passes a request on says `onward()`."""
 
     def under(self, span: Span) -> Call:
         """The same call, its further work under `span`."""
         return replace(self, span=span)
+
+    def onward(self) -> Call:
+        """The same call, one service further."""
+        return replace(self, hop=self.hop + 1)
 
     def until(self, deadline: Deadline) -> Call:
         """The same call with another deadline."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from spillway.errors import KeyUnknown, ScopeMissing
 from spillway.rpc.call import Caller
@@ -23,6 +23,12 @@ class KeyEntry(Section):
     scopes: frozenset[str] = frozenset({GENERATE})
 
 
+class KeyFile(Section):
+    """The file of keys."""
+
+    keys: list[KeyEntry]
+
+
 class KeyRing:
     """Knows callers by the hash of their key."""
 
@@ -33,9 +39,13 @@ class KeyRing:
     def read(cls, path: Path) -> KeyRing:
         """Read `keys: [{name, sha256, tenant, scopes}, ...]`; raises SettingsError."""
         try:
-            return cls(TypeAdapter(list[KeyEntry]).validate_python(read_yaml(path).get("keys", [])))
+            entries = KeyFile.model_validate(read_yaml(path)).keys
         except ValidationError as error:
-            raise SettingsError(explain(error, f"{path}: keys")) from None
+            raise SettingsError(explain(error, str(path))) from None
+        hashes = [entry.sha256 for entry in entries]
+        if twice := sorted({entry.name for entry in entries if hashes.count(entry.sha256) > 1}):
+            raise SettingsError(f"{path}: keys: one key has several entries: {', '.join(twice)}")
+        return cls(entries)
 
     def identify(self, authorization: str | None, scope: str) -> Caller:
         """Return whose key `authorization` (`Bearer KEY`) is; raises KeyUnknown, or ScopeMissing without `scope`."""

@@ -18,4 +18,7 @@ MAX_HOPS: Final = 4
 
 def ascii_value(text: str) -> str:
     """Return `text` as gRPC allows it in metadata: printable ASCII, at most 256 characters."""
-    return "".join(char if " " <= char <= "~" else "?" for char in text[:256])
+    text = text[:256]
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if " " <= char <= "~" else "?" for char in text)

@@ -11,7 +11,7 @@ import grpc
 from grpc.aio import AioRpcError
 from opentelemetry.trace import Span, SpanKind
 
-from spillway.errors import Cancelled, DeadlineExceeded, SpillwayError
+from spillway.errors import Cancelled, DeadlineExceeded, SpillwayError, TargetDown
 from spillway.rpc import metadata
 from spillway.rpc.call import ANONYMOUS, Call
 from spillway.rpc.options import channel_options
@@ -60,7 +60,10 @@ class Remote:
                 on_headers()
             return await rpc
         except BaseException as error:
-            raise self._understood(error, call, span) from None
+            understood = self._understood(error, call, span, rpc)
+            if understood is error:
+                raise
+            raise understood from None
         finally:
             if rpc is not None:
                 rpc.cancel()
@@ -74,15 +77,18 @@ class Remote:
         call: Call,
         *,
         span_name: str,
-    ) -> AsyncIterator[AsyncIterator[Response]]:
+    ) -> AsyncIterator[grpc.aio.UnaryStreamCall[Any, Response]]:
         """Open `method` under `call`; leaving the block ends it on the other side too."""
         span = self._tracing.start(span_name, call.span, kind=SpanKind.CLIENT)
         rpc = None
         try:
             rpc = method(request, timeout=max(MIN_TIMEOUT_S, call.deadline.left()), metadata=self._headers(call, span))
-            yield rpc.__aiter__()
+            yield rpc
         except BaseException as error:
-            raise self._understood(error, call, span) from None
+            understood = self._understood(error, call, span, rpc)
+            if understood is error:
+                raise
+            raise understood from None
         finally:
             if rpc is not None:
                 rpc.cancel()
@@ -101,13 +107,19 @@ class Remote:
             headers[metadata.AUTHORIZATION] = f"Bearer {self._key}"
         return tuple(headers.items())
 
-    def _understood(self, error: BaseException, call: Call, span: Span) -> BaseException:
+    def _understood(
+        self, error: BaseException, call: Call, span: Span, rpc: grpc.aio.RpcContext | None
+    ) -> BaseException:
         """Return what `error` means to the caller, having told the span."""
         if isinstance(error, AioRpcError):
             found = from_rpc_error(error)
             if isinstance(found, DeadlineExceeded | Cancelled) and call.deadline.passed:
                 found = DeadlineExceeded(f"no answer from {self.address} before the deadline")
+            elif isinstance(found, Cancelled):  # by the other side: the caller is still here
+                found = TargetDown(f"{self.address} cancelled the call")
             error = found
+        elif isinstance(error, asyncio.CancelledError) and rpc is not None and rpc.cancelled() and not _cancelling():
+            error = TargetDown(f"the channel to {self.address} was closed")
         if isinstance(error, SpillwayError):
             fail(span, error.reason)
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -118,3 +130,8 @@ class Remote:
 
     def __repr__(self) -> str:
         return f"<Remote {self.address}>"
+
+
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

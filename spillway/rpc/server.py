@@ -59,7 +59,7 @@ class Server:
         self.health = Health(names)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._server)
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
-        self.port = 0
+        self.port = self.admin_port = 0
 
     @property
     def address(self) -> str:
@@ -69,16 +69,13 @@ class Server:
 
     async def start(self) -> None:
         """Listen; not ready until `health.set_ready(True)`. Raises OSError if the port is taken."""
-        try:
-            self.port = self._server.add_insecure_port(self._settings.listen)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._settings.listen}: {error}") from None
+        self.port = _listen(self._server, self._settings.listen)
         await self.health.start()
         await self._server.start()
         if self._settings.admin_listen:
             self._admin = grpc.aio.server()
             channelz.add_channelz_servicer(self._admin)
-            self._admin.add_insecure_port(self._settings.admin_listen)
+            self.admin_port = _listen(self._admin, self._settings.admin_listen)
             await self._admin.start()
         log.info("server.listening", address=self.address)
 
@@ -99,3 +96,10 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server {self.address} {self.health!r}>"
+
+
+def _listen(server: grpc.aio.Server, address: str) -> int:
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -21,25 +22,27 @@ START_S = 10.0
 @asynccontextmanager
 async def embedded_valkey() -> AsyncIterator[str]:
     """Run a Valkey for the block and yield its URL. Raises RuntimeError if it does not start."""
-    with tempfile.TemporaryDirectory(prefix="spillway-valkey-") as folder:
-        socket = Path(folder) / "valkey.sock"
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "spillway.leash", str(_binary())),
-            *("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
-            *("--save", "", "--appendonly", "no", "--dir", folder, "--daemonize", "no", "--loglevel", "warning"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent to carry out, in order
-            env=leashed(dict(os.environ)),
-        )
-        try:
-            await _answers(socket, process)
-            yield f"unix://{socket}"
-        finally:
-            if process.returncode is None:
-                process.terminate()
-                await process.wait()
+    # A socket and no folder: Valkey removes its socket itself when its parent was killed and could not clean up.
+    socket = Path(tempfile.gettempdir()) / f"spillway-valkey-{secrets.token_hex(8)}.sock"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "spillway.leash", str(_binary())),
+        *("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
+        *("--save", "", "--appendonly", "no", "--dir", str(socket.parent), "--daemonize", "no"),
+        *("--loglevel", "warning"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,  # a terminal's Ctrl-C is for the parent to carry out, in order
+        env=leashed(dict(os.environ)),
+    )
+    try:
+        await _answers(socket, process)
+        yield f"unix://{socket}"
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+        socket.unlink(missing_ok=True)
 
 
 def _binary() -> Path:

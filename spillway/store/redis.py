@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -47,22 +48,25 @@ class Store:
             retry=Retry(NoBackoff(), 0),
         )
         self.redis: Redis = Redis.from_pool(pool)
-        self._url = settings.url.rpartition("@")[2]
+        self._timeout_s = settings.timeout_s
+        self._url = settings.url.rpartition("@")[2].partition("?")[0]
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
-        """Run `script` atomically in one round trip (two the first time)."""
+        """Run `script` atomically in one round trip (two the first time). Raises StoreUnavailable after `timeout_s`."""
         try:
-            try:
-                return await self.redis.evalsha(script.digest, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await self.redis.eval(script.source, len(keys), *keys, *arguments)
+            async with asyncio.timeout(self._timeout_s):  # over all: waiting for a connection, making one, both trips
+                try:
+                    return await self.redis.evalsha(script.digest, len(keys), *keys, *arguments)
+                except NoScriptError:
+                    return await self.redis.eval(script.source, len(keys), *keys, *arguments)
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from None
 
     async def ping(self) -> bool:
         """Whether the store answers."""
         try:
-            return bool(await self.redis.ping())
+            async with asyncio.timeout(self._timeout_s):
+                return bool(await self.redis.ping())
         except (RedisError, OSError, TimeoutError):
             return False
 

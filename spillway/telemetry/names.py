@@ -7,6 +7,7 @@ from typing import Final
 # Spans. A server span is named after its rpc; these are the others.
 CLIENT_REQUEST: Final = "spillway.client"
 DECIDE: Final = "router.decide"
+COUNT: Final = "router.count_tokens"
 ATTEMPT: Final = "router.attempt"
 VALIDATE: Final = "router.validate"
 ENGINE_GENERATE: Final = "engine.generate"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -21,6 +22,7 @@ from spillway.telemetry import names
 TRACEPARENT = "traceparent"
 _W3C = TraceContextTextMapPropagator()
 _ROOT = Context()
+log = structlog.get_logger(module=__name__)
 
 
 class Tracing:
@@ -31,6 +33,7 @@ class Tracing:
     ):
         settings = settings or TelemetrySettings()
         self._provider: TracerProvider | None = None
+        self._export_timeout_s = settings.export_timeout_s
         if exporter is None and settings.otlp_endpoint:
             exporter = OTLPSpanExporter(
                 endpoint=settings.otlp_endpoint,
@@ -47,7 +50,7 @@ class Tracing:
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(
-                exporter,
+                _Told(exporter),
                 schedule_delay_millis=settings.export_interval_s * 1000,
                 export_timeout_millis=settings.export_timeout_s * 1000,
             )
@@ -70,12 +73,36 @@ class Tracing:
     def flush(self) -> None:
         """Send what is waiting; returns after the export timeout at the latest."""
         if self._provider is not None:
-            self._provider.force_flush(2000)
+            self._provider.force_flush(round(self._export_timeout_s * 1000))
 
     def close(self) -> None:
         """Send what is waiting and stop."""
         if self._provider is not None:
             self._provider.shutdown()
+
+
+class _Told(SpanExporter):
+    """An exporter that logs when the collector is lost and when it is back, not each export in between."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._reached = True
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._exporter.export(spans)
+        if (result is SpanExportResult.SUCCESS) != self._reached:
+            self._reached = not self._reached
+            if self._reached:
+                log.info("telemetry.collector_found")
+            else:
+                log.warning("telemetry.collector_lost", consequence="spans are dropped until it answers")
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
 
 
 def extract(metadata: Mapping[str, str]) -> Context | None:

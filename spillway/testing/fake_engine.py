@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from spillway import v1
 from spillway.coalescing import pulled, window_s
 from spillway.deadline import Deadline
-from spillway.errors import ModelUnknown, TargetDown
-from spillway.generation import check, fold
+from spillway.errors import ModelUnknown, SpillwayError, TargetDown
+from spillway.generation import Folder, check
 from spillway.rpc.call import Call, current_call
 from spillway.rpc.server import Server, Service
 from spillway.testing.faults import Cut, Fault, Garbage, Refuse, Script, Silence, SlowFirst, Stall
@@ -45,7 +45,8 @@ class FakeEngine:
     """Answers with the words of `answer(spec)`, one token a word, `interval_s` seconds apart.
 
     Tokens that have come due when the caller pulls are merged into one delta, as a real engine's collector does.
-    `running` counts generations in flight; `seen` keeps what was asked.
+    `running` counts generations in flight, `finished`, `failed` and `cancelled` those that ended so; `seen` keeps what
+    was asked.
     """
 
     model: str = "fake"
@@ -58,35 +59,42 @@ class FakeEngine:
     seen: list[Seen] = field(default_factory=list)
     running: int = 0
     finished: int = 0
+    failed: int = 0
     cancelled: int = 0
 
-    async def generate(self, request: Any, call: Call) -> AsyncIterator[v1.GenerationEvent]:
+    async def generate(self, request: Any, call: Call) -> AsyncGenerator[v1.GenerationEvent, None]:
         """The events of one answer, faults included."""
         spec: v1.GenerationSpec = request.spec
         self.seen.append(Seen(request, call, call.deadline))
+        self.admit(spec)
+        fault = self.faults.next()
+        self.running += 1
+        try:
+            async with aclosing(self._events(spec, call, fault)) as events:
+                sequence = 0
+                async for event in events:
+                    event.sequence = sequence
+                    sequence += 1
+                    yield event
+            self.finished += 1
+        except SpillwayError:
+            self.failed += 1
+            raise
+        except BaseException:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+
+    def admit(self, spec: v1.GenerationSpec) -> None:
+        """Raise RequestInvalid, SchemaInvalid or ModelUnknown for what this engine does not serve."""
         check(spec)
         if spec.model not in ("", self.model):
             raise ModelUnknown(f"spec.model: {spec.model!r} is not served here", resource=spec.model)
-        fault = self.faults.next()
-        self.running += 1
-        done = False
-        try:
-            sequence = 0
-            async for event in self._events(spec, call, fault):
-                event.sequence = sequence
-                sequence += 1
-                yield event
-            done = True
-        finally:
-            self.running -= 1
-            if done:
-                self.finished += 1
-            else:
-                self.cancelled += 1
 
     async def _events(
         self, spec: v1.GenerationSpec, call: Call, fault: Fault | None
-    ) -> AsyncIterator[v1.GenerationEvent]:
+    ) -> AsyncGenerator[v1.GenerationEvent, None]:
         if isinstance(fault, Refuse):
             raise fault.error
         if isinstance(fault, Silence):
@@ -98,29 +106,36 @@ class FakeEngine:
             tokens = tokens[: spec.sampling.max_tokens]
         await asyncio.sleep(self.first_s + (fault.seconds if isinstance(fault, SlowFirst) else 0))
         prompt_tokens = count(spec)
-        yield v1.GenerationEvent(
+        started = v1.GenerationEvent(
             started=v1.Started(
                 request_id=call.request_id, model=self.model, target=self.model, prompt_tokens=prompt_tokens
             )
         )
-        async for first, last in pulled(self._due(len(tokens), fault), window_s(spec.coalescing, self.window_s)):
-            ids = range(first, last) if last - first < 1000 else ()
-            yield v1.GenerationEvent(
-                delta=v1.Delta(text="".join(tokens[first:last]), tokens=last - first, token_ids=ids)
-            )
+        async with aclosing(pulled(self._due(len(tokens), fault), window_s(spec.coalescing, self.window_s))) as due:
+            async for first, last in due:
+                if first == 0:
+                    yield started
+                ids = range(first, last) if last - first < 1000 else ()
+                yield v1.GenerationEvent(
+                    delta=v1.Delta(text="".join(tokens[first:last]), tokens=last - first, token_ids=ids)
+                )
+        if not tokens:
+            yield started
         reason = v1.FINISH_REASON_LENGTH if limited else v1.FINISH_REASON_STOP
         yield v1.GenerationEvent(finished=v1.Finished(choices=[v1.ChoiceFinish(reason=reason)]))
         yield v1.GenerationEvent(usage=v1.Usage(prompt_tokens=prompt_tokens, completion_tokens=len(tokens)))
 
-    async def _due(self, total: int, fault: Fault | None) -> AsyncIterator[tuple[int, int]]:
+    async def _due(self, total: int, fault: Fault | None) -> AsyncGenerator[tuple[int, int], None]:
         """Yield (first, last) of the tokens that have come due since the last pull."""
         clock = asyncio.get_running_loop().time
         began, sent = clock(), 0
-        while sent < total:
+        while True:
             if isinstance(fault, Cut) and sent >= fault.after:
                 raise TargetDown("the engine dropped the connection (scripted)")
             if isinstance(fault, Stall) and sent >= fault.after:
                 await asyncio.Event().wait()
+            if sent >= total:
+                return
             if self.interval_s:
                 due = int((clock() - began) / self.interval_s) + 1
                 if due <= sent:
@@ -141,15 +156,23 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
         self._engine = engine
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
-        return await fold(self._engine.generate(request, current_call()))
+        folder = Folder()
+        async with aclosing(self._engine.generate(request, current_call())) as events:
+            async for event in events:
+                if event.WhichOneof("event") == "started":
+                    await context.send_initial_metadata(())  # the first sign of life
+                folder.add(event)
+        return folder.whole()
 
     async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: Any
     ) -> AsyncIterator[v1.StreamGenerateResponse]:
-        async for event in self._engine.generate(request, current_call()):
-            yield v1.StreamGenerateResponse(event=event)
+        async with aclosing(self._engine.generate(request, current_call())) as events:
+            async for event in events:
+                yield v1.StreamGenerateResponse(event=event)
 
     async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
+        self._engine.admit(request.spec)
         return v1.CountTokensResponse(tokens=count(request.spec), exact=True, model=self._engine.model)
 
     async def ListModels(self, request: v1.ListModelsRequest, context: Any) -> v1.ListModelsResponse:

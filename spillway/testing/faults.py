@@ -29,14 +29,14 @@ class SlowFirst:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Send `after` tokens, then nothing more."""
+    """Send `after` tokens, then nothing more; `after` all of them, the end is what is missing."""
 
     after: int
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Send `after` tokens, then drop the connection."""
+    """Send `after` tokens, then fail as a dropped connection does; `after` all of them, the end is what is missing."""
 
     after: int
 

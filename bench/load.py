@@ -1,0 +1,89 @@
+"""Load on an InferenceService, from this process: calls, paced streams, streams flat out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import grpc
+
+from spillway import v1
+from spillway.v1 import inference_pb2_grpc
+
+DEADLINE_S = 120.0
+
+
+def spec(words: int, window_ms: int = 0) -> v1.GenerationSpec:
+    """A request whose answer has `words` tokens, merged within `window_ms`."""
+    found = v1.GenerationSpec(
+        chat=v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text="measure this")])]),
+        coalescing=v1.Coalescing(window_ms=window_ms),
+    )
+    found.extra["words"] = words
+    return found
+
+
+@dataclass(slots=True)
+class Streamed:
+    """What the readers of all streams saw. Times in seconds."""
+
+    tokens: int = 0
+    messages: int = 0
+    wall_s: float = 0.0
+    gaps: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+
+
+async def calls(address: str, total: int, callers: int) -> float:
+    """Make `total` unary calls from `callers` at once; return the wall time in seconds."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        request = v1.GenerateRequest(spec=spec(5))
+
+        async def caller() -> None:
+            for _ in range(total // callers):
+                await stub.Generate(request, timeout=DEADLINE_S)
+
+        await caller_warm(stub, request)
+        began = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        return time.perf_counter() - began
+
+
+async def caller_warm(stub: inference_pb2_grpc.InferenceServiceAsyncStub, request: v1.GenerateRequest) -> None:
+    for _ in range(20):
+        await stub.Generate(request, timeout=DEADLINE_S)
+
+
+async def streams(address: str, count: int, words: int, window_ms: int) -> Streamed:
+    """Read `count` streams of `words` tokens at once."""
+    seen = Streamed()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        request = v1.StreamGenerateRequest(spec=spec(words, window_ms))
+
+        async def reader() -> None:
+            began = last = time.perf_counter()
+            async for response in stub.StreamGenerate(request, timeout=DEADLINE_S):
+                if response.event.WhichOneof("event") != "delta":
+                    continue
+                now = time.perf_counter()
+                if last == began:
+                    seen.first.append(now - began)
+                else:
+                    seen.gaps.append(now - last)
+                last = now
+                seen.messages += 1
+                seen.tokens += response.event.delta.tokens
+
+        began = time.perf_counter()
+        await asyncio.gather(*(reader() for _ in range(count)))
+        seen.wall_s = time.perf_counter() - began
+    return seen
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value below which `share` of `values` lie; 0 for none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

@@ -1,0 +1,130 @@
+"""An attempt: one call to one target, whole or as a stream, with its share of the deadline and its account."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from spillway import v1
+from spillway.errors import Cancelled, SpillwayError, TargetDown, TargetTimeout
+from spillway.rpc.call import Call
+from spillway.rpc.remote import Remote
+from spillway.rpc.watchdog import Watchdog
+from spillway.telemetry import names
+from spillway.v1 import inference_pb2_grpc
+
+from .journal import Attempt, Journal
+from .target import Target
+
+
+class TargetClient:
+    """Calls one target. Raises SpillwayError alone; every attempt is settled in its journal, whatever happens."""
+
+    def __init__(self, target: Target, remote: Remote) -> None:
+        self.target = target
+        self._remote = remote
+        stub = inference_pb2_grpc.InferenceServiceStub(remote.channel)
+        self._generate = stub.Generate
+        self._stream = stub.StreamGenerate
+        self._count = stub.CountTokens
+
+    async def generate(
+        self, request: v1.GenerateRequest, call: Call, journal: Journal, silence_s: float
+    ) -> tuple[Attempt, v1.GenerateResponse]:
+        """Return the target's whole answer and the open attempt; the caller settles it, having judged the answer.
+
+        Raises TargetTimeout after `silence_s` without a first token.
+        """
+        attempt = journal.begin(self.target)
+        try:
+            async with asyncio.timeout(silence_s) as silence:
+
+                def first_sign() -> None:
+                    silence.reschedule(None)
+                    journal.first_token(attempt)
+
+                response = await self._remote.unary(
+                    self._generate, request, call, span_name=names.ATTEMPT, on_headers=first_sign
+                )
+            if not response.HasField("usage") or not response.choices:
+                raise TargetDown("the target's answer has no usage or no choice")
+        except BaseException as error:
+            raise self._fail(error, journal, attempt, silence_s) from None
+        return attempt, response
+
+    async def stream(
+        self, request: v1.StreamGenerateRequest, call: Call, journal: Journal, silence_s: float, idle_s: float
+    ) -> AsyncGenerator[v1.GenerationEvent]:
+        """Yield the target's events; returns only after Finished and Usage.
+
+        Raises TargetTimeout after `silence_s` without a first token, or `idle_s` without another.
+        """
+        attempt = journal.begin(self.target)
+        model, usage, finished, tokens = "", None, False, 0
+        try:
+            async with self._remote.stream(self._stream, request, call, span_name=names.ATTEMPT) as rpc:
+                dog = Watchdog(silence_s, rpc.cancel)
+                try:
+                    dog.watch()
+                    async for response in rpc:
+                        event = response.event
+                        kind = event.WhichOneof("event")
+                        if kind == "delta":
+                            if not tokens:
+                                journal.first_token(attempt)
+                                dog.limit(idle_s)
+                            tokens += event.delta.tokens or 1
+                        elif kind == "started":
+                            model = event.started.model
+                        elif kind == "finished":
+                            finished = True
+                        elif kind == "usage":
+                            usage = event.usage
+                        dog.rest()
+                        yield event
+                        dog.watch()
+                except asyncio.CancelledError:
+                    if dog.barked:
+                        raise TargetTimeout(f"no token for {dog.limit_s:.3g} s") from None
+                    raise
+                finally:
+                    dog.stop()
+                if not finished or usage is None:
+                    raise TargetDown("the stream ended without Finished and Usage")
+        except BaseException as error:
+            if usage is None:
+                usage = v1.Usage(completion_tokens=tokens) if tokens else None
+            raise self._fail(error, journal, attempt, silence_s, model, usage) from None
+        journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=model, usage=usage)
+
+    async def count_tokens(self, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
+        """Return the prompt's tokens as the target counts them."""
+        request = v1.CountTokensRequest(spec=spec)
+        request.spec.model = self.target.model
+        return await self._remote.unary(self._count, request, call, span_name=names.COUNT)
+
+    async def close(self) -> None:
+        await self._remote.close()
+
+    def _fail(
+        self,
+        error: BaseException,
+        journal: Journal,
+        attempt: Attempt,
+        silence_s: float,
+        model: str = "",
+        usage: v1.Usage | None = None,
+    ) -> BaseException:
+        """Settle `attempt` as failed and return what is to be raised."""
+        if isinstance(error, TimeoutError):
+            error = TargetTimeout(f"no first token within {silence_s:.3g} s")
+        elif isinstance(error, Cancelled):
+            error = TargetDown("the target ended the call")
+        if isinstance(error, SpillwayError):
+            journal.settle(attempt, v1.ATTEMPT_OUTCOME_FAILED, error=error, model=model, usage=usage)
+        else:
+            journal.settle(attempt, v1.ATTEMPT_OUTCOME_CANCELLED, model=model, usage=usage)
+        return error
+
+    def __repr__(self) -> str:
+        return f"<TargetClient {self.target!r}>"

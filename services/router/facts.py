@@ -1,0 +1,82 @@
+"""Facts: all that policy may look at. Read once per request; the prompt itself is not among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from spillway.egress import UNRESOLVED, DataPolicy
+from spillway.tokens import estimated
+
+
+class Category(IntEnum):
+    """How much is at stake. Numbers as in the contract."""
+
+    UNSPECIFIED = 0
+    ROUTINE = 1
+    COMPLEX = 2
+    SAFETY_CRITICAL = 3
+
+
+class Delivery(IntEnum):
+    """When an answer becomes the caller's. Numbers as in the contract."""
+
+    UNSPECIFIED = 0
+    LIVE = 1
+    PROBED = 2
+    COMMITTED = 3
+
+
+class Validation(IntEnum):
+    """Whether an answer is judged. Numbers as in the contract."""
+
+    UNSPECIFIED = 0
+    OFF = 1
+    PREFERRED = 2
+    REQUIRED = 3
+
+
+TEMPLATE_TOKENS = 64
+"""Allowance for what a chat template adds to a prompt, in tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the router reads off a request to decide."""
+
+    model: str = ""
+    category: Category = Category.UNSPECIFIED
+    task: str = ""
+    data_policy: DataPolicy = UNRESOLVED
+    needs: frozenset[str] = frozenset()
+    """Capabilities a target must have."""
+    json: bool = False
+    """The answer is to be JSON."""
+    prompt_bytes: int = 0
+    counted_tokens: int | None = None
+    """Tokens of the prompt by a local target's own tokenizer, where it was asked."""
+    max_tokens: int | None = None
+    allowed: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
+    max_cost_nano_usd: int | None = None
+    failover: bool = True
+    delivery: Delivery = Delivery.UNSPECIFIED
+    validation: Validation = Validation.UNSPECIFIED
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt: counted, else estimated."""
+        if self.counted_tokens is not None:
+            return self.counted_tokens
+        return estimated(self.prompt_bytes)
+
+    @property
+    def prompt_tokens_at_most(self) -> int:
+        """Tokens the prompt cannot exceed: bytes bound the tokens of a byte-level tokenizer from above."""
+        if self.counted_tokens is not None:
+            return self.counted_tokens
+        return self.prompt_bytes + TEMPLATE_TOKENS
+
+    def counted(self, tokens: int) -> Facts:
+        """The same facts, the prompt counted."""
+        return replace(self, counted_tokens=tokens)

@@ -1,0 +1,108 @@
+"""The journal of one request: every attempt, accounted once, on every exit path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from spillway import v1
+from spillway.deadline import Clock
+from spillway.errors import SpillwayError
+from spillway.rpc.call import Call
+
+from .target import Target
+
+Keep = Callable[["Attempt", Call], None]
+"""Where settled attempts go: the ledger."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call to one target. Settled once; a second `settle` is a defect."""
+
+    target: Target
+    number: int
+    began: float
+    """On the journal's clock."""
+    record: v1.Attempt
+    settled: bool = False
+
+    def __repr__(self) -> str:
+        outcome = v1.AttemptOutcome.Name(self.record.outcome).removeprefix("ATTEMPT_OUTCOME_").lower()
+        return f"<Attempt {self.number} {self.target.name} {outcome} {self.record.reason}>"
+
+
+@dataclass(slots=True)
+class Journal:
+    """All attempts of one request, in order."""
+
+    call: Call
+    clock: Clock
+    keep: Keep
+    began: float = field(init=False)
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def begin(self, target: Target) -> Attempt:
+        """Open an attempt at `target`."""
+        record = v1.Attempt(target=target.name, model=target.model, region=target.region, left_site=not target.local)
+        attempt = Attempt(target, len(self.attempts) + 1, self.clock(), record)
+        self.attempts.append(attempt)
+        return attempt
+
+    def first_token(self, attempt: Attempt) -> None:
+        """The target gave its first sign of life."""
+        if not attempt.record.HasField("first_token_ms"):
+            attempt.record.first_token_ms = (self.clock() - attempt.began) * 1000
+
+    def settle(
+        self,
+        attempt: Attempt,
+        outcome: v1.AttemptOutcome.ValueType,
+        *,
+        error: SpillwayError | None = None,
+        model: str = "",
+        usage: v1.Usage | None = None,
+    ) -> None:
+        """Close `attempt`. Its cost is the target's own word, else its declared price, else unknown."""
+        assert not attempt.settled, f"{attempt!r} is settled twice"
+        attempt.settled = True
+        record = attempt.record
+        record.outcome = outcome
+        record.duration_ms = (self.clock() - attempt.began) * 1000
+        record.model = model or record.model
+        if error is not None:
+            record.reason = error.reason
+            record.message = error.message[:200]
+        if usage is not None:
+            if usage.HasField("prompt_tokens"):
+                record.prompt_tokens = usage.prompt_tokens
+            if usage.HasField("completion_tokens"):
+                record.completion_tokens = usage.completion_tokens
+            if usage.HasField("cost_nano_usd"):
+                record.cost_nano_usd = usage.cost_nano_usd
+            elif attempt.target.price is not None and usage.HasField("completion_tokens"):
+                record.cost_nano_usd = attempt.target.price.cost(usage.prompt_tokens, usage.completion_tokens)
+        self.keep(attempt, self.call)
+
+    def complete(self, usage: v1.Usage) -> None:
+        """Tell in `usage` what the whole request took: attempts, cost of all, time since it came."""
+        records = [attempt.record for attempt in self.attempts]
+        usage.attempts.extend(records)
+        costs = [record.cost_nano_usd for record in records if record.HasField("cost_nano_usd")]
+        if costs:
+            usage.cost_nano_usd = sum(costs)
+        usage.timings.total_ms = (self.clock() - self.began) * 1000
+        last = self.attempts[-1]
+        if last.record.HasField("first_token_ms"):
+            usage.timings.first_token_ms = (last.began - self.began) * 1000 + last.record.first_token_ms
+
+    def told(self) -> dict[str, str]:
+        """The attempts as metadata of an error."""
+        return {
+            f"attempt_{attempt.number}": f"{attempt.target.name}: {attempt.record.reason} after "
+            f"{attempt.record.duration_ms:.0f} ms: {attempt.record.message}"
+            for attempt in self.attempts
+        }

@@ -1,0 +1,64 @@
+"""The validator as the router sees it: an answer in, a verdict out."""
+
+from __future__ import annotations
+
+from spillway import v1
+from spillway.errors import DeadlineExceeded, TargetUnavailable, ValidatorUnavailable
+from spillway.rpc.call import Call
+from spillway.rpc.remote import Remote
+from spillway.telemetry import names
+from spillway.v1 import validator_pb2_grpc
+
+
+class Judge:
+    """Asks the validator. Raises ValidatorUnavailable where it does not answer, SchemaInvalid for a bad schema."""
+
+    def __init__(self, remote: Remote, timeout_s: float) -> None:
+        self._remote = remote
+        self._timeout_s = timeout_s
+        stub = validator_pb2_grpc.ValidatorServiceStub(remote.channel)
+        self._validate = stub.Validate
+
+    async def judge(self, constraint: v1.OutputConstraint, answer: v1.GenerateResponse, call: Call) -> list[v1.Verdict]:
+        """Return one verdict per choice of `answer`."""
+        request = v1.ValidateRequest(
+            constraint=constraint,
+            answers=[
+                v1.Answer(text=choice.content.text, truncated=choice.finish.reason == v1.FINISH_REASON_LENGTH)
+                for choice in answer.choices
+            ],
+        )
+        call = call.until(call.deadline.within(self._timeout_s))
+        try:
+            response = await self._remote.unary(self._validate, request, call, span_name=names.VALIDATE)
+        except (TargetUnavailable, DeadlineExceeded) as error:
+            raise ValidatorUnavailable(f"the validator did not answer: {error.message}") from None
+        if len(response.verdicts) != len(answer.choices):
+            raise ValidatorUnavailable(f"{len(answer.choices)} answers were judged {len(response.verdicts)} times")
+        return list(response.verdicts)
+
+
+def worst(verdicts: list[v1.Verdict]) -> v1.Verdict:
+    """The verdict on an answer of several choices: that of its worst."""
+    return max(verdicts, key=lambda verdict: verdict.decision)
+
+
+def accepted(verdict: v1.Verdict) -> bool:
+    """Whether the answer may be given to the caller."""
+    return verdict.decision in (v1.VERDICT_DECISION_ACCEPT, v1.VERDICT_DECISION_REPAIR)
+
+
+def correction(spec: v1.GenerationSpec, verdict: v1.Verdict) -> v1.GenerationSpec:
+    """Return the spec of a second try at the same target.
+
+    A first try that was free is guided now; one that was guided already is told what was wrong with it.
+    """
+    again = v1.GenerationSpec()
+    again.CopyFrom(spec)
+    if spec.constraint.enforcement == v1.ENFORCEMENT_CHECKED:
+        again.constraint.enforcement = v1.ENFORCEMENT_GUIDED
+    elif again.WhichOneof("input") == "chat":
+        found = "\n".join(f"- {finding.path or '/'}: {finding.message}" for finding in verdict.findings[:8])
+        said = f"Your last answer was refused:\n{found}\nAnswer again, with valid output only."
+        again.chat.messages.add(role=v1.ROLE_USER, parts=[v1.Part(text=said)])
+    return again

@@ -1,0 +1,129 @@
+"""The ledger: one row per attempt, in SQL, written in batches beside the requests.
+
+A slow or dead database stops no inference: rows wait in memory up to a bound, and what is lost beyond it is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from spillway import v1
+from spillway.logs import get_logger
+from spillway.rpc.call import Call
+
+from .journal import Attempt
+from .settings import LedgerSettings
+
+log = get_logger(__name__)
+
+TABLES = sql.MetaData()
+ATTEMPTS = sql.Table(
+    "attempts",
+    TABLES,
+    sql.Column("id", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sql.Column("at", sql.DateTime(timezone=True), nullable=False, index=True),
+    sql.Column("request_id", sql.String(128), nullable=False, index=True),
+    sql.Column("number", sql.Integer, nullable=False),
+    sql.Column("tenant", sql.String(128), nullable=False),
+    sql.Column("target", sql.String(128), nullable=False),
+    sql.Column("model", sql.String(256), nullable=False),
+    sql.Column("region", sql.String(64), nullable=False),
+    sql.Column("left_site", sql.Boolean, nullable=False),
+    sql.Column("outcome", sql.String(32), nullable=False),
+    sql.Column("reason", sql.String(64), nullable=False),
+    sql.Column("prompt_tokens", sql.Integer),
+    sql.Column("completion_tokens", sql.Integer),
+    sql.Column("cost_nano_usd", sql.BigInteger),
+    sql.Column("first_token_ms", sql.Float),
+    sql.Column("duration_ms", sql.Float, nullable=False),
+)
+"""Unknown is NULL. `request_id` and `number` name an attempt."""
+
+
+class Ledger:
+    """Keeps attempts. `keep` costs an append; a task of its own writes."""
+
+    def __init__(self, settings: LedgerSettings) -> None:
+        self._settings = settings
+        self._engine: AsyncEngine = create_async_engine(settings.url)
+        self._pending: deque[dict[str, Any]] = deque()
+        self._ready = False
+        self._writing: asyncio.Task[None] | None = None
+        self.lost = 0
+
+    def keep(self, attempt: Attempt, call: Call) -> None:
+        """Account for a settled attempt."""
+        if len(self._pending) >= self._settings.max_pending:
+            self._pending.popleft()
+            self.lost += 1
+        self._pending.append(_row(attempt, call))
+
+    async def start(self) -> None:
+        self._writing = asyncio.create_task(self._write(), name="ledger")
+
+    async def flush(self) -> bool:
+        """Write what is pending; whether the database took it."""
+        rows = list(self._pending)
+        try:
+            async with self._engine.begin() as connection:
+                if not self._ready:
+                    await connection.run_sync(TABLES.create_all)
+                if rows:
+                    await connection.execute(ATTEMPTS.insert(), rows)
+        except (SQLAlchemyError, OSError) as error:
+            if self._ready:
+                log.warning("ledger.away", error=type(error).__name__, pending=len(rows), lost=self.lost)
+            self._ready = False
+            return False
+        for _ in rows:
+            self._pending.popleft()
+        if not self._ready:
+            log.info("ledger.ready", url=self._engine.url.render_as_string(hide_password=True))
+            self._ready = True
+        return True
+
+    async def close(self) -> None:
+        """Write what is pending, as far as the database takes it, and stop."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
+        if not await self.flush():
+            log.error("ledger.lost", rows=len(self._pending) + self.lost)
+        await self._engine.dispose()
+
+    async def _write(self) -> None:
+        while True:
+            if self._pending or not self._ready:
+                await asyncio.shield(self.flush())
+            await asyncio.sleep(self._settings.flush_s)
+
+    def __repr__(self) -> str:
+        return f"<Ledger {len(self._pending)} pending, {self.lost} lost>"
+
+
+def _row(attempt: Attempt, call: Call) -> dict[str, Any]:
+    record = attempt.record
+    return {
+        "at": datetime.now(UTC),
+        "request_id": call.request_id,
+        "number": attempt.number,
+        "tenant": call.caller.tenant,
+        "target": record.target,
+        "model": record.model,
+        "region": record.region,
+        "left_site": record.left_site,
+        "outcome": v1.AttemptOutcome.Name(record.outcome).removeprefix("ATTEMPT_OUTCOME_").lower(),
+        "reason": record.reason,
+        "duration_ms": record.duration_ms,
+        "prompt_tokens": record.prompt_tokens if record.HasField("prompt_tokens") else None,
+        "completion_tokens": record.completion_tokens if record.HasField("completion_tokens") else None,
+        "cost_nano_usd": record.cost_nano_usd if record.HasField("cost_nano_usd") else None,
+        "first_token_ms": record.first_token_ms if record.HasField("first_token_ms") else None,
+    }

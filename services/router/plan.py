@@ -1,0 +1,39 @@
+"""A plan: what the router decided, with the reason for each target taken or left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .facts import Delivery, Facts, Validation
+from .target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A target as one request sees it. `left_out_by` is the rule that left it out, empty if it was taken."""
+
+    target: Target
+    reasons: tuple[str, ...]
+    score: float = 0.0
+    left_out_by: str = ""
+    estimated_cost_nano_usd: int | None = None
+
+    @property
+    def taken(self) -> bool:
+        return not self.left_out_by
+
+    def __repr__(self) -> str:
+        return f"<Candidate {self.target.name} {f'{self.score:g}' if self.taken else 'out: ' + self.left_out_by}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Targets in the order they are tried, and how their answer is delivered and judged."""
+
+    facts: Facts
+    taken: tuple[Candidate, ...]
+    left_out: tuple[Candidate, ...]
+    delivery: Delivery
+    validation: Validation
+    policy_revision: str
+    reason: str

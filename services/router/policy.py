@@ -1,0 +1,168 @@
+"""Policy: which targets may answer a request, and in which order. Pure: facts and targets in, a plan out.
+
+Precedence: data policy, then model and wishes of the caller, then capability and context, then category, then cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from spillway.egress import UNRESOLVED, DataPolicy, Sensitivity
+
+from .facts import Category, Delivery, Facts, Validation
+from .plan import Candidate, Plan
+from .target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules in force. Fields as in `settings.PolicySettings`."""
+
+    revision: str = "1"
+    data_policy: DataPolicy = UNRESOLVED
+    local_context_limit: int = 4096
+    complex_prefers: str = "large"
+    cloud_sensitivity_limit: Sensitivity = Sensitivity.INTERNAL
+    min_bits_for: Mapping[str, int] | None = None
+
+    def resolve(self, *asked: DataPolicy) -> DataPolicy:
+        """The data policy in force: the owner's, tightened by every other; who says nothing is taken as the owner."""
+        resolved = DataPolicy(self.data_policy.residency, self.data_policy.regions)
+        for policy in asked:
+            resolved = resolved.tightened(policy)
+        return resolved if resolved.sensitivity else resolved.tightened(self.data_policy)
+
+    def decide(self, facts: Facts, targets: Sequence[Target]) -> Plan:
+        """Choose among `targets`. A plan may have taken none: `refusal` then says why."""
+        taken: list[Candidate] = []
+        left_out: list[Candidate] = []
+        for place, target in enumerate(targets):
+            candidate = self._weigh(facts, target, place)
+            (taken if candidate.taken else left_out).append(candidate)
+        taken.sort(key=lambda candidate: -candidate.score)
+        if not facts.failover:
+            left_out += [
+                Candidate(candidate.target, ("failover is off and another target comes first",), left_out_by="failover")
+                for candidate in taken[1:]
+            ]
+            del taken[1:]
+        validation = facts.validation or (Validation.REQUIRED if facts.json else Validation.OFF)
+        delivery = facts.delivery or (Delivery.COMMITTED if validation is not Validation.OFF else Delivery.LIVE)
+        if taken:
+            reason = f"{taken[0].target.name}: {taken[0].reasons[0]}"
+        else:
+            reason = "no target may answer: " + "; ".join(f"{out.target.name}: {out.reasons[0]}" for out in left_out)
+        return Plan(facts, tuple(taken), tuple(left_out), delivery, validation, self.revision, reason)
+
+    def _weigh(self, facts: Facts, target: Target, place: int) -> Candidate:
+        for rule, objection in OBJECTIONS.items():
+            if why := objection(self, facts, target):
+                return Candidate(target, (why,), left_out_by=rule)
+        cost = estimate(facts, target)
+        reasons, score = self._rank(facts, target)
+        if cost is not None:
+            score -= min(cost, 1_000_000_000) / 1_000_000_000  # cost decides among equals
+        return Candidate(target, tuple(reasons), score - place * 1e-6, estimated_cost_nano_usd=cost)
+
+    def _rank(self, facts: Facts, target: Target) -> tuple[list[str], float]:
+        """Return why `target` stands where it stands, and its score: hundreds for rules, ones for cost."""
+        if facts.category is Category.COMPLEX:
+            if target.tier == self.complex_prefers:
+                return [f"complex requests prefer tier {self.complex_prefers}"], 300.0
+            return [f"degraded: tier {target.tier} answers a complex request if nothing better can"], 100.0
+        if facts.category is Category.SAFETY_CRITICAL:
+            return ["safety-critical requests need tier large"], 300.0 + 10.0 * target.local
+        if target.local:
+            if facts.prompt_tokens > self.local_context_limit:
+                limit = f"{facts.prompt_tokens} prompt tokens are over the local limit of {self.local_context_limit}"
+                return [f"fallback: {limit}"], 100.0
+            return ["JSON goes local first" if facts.json else "local first"], 200.0
+        if facts.prompt_tokens > self.local_context_limit:
+            return [
+                f"{facts.prompt_tokens} prompt tokens are over the local limit of {self.local_context_limit}"
+            ], 150.0
+        return ["fallback when no local target answers"], 50.0
+
+    # Objections, in the order of precedence. Each returns why `target` may not answer, or an empty string.
+
+    def _data_policy(self, facts: Facts, target: Target) -> str:
+        if target.local:
+            return ""
+        objection = facts.data_policy.objection(target.region, self.cloud_sensitivity_limit)
+        return f"data policy: {objection}" if objection else ""
+
+    def _model(self, facts: Facts, target: Target) -> str:
+        if facts.model in ("", target.name, target.model):
+            return ""
+        return f"model {facts.model!r} was asked for"
+
+    def _wishes(self, facts: Facts, target: Target) -> str:
+        if target.name in facts.denied:
+            return "denied by the caller"
+        if facts.allowed and target.name not in facts.allowed:
+            return "not among the targets the caller allows"
+        return ""
+
+    def _capability(self, facts: Facts, target: Target) -> str:
+        missing = facts.needs - target.capabilities
+        return f"cannot do {', '.join(sorted(missing))}" if missing else ""
+
+    def _context(self, facts: Facts, target: Target) -> str:
+        window = target.context_window
+        # At least one token must be left for the answer; an uncounted prompt is left out by estimate only.
+        if window is None or facts.prompt_tokens_at_most < window or facts.prompt_tokens < window:
+            return ""
+        return f"{facts.prompt_tokens} prompt tokens do not fit its context of {window}"
+
+    def _quantization(self, facts: Facts, target: Target) -> str:
+        floor = (self.min_bits_for or {}).get(facts.task)
+        bits = target.quantization_bits
+        if floor is None or bits is None or bits >= floor:
+            return ""
+        return f"task {facts.task} needs {floor} bits, it has {bits}"
+
+    def _tier(self, facts: Facts, target: Target) -> str:
+        if facts.category is Category.SAFETY_CRITICAL and target.tier != "large":
+            return "safety-critical requests need tier large"
+        return ""
+
+    def _cost(self, facts: Facts, target: Target) -> str:
+        if facts.max_cost_nano_usd is None:
+            return ""
+        cost = estimate(facts, target)
+        if cost is None:
+            return "its price is unknown and the request has a cost cap"
+        if cost > facts.max_cost_nano_usd:
+            return f"about {cost} nano-USD are over the cap of {facts.max_cost_nano_usd}"
+        return ""
+
+
+OBJECTIONS: Mapping[str, Callable[[Policy, Facts, Target], str]] = {
+    "data_policy": Policy._data_policy,
+    "model": Policy._model,
+    "wishes": Policy._wishes,
+    "capability": Policy._capability,
+    "context": Policy._context,
+    "quantization": Policy._quantization,
+    "tier": Policy._tier,
+    "cost": Policy._cost,
+}
+"""Rule -> why it objects, in the order of precedence."""
+
+_ASSUMED_ANSWER_TOKENS = 256
+
+
+def estimate(facts: Facts, target: Target) -> int | None:
+    """Cost of an answer in 1e-9 USD before it is made, or None where the price is unknown."""
+    if target.price is None:
+        return None
+    return target.price.cost(facts.prompt_tokens, facts.max_tokens or _ASSUMED_ANSWER_TOKENS)
+
+
+def worth_counting(facts: Facts, targets: Sequence[Target], policy: Policy) -> bool:
+    """Whether an exact token count could change the decision."""
+    if facts.counted_tokens is not None:
+        return False
+    bounds = [target.context_window for target in targets if target.local and target.context_window is not None]
+    return facts.prompt_tokens_at_most >= min([policy.local_context_limit, *bounds])

@@ -1,0 +1,123 @@
+"""Between the contract and policy: a request read into facts, a plan told as a message."""
+
+from __future__ import annotations
+
+from spillway import v1
+from spillway.egress import DataPolicy, Residency, Sensitivity
+from spillway.generation import prompt_bytes
+
+from .facts import Category, Delivery, Facts, Validation
+from .plan import Plan
+from .target import Target
+
+_CONSTRAINT_NEEDS = {
+    "json_schema": "json_schema",
+    "json_object": "json_object",
+    "regex": "regex",
+    "grammar": "grammar",
+    "choices": "choices",
+}
+_TASKS = {number: name.removeprefix("TASK_").lower() for name, number in v1.Task.items() if number}
+_KINDS = {"local": v1.TARGET_KIND_LOCAL, "cloud": v1.TARGET_KIND_CLOUD}
+
+
+def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, data_policy: DataPolicy) -> Facts:
+    """Read off a request what policy decides on; `data_policy` is the one already resolved for its tenant."""
+    constraint = spec.constraint.WhichOneof("constraint") or ""
+    return Facts(
+        model=spec.model,
+        category=Category(policy.category),
+        task=_TASKS.get(policy.task, ""),
+        data_policy=data_policy,
+        needs=_needs(spec, constraint),
+        json=constraint in ("json_schema", "json_object"),
+        prompt_bytes=prompt_bytes(spec),
+        counted_tokens=len(spec.tokens.ids) or None,
+        max_tokens=spec.sampling.max_tokens if spec.sampling.HasField("max_tokens") else None,
+        allowed=frozenset(policy.allowed_targets),
+        denied=frozenset(policy.denied_targets),
+        max_cost_nano_usd=policy.max_cost_nano_usd if policy.HasField("max_cost_nano_usd") else None,
+        failover=policy.failover != v1.FAILOVER_OFF,
+        delivery=Delivery(policy.delivery.mode),
+        validation=Validation(policy.validation),
+    )
+
+
+def _needs(spec: v1.GenerationSpec, constraint: str) -> frozenset[str]:
+    needs = set()
+    if constraint:
+        needs.add(_CONSTRAINT_NEEDS[constraint])
+    match spec.WhichOneof("input"):
+        case "tokens":
+            needs.add("token_input")
+        case "text":
+            needs.add("text_input")
+        case "chat":
+            for message in spec.chat.messages:
+                for part in message.parts:
+                    kind = part.WhichOneof("part")
+                    if kind == "image":
+                        needs.add("images")
+                    elif kind in ("tool_call", "tool_result"):
+                        needs.add("tools")
+    if spec.tools:
+        needs.add("tools")
+    if spec.HasField("logprobs"):
+        needs.add("logprobs")
+    if spec.reasoning_effort:
+        needs.add("reasoning_effort")
+    if spec.adapter:
+        needs.add("adapters")
+    return frozenset(needs)
+
+
+def read_data_policy(message: v1.DataPolicy) -> DataPolicy:
+    """Return the contract's data policy as policy sees it."""
+    return DataPolicy(Residency(message.residency), frozenset(message.regions), Sensitivity(message.sensitivity))
+
+
+def tell_data_policy(policy: DataPolicy) -> v1.DataPolicy:
+    """Return a data policy as the contract's message."""
+    return v1.DataPolicy(
+        residency=v1.Residency.ValueType(policy.residency),
+        regions=sorted(policy.regions),
+        sensitivity=v1.Sensitivity.ValueType(policy.sensitivity),
+    )
+
+
+def tell_plan(plan: Plan) -> v1.Plan:
+    """Return a plan as the contract's message."""
+    return v1.Plan(
+        strategy=v1.STRATEGY_DIRECT,
+        delivery=v1.DeliveryMode.ValueType(plan.delivery),
+        validation=v1.Validation.ValueType(plan.validation),
+        data_policy=tell_data_policy(plan.facts.data_policy),
+        prompt_tokens=plan.facts.prompt_tokens,
+        policy_revision=plan.policy_revision,
+        reason=plan.reason,
+        candidates=[
+            v1.Candidate(
+                target=candidate.target.name,
+                model=candidate.target.model,
+                kind=_KINDS[candidate.target.kind],
+                region=candidate.target.region,
+                taken=candidate.taken,
+                score=candidate.score if candidate.taken else None,
+                reasons=candidate.reasons,
+                estimated_cost_nano_usd=candidate.estimated_cost_nano_usd,
+            )
+            for candidate in (*plan.taken, *plan.left_out)
+        ],
+    )
+
+
+def tell_target(target: Target) -> v1.Model:
+    """Return a target as a model that callers can ask for."""
+    return v1.Model(
+        name=target.model or target.name,
+        target=target.name,
+        kind=_KINDS[target.kind],
+        region=target.region,
+        context_window=target.context_window,
+        capabilities=[v1.Capability.Value(f"CAPABILITY_{name.upper()}") for name in sorted(target.capabilities)],
+    )

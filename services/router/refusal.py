@@ -1,0 +1,55 @@
+"""The error of a plan that took no target."""
+
+from __future__ import annotations
+
+from spillway.errors import (
+    ConstraintUnsupported,
+    ContextLengthExceeded,
+    FieldViolation,
+    ModelUnknown,
+    NoCompliantTarget,
+    SpillwayError,
+)
+
+from .plan import Candidate, Plan
+from .policy import OBJECTIONS
+
+_FIELD_OF = {
+    "json_schema": "spec.constraint.json_schema",
+    "json_object": "spec.constraint.json_object",
+    "regex": "spec.constraint.regex",
+    "grammar": "spec.constraint.grammar",
+    "choices": "spec.constraint.choices",
+    "tools": "spec.tools",
+    "images": "spec.chat.messages",
+    "logprobs": "spec.logprobs",
+    "reasoning_effort": "spec.reasoning_effort",
+    "adapters": "spec.adapter",
+    "token_input": "spec.tokens",
+    "text_input": "spec.text",
+}
+
+
+def refusal(plan: Plan) -> SpillwayError:
+    """The error of a plan that took no target: what the targets that came furthest failed at."""
+    rules = list(OBJECTIONS)
+    known = [out for out in plan.left_out if out.left_out_by in rules]
+    furthest = max((rules.index(out.left_out_by) for out in known), default=0)
+    facts, why = plan.facts, plan.reason
+    match rules[furthest]:
+        case "model" if not any(_named(plan, out) for out in known if out.left_out_by == "data_policy"):
+            return ModelUnknown(
+                f"spec.model: {facts.model!r} is served by no target that may answer; {why}", resource=facts.model
+            )
+        case "context":
+            said = f"the prompt has {facts.prompt_tokens} tokens and fits no target that may answer; {why}"
+            return ContextLengthExceeded(f"spec.input: {said}", fields=[FieldViolation("spec.input", said)])
+        case "capability":
+            fields = [FieldViolation(_FIELD_OF.get(need, "spec"), why) for need in sorted(facts.needs)]
+            return ConstraintUnsupported(why, fields=fields)
+        case _:
+            return NoCompliantTarget(why)
+
+
+def _named(plan: Plan, candidate: Candidate) -> bool:
+    return plan.facts.model in (candidate.target.name, candidate.target.model)

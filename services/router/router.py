@@ -1,0 +1,107 @@
+"""The router: facts, plan, dispatch. What its rpcs do, without gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+from spillway import v1
+from spillway.deadline import Clock
+from spillway.errors import SpillwayError
+from spillway.generation import check
+from spillway.rpc.call import Call
+from spillway.telemetry import names
+from spillway.telemetry.tracing import Tracing
+
+from .attempt import TargetClient
+from .dispatch import Dispatch, Work
+from .journal import Journal, Keep
+from .plan import Plan
+from .policy import Policy, worth_counting
+from .reading import read_data_policy, read_facts
+from .refusal import refusal
+from .target import Target
+
+COUNT_TIMEOUT_S = 2.0
+
+
+class Router:
+    """Decides which target answers a request, and sees that it does."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        targets: Sequence[Target],
+        clients: Mapping[str, TargetClient],
+        dispatch: Dispatch,
+        keep: Keep,
+        tracing: Tracing,
+        clock: Clock,
+    ) -> None:
+        self._policy = policy
+        self._targets = tuple(targets)
+        self._clients = clients
+        self._dispatch = dispatch
+        self._keep = keep
+        self._tracing = tracing
+        self._clock = clock
+
+    async def generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
+        """Return the answer of the first target of the plan that gives an acceptable one."""
+        return await self._dispatch.generate(await self._work(request, call))
+
+    async def stream(self, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
+        """Decide, and return the events of an answer: nothing is dispatched before the first is asked for."""
+        return self._dispatch.stream(await self._work(request, call))
+
+    async def explain(self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call) -> Plan:
+        """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""
+        check(spec)
+        return await self._plan(spec, policy, v1.DataPolicy(), call)
+
+    async def count_tokens(self, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
+        """Count the prompt's tokens at the target that would answer."""
+        plan = await self.explain(spec, v1.RoutingPolicy(), call)
+        if not plan.taken:
+            raise refusal(plan)
+        return await self._clients[plan.taken[0].target.name].count_tokens(spec, call)
+
+    def targets(self) -> Sequence[Target]:
+        """The targets that policy chooses from."""
+        return self._targets
+
+    async def _work(self, request: v1.GenerateRequest | v1.StreamGenerateRequest, call: Call) -> Work:
+        check(request.spec)
+        call = call.onward()
+        plan = await self._plan(request.spec, request.policy, request.stamp.data_policy, call)
+        if not plan.taken:
+            raise refusal(plan)
+        return Work(request.spec, request.policy, plan, call, Journal(call, self._clock, self._keep))
+
+    async def _plan(
+        self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, stamped: v1.DataPolicy, call: Call
+    ) -> Plan:
+        span = self._tracing.start(names.DECIDE, call.span)
+        try:
+            # What caller and routers before this one say can only tighten what the owner's policy says.
+            data_policy = self._policy.resolve(read_data_policy(policy.data_policy), read_data_policy(stamped))
+            facts = read_facts(spec, policy, data_policy)
+            if worth_counting(facts, self._targets, self._policy):
+                counted = await self._count_locally(spec, call.under(span))
+                facts = facts.counted(counted) if counted is not None else facts
+            plan = self._policy.decide(facts, self._targets)
+            span.set_attribute(names.ROUTE_REASON, plan.reason)
+            return plan
+        finally:
+            span.end()
+
+    async def _count_locally(self, spec: v1.GenerationSpec, call: Call) -> int | None:
+        """Ask a local target for an exact count; None if none tells in time."""
+        call = call.until(call.deadline.within(COUNT_TIMEOUT_S))
+        for target in self._targets:
+            if target.local:
+                try:
+                    return (await self._clients[target.name].count_tokens(spec, call)).tokens
+                except SpillwayError:
+                    continue
+        return None

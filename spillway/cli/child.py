@@ -1,0 +1,198 @@
+"""One process of the mesh: started, watched until it is healthy, started again when it dies, ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+from spillway.leash import leashed
+
+EXIT_SETTINGS = 2
+"""As `spillway.process` says it: starting it again changes nothing."""
+STARTS = 3
+"""Starts in a row that may fail before the mesh gives up on a process that was never healthy."""
+BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+STEADY_S = 30.0
+"""A process that lived so long starts at the shortest backoff again."""
+LAST_LINES = 20
+LINE_BYTES = 2**20
+
+Tell = Callable[[str], None]
+Probe = Callable[[str], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is run. `address` (host:port) is where `probe` asks whether it is healthy."""
+
+    name: str
+    arguments: Sequence[str]
+    address: str
+    probe: Probe
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+class ChildRefused(Exception):
+    """A process that cannot run here: its settings are wrong, or it never came up. `last` is what it said."""
+
+    def __init__(self, name: str, why: str, last: Sequence[str], *, settings: bool) -> None:
+        super().__init__(f"{name} {why}")
+        self.name = name
+        self.last = tuple(last)
+        self.settings = settings
+
+
+class Child:
+    """Runs one program until `stop`. `healthy` is set while it answers as ready.
+
+    `on_line` gets every line it writes; `tell` gets what a person should know; `changed` is called when its state has.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        on_line: Callable[[str, str], None],
+        tell: Tell,
+        changed: Callable[[], None],
+        log: IO[str] | None = None,
+    ) -> None:
+        self.program = program
+        self.healthy = asyncio.Event()
+        self.pid = 0
+        self.starts = 0
+        self.started_at = 0.0
+        self.ready_after_s: float | None = None
+        self._on_line, self._tell, self._changed, self._log = on_line, tell, changed, log
+        self._process: asyncio.subprocess.Process | None = None
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._stopping = False
+
+    @property
+    def name(self) -> str:
+        return self.program.name
+
+    async def supervise(self) -> None:
+        """Keep the program running; returns after `stop`. Raises ChildRefused if it cannot run here."""
+        failures = 0
+        while not self._stopping:
+            code, was_healthy, lived_s = await self._run_once()
+            if self._stopping:
+                return
+            if code == EXIT_SETTINGS:
+                raise ChildRefused(self.name, "refused its settings", self._last, settings=True)
+            failures = 1 if lived_s > STEADY_S else failures + 1
+            if self.ready_after_s is None and failures >= STARTS:
+                why = f"never became ready: {failures} starts, the last one {ended(code)}"
+                raise ChildRefused(self.name, why, self._last, settings=False)
+            delay = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+            when = "" if was_healthy else " before it was ready"
+            self._tell(f"[bold red]{self.name} {ended(code)}[/]{when}; starting it again in {delay:g} s")
+            if not was_healthy:
+                for line in list(self._last)[-5:]:
+                    self._on_line(self.name, line)
+            await asyncio.sleep(delay)
+
+    async def _run_once(self) -> tuple[int, bool, float]:
+        """Start the program and wait for its end; return its exit code, whether it was healthy, and its age."""
+        self._last.clear()
+        self.started_at = time.monotonic()
+        self.starts += 1
+        process = self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "spillway.leash", *self.program.arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=leashed({**os.environ, **self.program.environ}),
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent to carry out, in order
+            limit=LINE_BYTES,
+        )
+        self.pid = process.pid
+        self._changed()
+        watch = asyncio.create_task(self._watch())
+        reading = asyncio.create_task(self._read(process))
+        was_healthy = False
+        try:
+            code = await process.wait()
+        finally:
+            watch.cancel()
+            was_healthy = self.healthy.is_set()
+            self.healthy.clear()
+            self._end_group(signal.SIGKILL)  # what it left behind, an engine's workers say
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(reading, 1.0)
+            self._changed()
+        return code, was_healthy, time.monotonic() - self.started_at
+
+    async def _watch(self) -> None:
+        while True:
+            if await self.program.probe(self.program.address):
+                break
+            await asyncio.sleep(0.15)
+        self.ready_after_s = time.monotonic() - self.started_at
+        self.healthy.set()
+        self._changed()
+        if self.starts > 1:
+            self._tell(f"{self.name} is ready again after {self.ready_after_s:.1f} s")
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while True:
+            try:
+                raw = await process.stdout.readline()
+            except ValueError:  # a line beyond the limit; the stream has dropped it
+                continue
+            if not raw:
+                return
+            line = raw.decode(errors="replace").rstrip("\n")
+            self._last.append(line)
+            if self._log is not None:
+                print(line, file=self._log, flush=True)
+            self._on_line(self.name, line)
+
+    async def stop(self, within_s: float) -> None:
+        """Ask the program to end, and end it after `within_s` seconds."""
+        self._stopping = True
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), within_s)
+        except TimeoutError:
+            self._tell(f"{self.name} did not end within {within_s:g} s: killed")
+            self.kill()
+            await process.wait()
+
+    def kill(self) -> None:
+        """End the program and what it started, now."""
+        self._stopping = True
+        self._end_group(signal.SIGKILL)
+
+    def _end_group(self, number: signal.Signals) -> None:
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def __repr__(self) -> str:
+        state = "healthy" if self.healthy.is_set() else "stopping" if self._stopping else "not ready"
+        return f"<Child {self.name} pid {self.pid} {state}>"
+
+
+def ended(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"

@@ -1,0 +1,166 @@
+"""The command `spillway`. What a command needs is imported when it runs, so that the help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from spillway.cli.layout import Wanted
+
+app = typer.Typer(
+    help="LLM inference that stays at home and spills to the cloud only when it must.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Prompt = Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")]
+Address = Annotated[
+    str | None,
+    typer.Option(envvar="SPILLWAY_ADDRESS", help="host:port of the router. Default: the mesh started in this folder."),
+]
+Key = Annotated[
+    str | None, typer.Option(envvar="SPILLWAY_KEY", help="Your key, where the router asks for one.", show_envvar=True)
+]
+System = Annotated[str | None, typer.Option(help="Instructions put before the prompt.")]
+Model = Annotated[str | None, typer.Option(help="A model, an alias or a target. Default: the policy decides.")]
+Category = Annotated[str | None, typer.Option(help="routine, complex or safety_critical.")]
+Task = Annotated[str | None, typer.Option(help="chat, classify, extract, summarize, translate, write, code, ...")]
+LocalOnly = Annotated[bool, typer.Option("--local-only", help="The prompt never leaves the site.")]
+Schema = Annotated[
+    str | None, typer.Option(metavar="FILE|JSON", help="The answer is JSON of this schema, and is checked.")
+]
+MaxTokens = Annotated[int | None, typer.Option(help="Longest answer, in tokens.")]
+Deadline = Annotated[float, typer.Option(help="Seconds the answer may take.")]
+LocalModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", envvar="MODEL", help="Local model: a Hugging Face id or a folder. Default: the bundled one."
+    ),
+]
+LogDir = Annotated[Path | None, typer.Option(help="Folder for the services' whole logs. Default: .spillway/logs.")]
+PortBase = Annotated[int, typer.Option(help="First of the mesh's ports; a taken one is replaced by a free one.")]
+EngineCommand = Annotated[
+    str | None, typer.Option(hidden=True, help="Run this instead of the local engine, with --config FILE added.")
+]
+
+
+@app.command()
+def up(
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration to use instead of the one that is written for you.")
+    ] = None,
+    model: LocalModel = None,
+    port_base: PortBase = 7070,
+    log_dir: LogDir = None,
+    engine_command: EngineCommand = None,
+) -> None:
+    """Start the whole mesh on this machine: router, local engine, cloud proxy, validator. Ctrl-C ends all of it."""
+    from spillway.cli import up as command
+
+    raise typer.Exit(command.run(_wanted(config, model, port_base, log_dir, engine_command)))
+
+
+@app.command()
+def demo(
+    model: LocalModel = None,
+    port_base: PortBase = 7070,
+    log_dir: LogDir = None,
+    engine_command: EngineCommand = None,
+) -> None:
+    """Watch prompts travel through the mesh. Uses the one that runs in this folder, or starts one and stops it."""
+    from spillway.cli import demo as command
+
+    raise typer.Exit(command.run(_wanted(None, model, port_base, log_dir, engine_command)))
+
+
+@app.command()
+def ask(
+    prompt: Prompt,
+    system: System = None,
+    json_schema: Schema = None,
+    local_only: LocalOnly = False,
+    category: Category = None,
+    task: Task = None,
+    model: Model = None,
+    max_tokens: MaxTokens = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    deadline: Deadline = 120.0,
+    explain: Annotated[bool, typer.Option("--explain", help="Say first which targets come into question.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Show the request's trace afterwards.")] = False,
+    address: Address = None,
+    key: Key = None,
+) -> None:
+    """Ask, and see the answer as it is made."""
+    from spillway.cli import ask as command
+
+    options = command.options(
+        system=system,
+        json_schema=json_schema,
+        local_only=local_only,
+        category=category,
+        task=task,
+        model=model,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        deadline_s=deadline,
+    )
+    raise typer.Exit(
+        command.run(command.read_prompt(prompt), options, address=address, key=key, explain=explain, trace=trace)
+    )
+
+
+@app.command()
+def explain(
+    prompt: Prompt,
+    system: System = None,
+    json_schema: Schema = None,
+    local_only: LocalOnly = False,
+    category: Category = None,
+    task: Task = None,
+    model: Model = None,
+    max_tokens: MaxTokens = None,
+    address: Address = None,
+    key: Key = None,
+) -> None:
+    """Say which target would answer, and why. Nothing is generated."""
+    from spillway.cli import ask as command
+
+    options = command.options(
+        system=system,
+        json_schema=json_schema,
+        local_only=local_only,
+        category=category,
+        task=task,
+        model=model,
+        max_tokens=max_tokens,
+    )
+    raise typer.Exit(command.run_explain(command.read_prompt(prompt), options, address=address, key=key))
+
+
+@app.command()
+def status(address: Address = None, key: Key = None) -> None:
+    """Show the health of the four services, the engine's load, and the providers."""
+    from spillway.cli import status as command
+
+    raise typer.Exit(command.run(address=address, key=key))
+
+
+def _wanted(
+    config: Path | None, model: str | None, port_base: int, log_dir: Path | None, engine_command: str | None
+) -> Wanted:
+    import shlex
+
+    from spillway.cli.layout import Wanted
+
+    return Wanted(
+        config=config,
+        model=model or None,
+        port_base=port_base,
+        log_dir=log_dir,
+        engine_command=tuple(shlex.split(engine_command)) if engine_command else None,
+    )

@@ -1,0 +1,73 @@
+"""How things look in a terminal: one palette, one way to write times, tokens and money."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.text import Text
+
+STYLES: Mapping[str, str] = {
+    "client": "bold white",
+    "router": "cyan",
+    "local_engine": "green",
+    "vllm": "bright_green",
+    "cloud_proxy": "magenta",
+    "validator": "yellow",
+    "openai_simulator": "blue",
+    "spillway": "bold",
+}
+"""Service -> colour, the same in logs, tables and traces."""
+
+
+def out() -> Console:
+    """What was asked for: answers and tables."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def err() -> Console:
+    """What is said about it: progress, logs, who answered, errors."""
+    return Console(stderr=True, highlight=False, soft_wrap=False)
+
+
+def style_of(service: str) -> str:
+    """Return the colour of `service`; vLLM's spans may name it in several ways."""
+    return STYLES.get(service) or (STYLES["vllm"] if "vllm" in service.lower() else "white")
+
+
+def duration(ms: float | None) -> str:
+    """Write milliseconds: 0.42 ms, 85 ms, 1.24 s; a dash for unknown."""
+    if ms is None:
+        return "-"
+    if ms < 10:
+        return f"{ms:.2g} ms" if ms < 1 else f"{ms:.1f} ms"
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
+
+
+def money(nano_usd: int | None) -> str:
+    """Write 1e-9 USD: $0, $0.000023; a dash for unknown."""
+    if nano_usd is None:
+        return "-"
+    if nano_usd == 0:
+        return "$0"
+    usd = nano_usd / 1e9
+    return f"${usd:.4f}" if usd >= 0.001 else f"${usd:.9f}".rstrip("0").rstrip(".")
+
+
+def rate(tokens: int | None, first_ms: float | None, total_ms: float | None) -> str:
+    """Write tokens per second after the first token; a dash where that says nothing."""
+    if tokens is None or first_ms is None or total_ms is None or tokens < 2 or total_ms <= first_ms:
+        return "-"
+    per_second = (tokens - 1) / (total_ms - first_ms) * 1000
+    return f"{per_second:.0f}" if per_second < 100_000 else "-"
+
+
+def plain(text: str) -> str:
+    """Return `text` without control characters, so that nothing another program wrote can drive the terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
+
+
+def line(*parts: tuple[str, str] | str) -> Text:
+    """Put styled parts together."""
+    return Text.assemble(*parts)

@@ -1,0 +1,277 @@
+"""From Python values to a request of the contract. What is wrong is said before anything is sent."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
+
+from opentelemetry.trace import Span
+
+from spillway import v1
+from spillway.errors import FieldViolation, RequestInvalid
+
+Prompt = str | Sequence[Mapping[str, str] | v1.Message] | v1.GenerationSpec
+"""A user's text; a conversation of {"role": ..., "content": ...} or v1.Message; or a spec that is whole in itself."""
+
+DEADLINE_S = 120.0
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of a request. What is left out is the target's or the policy's own default."""
+
+    # What is asked
+    system: str
+    """Instructions put before the conversation."""
+    model: str
+    """A model, an alias or a target; left out, the policy decides."""
+    adapter: str
+    max_tokens: int
+    min_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    seed: int
+    n: int
+    """Number of answers."""
+    stop: str | Sequence[str]
+    include_stop: bool
+    json_schema: Mapping[str, Any] | str
+    """The answer is JSON of this schema (a mapping, or its JSON text)."""
+    json_object: bool
+    regex: str
+    grammar: str
+    choices: Sequence[str]
+    """The answer is one of these."""
+    enforcement: str
+    """guided or checked."""
+    tools: Sequence[v1.Tool]
+    reasoning_effort: str
+    logprobs: int
+    """Alternatives told beside each token; 0 is the token alone."""
+    priority: str
+    """interactive or background."""
+    coalescing_ms: int
+    """Longest time a later delta may be held to be merged."""
+    extra: Mapping[str, Any]
+    """Parameters that only one target knows."""
+
+    # Where it may be answered
+    category: str
+    """routine, complex or safety_critical."""
+    task: str
+    """chat, classify, tag, extract, summarize, translate, write, code or reason."""
+    labels: Sequence[str]
+    local_only: bool
+    """The content never leaves the site."""
+    residency: str
+    """any, regions or local_only."""
+    regions: Sequence[str]
+    sensitivity: str
+    """public, internal, confidential or restricted."""
+    allowed_targets: Sequence[str]
+    denied_targets: Sequence[str]
+    max_cost_usd: float
+    """Highest cost of one target's answer."""
+    failover: str
+    """next or off."""
+    delivery: str
+    """live, probed or committed."""
+    probe_tokens: int
+    accepts_restart: bool
+    validation: str
+    """off, preferred or required."""
+
+    # The call
+    request_id: str
+    """Idempotency key and log key."""
+    session_id: str
+    deadline_s: float
+    """Seconds until the answer is worth nothing; 120 if left out."""
+    parent: Span
+    """The span this request belongs to."""
+
+
+NAMES = frozenset(Options.__annotations__)
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("seed", "max_tokens", "min_tokens", "n"),
+)
+_TEXT_FIELDS = ("request_id", "session_id", "model", "adapter")
+_CONSTRAINTS = ("json_schema", "regex", "grammar", "choices", "json_object")
+_ROLES = {"system": v1.ROLE_SYSTEM, "user": v1.ROLE_USER, "assistant": v1.ROLE_ASSISTANT, "tool": v1.ROLE_TOOL}
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raise TypeError for a keyword that no request has."""
+    for name in options:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, 1)
+            raise TypeError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def build_spec(prompt: Prompt, options: Options) -> v1.GenerationSpec:
+    """Return what is to be generated. Raises TypeError or RequestInvalid naming the option that is wrong."""
+    check_names(options)
+    spec = v1.GenerationSpec()
+    if isinstance(prompt, v1.GenerationSpec):
+        spec.CopyFrom(prompt)
+    else:
+        spec.chat.messages.extend(_messages(prompt))
+    if system := options.get("system"):
+        if spec.WhichOneof("input") != "chat":
+            raise _wrong("system", "goes with a conversation, not with a text or token prompt")
+        spec.chat.messages.insert(0, _message("system", system))
+    for name in _TEXT_FIELDS:
+        if (text := options.get(name)) is not None:
+            _set(spec, name, text)
+    for name in _SAMPLING:
+        if (number := options.get(name)) is not None:
+            _set(spec.sampling, name, number)
+    stop = options.get("stop")
+    if stop is not None:
+        spec.stop.strings.extend(_texts("stop", [stop] if isinstance(stop, str) else stop))
+    if options.get("include_stop"):
+        spec.stop.include_stop = True
+    _constrain(spec, options)
+    spec.tools.extend(options.get("tools", ()))
+    if (effort := options.get("reasoning_effort")) is not None:
+        spec.reasoning_effort = _enum("reasoning_effort", effort, v1.ReasoningEffort)
+    if (top := options.get("logprobs")) is not None:
+        _set(spec.logprobs, "top", top, "logprobs")
+        spec.logprobs.SetInParent()
+    if (priority := options.get("priority")) is not None:
+        spec.priority = _enum("priority", priority, v1.Priority)
+    if (window_ms := options.get("coalescing_ms")) is not None:
+        _set(spec.coalescing, "window_ms", window_ms, "coalescing_ms")
+    if (extra := options.get("extra")) is not None:
+        try:
+            spec.extra.update(extra)
+        except (TypeError, ValueError) as error:
+            raise _wrong("extra", f"is not a JSON object: {error}") from None
+    return spec
+
+
+def build_policy(options: Options) -> v1.RoutingPolicy:
+    """Return what is asked of the routing. Raises RequestInvalid naming the option that is wrong."""
+    policy = v1.RoutingPolicy()
+    if (category := options.get("category")) is not None:
+        policy.category = _enum("category", category, v1.Category)
+    if (task := options.get("task")) is not None:
+        policy.task = _enum("task", task, v1.Task)
+    if (residency := options.get("residency")) is not None:
+        policy.data_policy.residency = _enum("residency", residency, v1.Residency)
+    if options.get("local_only"):
+        policy.data_policy.residency = v1.RESIDENCY_LOCAL_ONLY
+    if (sensitivity := options.get("sensitivity")) is not None:
+        policy.data_policy.sensitivity = _enum("sensitivity", sensitivity, v1.Sensitivity)
+    if regions := options.get("regions"):
+        policy.data_policy.regions.extend(_texts("regions", regions))
+    policy.labels.extend(_texts("labels", options.get("labels", ())))
+    policy.allowed_targets.extend(_texts("allowed_targets", options.get("allowed_targets", ())))
+    policy.denied_targets.extend(_texts("denied_targets", options.get("denied_targets", ())))
+    if (cost := options.get("max_cost_usd")) is not None:
+        if not isinstance(cost, int | float) or cost < 0:
+            raise _wrong("max_cost_usd", "is an amount of USD, 0 or more")
+        policy.max_cost_nano_usd = round(cost * 1e9)
+    if (failover := options.get("failover")) is not None:
+        policy.failover = _enum("failover", failover, v1.Failover)
+    if (delivery := options.get("delivery")) is not None:
+        policy.delivery.mode = _enum("delivery", delivery, v1.DeliveryMode)
+    if (probe := options.get("probe_tokens")) is not None:
+        _set(policy.delivery, "probe_tokens", probe)
+    if options.get("accepts_restart"):
+        policy.delivery.accepts_restart = True
+    if (validation := options.get("validation")) is not None:
+        policy.validation = _enum("validation", validation, v1.Validation)
+    return policy
+
+
+def deadline_s(options: Options) -> float:
+    """Return the seconds the request may take. Raises RequestInvalid unless they are above 0."""
+    seconds = options.get("deadline_s", DEADLINE_S)
+    if not isinstance(seconds, int | float) or not seconds > 0:
+        raise _wrong("deadline_s", "is a number of seconds above 0")
+    return float(seconds)
+
+
+def _messages(prompt: str | Sequence[Mapping[str, str] | v1.Message]) -> list[v1.Message]:
+    if isinstance(prompt, str):
+        return [_message("user", prompt)]
+    if not isinstance(prompt, Sequence):
+        raise _wrong("prompt", f"is a text, a list of messages or a v1.GenerationSpec, not {type(prompt).__name__}")
+    found = []
+    for index, message in enumerate(prompt):
+        if isinstance(message, v1.Message):
+            found.append(message)
+        elif isinstance(message, Mapping) and set(message) == {"role", "content"}:
+            found.append(_message(message["role"], message["content"], f"prompt[{index}]"))
+        else:
+            raise _wrong(f"prompt[{index}]", 'is {"role": ..., "content": ...} or a v1.Message')
+    return found
+
+
+def _message(role: str, content: object, place: str = "prompt") -> v1.Message:
+    if role not in _ROLES:
+        raise _wrong(f"{place}.role", f"{role!r} is not one of {', '.join(_ROLES)}")
+    if not isinstance(content, str):
+        raise _wrong(f"{place}.content", f"is a text, not {type(content).__name__}; use v1.Message for other parts")
+    return v1.Message(role=_ROLES[role], parts=[v1.Part(text=content)])
+
+
+def _constrain(spec: v1.GenerationSpec, options: Options) -> None:
+    named = [name for name in _CONSTRAINTS if options.get(name) not in (None, False)]
+    if len(named) > 1:
+        raise _wrong(named[1], f"cannot go together with {named[0]}: an answer has one constraint")
+    constraint = spec.constraint
+    if "json_schema" in named:
+        schema = options["json_schema"]
+        constraint.json_schema = schema if isinstance(schema, str) else json.dumps(schema)
+    elif "choices" in named:
+        constraint.choices.values.extend(_texts("choices", options["choices"]))
+        constraint.choices.SetInParent()
+    elif "json_object" in named:
+        constraint.json_object = True
+    elif named:
+        _set(constraint, named[0], options.get(named[0]))
+    if (enforcement := options.get("enforcement")) is not None:
+        if not named and not constraint.WhichOneof("constraint"):
+            raise _wrong("enforcement", f"needs a constraint: {', '.join(_CONSTRAINTS)}")
+        constraint.enforcement = _enum("enforcement", enforcement, v1.Enforcement)
+
+
+def _enum(option: str, value: object, wrapper: Any) -> Any:
+    """Return the member of the generated enum `wrapper` that `value` names: complex, or its number."""
+    members: dict[str, int] = dict(wrapper.items())
+    prefix = next(name for name, number in members.items() if number == 0).removesuffix("UNSPECIFIED")
+    words = {name.removeprefix(prefix).lower(): number for name, number in members.items() if number}
+    if isinstance(value, str) and value in words:
+        return words[value]
+    if isinstance(value, int) and value in members.values():
+        return value
+    near = difflib.get_close_matches(str(value).lower(), words, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise _wrong(option, f"{value!r} is not one of {', '.join(words)}{hint}")
+
+
+def _texts(option: str, values: Sequence[str]) -> list[str]:
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise _wrong(option, "is a list of texts")
+    return list(values)
+
+
+def _set(message: Any, field: str, value: object, option: str = "") -> None:
+    assign: Callable[[Any, str, object], None] = setattr
+    try:
+        assign(message, field, value)
+    except (TypeError, ValueError) as error:
+        raise _wrong(option or field, f"{value!r} does not fit: {error}") from None
+
+
+def _wrong(option: str, description: str) -> RequestInvalid:
+    return RequestInvalid(f"{option}: {description}", fields=[FieldViolation(option, description)])

@@ -1,0 +1,78 @@
+"""An answer on its way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from spillway import v1
+from spillway.client.answer import Answer
+from spillway.errors import StreamInterrupted
+from spillway.generation import Folder
+
+
+class AnswerStream:
+    """Iterate it for the text of the first choice as it comes, or `events()` for everything; once, either way.
+
+    It ends only after an answer that is whole: a gap in the sequence, or an end without Finished and Usage, raises
+    StreamInterrupted. `text` is the text so far. Where the caller accepts restarts and another target began the answer
+    anew, `text` begins anew too and `restarts` counts it; only `events()` shows where.
+    """
+
+    def __init__(self, responses: AsyncIterator[v1.StreamGenerateResponse]) -> None:
+        self._responses = responses
+        self._folder = Folder()
+        self.restarts = 0
+
+    async def events(self) -> AsyncIterator[v1.GenerationEvent]:
+        """Every event, checked to be one whole stream."""
+        async for response in self._responses:
+            event = response.event
+            if self._folder.response.HasField("usage"):
+                raise StreamInterrupted("the stream went on after Usage")
+            self._folder.add(event)
+            if event.WhichOneof("event") == "route_changed" and event.route_changed.restarted:
+                self.restarts += 1
+            yield event
+        self._folder.whole()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async for event in self.events():
+            if event.WhichOneof("event") == "delta" and event.delta.choice == 0 and event.delta.text:
+                yield event.delta.text
+
+    @property
+    def so_far(self) -> Answer:
+        """What has come, as an answer that may not be whole yet."""
+        return Answer(self._folder.response)
+
+    @property
+    def text(self) -> str:
+        return self.so_far.text
+
+    @property
+    def started(self) -> v1.Started | None:
+        """Who answers; None until the first token is there."""
+        response = self._folder.response
+        return response.started if response.HasField("started") else None
+
+    @property
+    def target(self) -> str:
+        return self.so_far.target
+
+    @property
+    def finish(self) -> str:
+        """Why the first choice ended; empty until it has."""
+        return self.so_far.finish
+
+    @property
+    def usage(self) -> v1.Usage:
+        """Empty until the answer is whole."""
+        return self._folder.response.usage
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer; raises StreamInterrupted until it is whole."""
+        return Answer(self._folder.whole())
+
+    def __repr__(self) -> str:
+        return f"<AnswerStream {self.target or 'not started'} {self.finish or 'running'}>"

@@ -1,0 +1,339 @@
+"""A simulated OpenAI: a real HTTP server that speaks its chat completions, and says that it is simulated.
+
+python -m spillway.testing.openai_simulator --port 7079
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from spillway.leash import end_with_parent
+from spillway.logs import get_logger
+from spillway.testing import openai_wire as wire
+from spillway.testing.openai_faults import (
+    BREAKING,
+    Cut,
+    ErrorInStream,
+    Faults,
+    Filtered,
+    HttpFault,
+    Malformed,
+    MissingDone,
+    MissingFinish,
+    Refusal,
+    Refuse,
+    Reset,
+    Silence,
+    SlowFirst,
+    Stall,
+    Status,
+    status_of,
+)
+from spillway.testing.openai_instance import instance
+from spillway.testing.openai_wire import Called, Reply
+
+log = get_logger(__name__)
+
+MAX_BODY_BYTES = 32 * 2**20
+WORDS_ECHOED = 8
+
+
+@dataclass(slots=True)
+class Recorded:
+    """A request as it arrived, without its key. `disconnected_at` is set when the client left before the end."""
+
+    path: str
+    headers: dict[str, str]
+    body: Any
+    at: float
+    key_sent: bool
+    running: int
+    disconnected_at: float | None = None
+    finished: bool = False
+
+
+def simulated_answer(body: Mapping[str, Any]) -> str:
+    """The plain answer: that it is simulated, and what was asked."""
+    return f"Simulated cloud answer to: {' '.join(wire.prompt_text(body).split()[:WORDS_ECHOED])}"
+
+
+@dataclass(slots=True)
+class OpenAISimulator:
+    """What is answered, how fast, and what goes wrong.
+
+    `answer` gets the request's body and returns the text; it is not asked where a JSON Schema or a tool decides.
+    `calls` returns the tools that the model calls; by default only those that the request demands. `key`: absent, any
+    key is good, even none. `models`: absent, any model is served. Times are seconds.
+    """
+
+    answer: Callable[[Mapping[str, Any]], str] = simulated_answer
+    calls: Callable[[Mapping[str, Any]], list[Called]] | None = None
+    key: str | None = None
+    models: tuple[str, ...] | None = None
+    first_s: float = 0.0
+    interval_s: float = 0.0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    requests_per_minute: int = 10_000
+    faults: Faults = field(default_factory=Faults)
+    seen: list[Recorded] = field(default_factory=list)
+    running: int = 0
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a client has left early."""
+
+    def application(self) -> web.Application:
+        """The routes of the provider."""
+        application = web.Application(client_max_size=MAX_BODY_BYTES)
+        application.router.add_post("/v1/chat/completions", self._chat)
+        application.router.add_get("/v1/models", self._list)
+        return application
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        if refused := self._refused_key(request):
+            return self._error(refused)
+        names = self.models or ("simulated",)
+        return web.json_response(
+            {
+                "object": "list",
+                "data": [
+                    {"id": name, "object": "model", "created": wire.CREATED, "owned_by": "simulated"} for name in names
+                ],
+            }
+        )
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        try:
+            body = json.loads(await request.read())
+        except ValueError:
+            body = None
+        loop = asyncio.get_running_loop()
+        headers = {name.lower(): value for name, value in request.headers.items() if name.lower() != "authorization"}
+        record = Recorded(
+            request.path, headers, body, loop.time(), "authorization" in request.headers, self.running + 1
+        )
+        self.seen.append(record)
+        self.running += 1
+        try:
+            response = await self._served(request, body)
+            record.finished = True
+            return response
+        except (asyncio.CancelledError, ConnectionError):
+            record.disconnected_at = loop.time()
+            self.left.set()
+            raise
+        finally:
+            self.running -= 1
+
+    async def _served(self, request: web.Request, body: Any) -> web.StreamResponse:
+        fault = self.faults.next()
+        if refused := self._refused_key(request) or wire.wrong(body) or self._unknown(body):
+            return self._error(refused)
+        match fault:
+            case Refuse():
+                return self._error(status_of(fault))
+            case Status():
+                return self._error(fault)
+            case Silence():
+                await asyncio.Event().wait()
+            case Reset():
+                _drop(request)
+                return web.Response()
+        await asyncio.sleep(self.first_s + (fault.seconds if isinstance(fault, SlowFirst) else 0))
+        replies = self._replies(body, fault)
+        usage = wire.usage_of(body, replies, cached=self.cached_tokens, reasoning=self.reasoning_tokens)
+        if body.get("stream"):
+            return await self._stream(request, body, replies, usage, fault)
+        told = wire.completion(body, replies, id=self._id(), model=_named(body), usage=usage)
+        if isinstance(fault, Cut):
+            _drop(request)
+        return web.json_response(told, headers=self._limit_headers())
+
+    async def _stream(
+        self, request: web.Request, body: Any, replies: list[Reply], usage: object, fault: HttpFault | None
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"content-type": "text/event-stream; charset=utf-8", **self._limit_headers()}
+        )
+        await response.prepare(request)
+        id, model = self._id(), _named(body)
+        with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        breaks_at = fault.after if isinstance(fault, BREAKING) else None
+        roles = len(replies)
+        for at, choice in enumerate(wire.chunks(body, replies)):
+            if breaks_at is not None and at - roles == breaks_at:
+                return await self._broken(request, response, fault, choice, (id, model))
+            if at >= roles and self.interval_s and not choice["finish_reason"]:
+                await asyncio.sleep(self.interval_s)
+            await response.write(wire.chunk([choice], id=id, model=model, usage=None, with_usage=with_usage))
+        if with_usage:
+            await response.write(wire.chunk([], id=id, model=model, usage=usage, with_usage=True))
+        if not isinstance(fault, MissingDone):
+            await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+    async def _broken(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        fault: HttpFault | None,
+        choice: dict[str, Any],
+        identity: tuple[str, str],
+    ) -> web.StreamResponse:
+        id, model = identity
+        match fault:
+            case Cut():
+                _drop(request)
+            case Stall():
+                await asyncio.Event().wait()
+            case Malformed():
+                await response.write(b'data: {"choices": [{"index": 0, "delta"\n\n')
+            case ErrorInStream():
+                said = {"message": fault.message, "type": fault.type, "param": None, "code": fault.code}
+                await response.write(wire.event({"error": said}))
+            case MissingFinish():
+                await response.write(b"data: [DONE]\n\n")
+            case Filtered():
+                choice = {**choice, "delta": {}, "finish_reason": "content_filter"}
+                await response.write(wire.chunk([choice], id=id, model=model, usage=None, with_usage=False))
+                await response.write(b"data: [DONE]\n\n")
+        return response
+
+    def _replies(self, body: Mapping[str, Any], fault: HttpFault | None) -> list[Reply]:
+        if isinstance(fault, Refusal):
+            return [Reply(tokens=wire.tokens_of(fault.text), refusal=True)]
+        calls = self.calls(body) if self.calls else _demanded(body)
+        if calls:
+            return [Reply(calls=calls, finish="tool_calls")]
+        text = fault.text if hasattr(fault, "text") else self._text(body)
+        text, stopped = _stopped(text, body.get("stop"))
+        replies = []
+        for index in range(int(body.get("n") or 1)):
+            tokens = wire.tokens_of(text if index == 0 or stopped else f"{text} ({index + 1})")
+            limit = body.get("max_completion_tokens") or body.get("max_tokens") or len(tokens)
+            cut = len(tokens) > limit
+            replies.append(Reply(index, tokens[:limit], finish="length" if cut else "stop"))
+        return replies
+
+    def _text(self, body: Mapping[str, Any]) -> str:
+        form = body.get("response_format") or {}
+        match form.get("type"):
+            case "json_schema":
+                return json.dumps(instance(form["json_schema"].get("schema", {})))
+            case "json_object":
+                return json.dumps({"simulated": self.answer(body)})
+            case _:
+                return self.answer(body)
+
+    def _refused_key(self, request: web.Request) -> Status | None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if self.key is None or (scheme.lower() == "bearer" and key == self.key):
+            return None
+        if not key:
+            return Status(401, None, message="You didn't provide an API key.")
+        masked = f"{key[:3]}***{key[-4:]}"
+        said = f"Incorrect API key provided: {masked}. You can find your API key at https://platform.openai.com."
+        return Status(401, "invalid_api_key", message=said)
+
+    def _unknown(self, body: Mapping[str, Any]) -> Status | None:
+        if self.models is None or body["model"] in self.models:
+            return None
+        said = f"The model `{body['model']}` does not exist or you do not have access to it."
+        return Status(404, "model_not_found", message=said)
+
+    def _error(self, status: Status) -> web.Response:
+        return web.json_response(
+            wire.error_body(status), status=status.status, headers={**self._limit_headers(), **status.headers}
+        )
+
+    def _limit_headers(self) -> dict[str, str]:
+        return {
+            "x-request-id": f"req_simulated_{len(self.seen)}",
+            "openai-version": "2020-10-01",
+            "openai-processing-ms": str(round(self.first_s * 1000)),
+            "x-ratelimit-limit-requests": str(self.requests_per_minute),
+            "x-ratelimit-remaining-requests": str(max(0, self.requests_per_minute - len(self.seen))),
+            "x-ratelimit-reset-requests": "6ms",
+        }
+
+    def _id(self) -> str:
+        return f"chatcmpl-simulated{len(self.seen)}"
+
+    def __repr__(self) -> str:
+        return f"<OpenAISimulator {self.running} running, {len(self.seen)} seen>"
+
+
+def _named(body: Mapping[str, Any]) -> str:
+    return f"{body['model']}-simulated"
+
+
+def _demanded(body: Mapping[str, Any]) -> list[Called]:
+    """The tool a request demands, with the least arguments its schema allows."""
+    choice, tools = body.get("tool_choice"), [tool["function"] for tool in body.get("tools") or ()]
+    if isinstance(choice, Mapping):
+        tools = [tool for tool in tools if tool["name"] == choice["function"]["name"]]
+    elif choice != "required":
+        return []
+    return [Called(tool["name"], json.dumps(instance(tool.get("parameters") or {}) or {})) for tool in tools[:1]]
+
+
+def _stopped(text: str, stop: object) -> tuple[str, bool]:
+    stops = [stop] if isinstance(stop, str) else list(stop) if isinstance(stop, list) else []
+    places = [place for place in (text.find(one) for one in stops) if place >= 0]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+def _drop(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+@asynccontextmanager
+async def serving_openai(simulator: OpenAISimulator, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Serve `simulator` for the block, on a free port unless told; yield its base URL, `http://.../v1`."""
+    runner = web.AppRunner(simulator.application(), handler_cancellation=True, access_log=None, shutdown_timeout=0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        yield f"http://{host}:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+async def _serve(host: str, port: int, simulator: OpenAISimulator) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    end_with_parent()
+    async with serving_openai(simulator, host=host, port=port) as url:
+        log.info("simulator.listening", url=url)
+        await stop.wait()
+
+
+def main() -> None:
+    """Serve until a signal comes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m spillway.testing.openai_simulator", description="A simulated OpenAI for demos and tests."
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=7079)
+    parser.add_argument("--first-token-ms", type=float, default=100.0)
+    parser.add_argument("--token-interval-ms", type=float, default=30.0)
+    told = parser.parse_args()
+    simulator = OpenAISimulator(first_s=told.first_token_ms / 1000, interval_s=told.token_interval_ms / 1000)
+    asyncio.run(_serve(told.host, told.port, simulator))
+
+
+if __name__ == "__main__":
+    main()

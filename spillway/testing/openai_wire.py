@@ -1,0 +1,228 @@
+"""OpenAI's chat completions as they are on the wire: what a request asks for, and the bodies of an answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spillway.testing.openai_faults import Status
+
+FINGERPRINT = "fp_simulated"
+CREATED = 1_700_000_000
+
+PARAMETERS = frozenset(
+    "model messages stream stream_options temperature top_p n stop seed max_tokens max_completion_tokens "
+    "presence_penalty frequency_penalty logit_bias logprobs top_logprobs response_format tools tool_choice "
+    "parallel_tool_calls reasoning_effort user metadata store service_tier verbosity prediction modalities "
+    "prompt_cache_key safety_identifier".split()
+)
+"""Parameters that are understood; OpenAI refuses any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A tool the simulated model calls."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(slots=True)
+class Reply:
+    """One choice of an answer, token by token."""
+
+    index: int = 0
+    tokens: list[str] = field(default_factory=list)
+    calls: list[Called] = field(default_factory=list)
+    finish: str = "stop"
+    refusal: bool = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self.tokens)
+
+
+def tokens_of(text: str) -> list[str]:
+    """Split `text` into tokens: words with the space before them."""
+    return re.findall(r"\s*\S+|\s+$", text)
+
+
+def prompt_text(body: Mapping[str, Any]) -> str:
+    """The text of the last user message."""
+    for message in reversed(body.get("messages", ())):
+        if message.get("role") == "user":
+            return content_text(message.get("content"))
+    return ""
+
+
+def content_text(content: object) -> str:
+    """The text of a message's content, string or parts."""
+    if isinstance(content, list):
+        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
+
+
+def prompt_tokens(body: Mapping[str, Any]) -> int:
+    """Tokens of the prompt, as the simulator counts: words, and three a message."""
+    return sum(3 + len(tokens_of(content_text(message.get("content")))) for message in body.get("messages", ()))
+
+
+def wrong(body: object) -> Status | None:
+    """What OpenAI would say against `body`, if anything."""
+    if not isinstance(body, Mapping):
+        return Status(400, message="We could not parse the JSON body of your request.")
+    if unknown := sorted(set(body) - PARAMETERS):
+        said = f"Unknown parameter: '{unknown[0]}'."
+        return Status(400, "unknown_parameter", message=said, param=unknown[0])
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        return Status(400, message="you must provide a model parameter")
+    if not isinstance(body.get("messages"), list) or not body["messages"]:
+        said = "Invalid 'messages': empty array. Expected an array with minimum length 1."
+        return Status(400, "empty_array", message=said, param="messages")
+    if "stream_options" in body and not body.get("stream"):
+        return Status(400, message="The 'stream_options' parameter is only allowed when 'stream' is enabled.")
+    if "top_logprobs" in body and not body.get("logprobs"):
+        return Status(400, message="You must also set 'logprobs' to use 'top_logprobs'.", param="top_logprobs")
+    return None
+
+
+def error_body(status: Status) -> dict[str, Any]:
+    """The body of an HTTP error."""
+    return {
+        "error": {"message": status.message, "type": status.type, "param": status.param, "code": status.code},
+    }
+
+
+def usage_of(body: Mapping[str, Any], replies: list[Reply], *, cached: int = 0, reasoning: int = 0) -> dict[str, Any]:
+    """The usage object: reasoning tokens are part of the completion, cached ones of the prompt."""
+    asked = prompt_tokens(body)
+    said = reasoning + sum(
+        len(reply.tokens) + sum(len(pieces(call.arguments)) for call in reply.calls) for reply in replies
+    )
+    return {
+        "prompt_tokens": asked,
+        "completion_tokens": said,
+        "total_tokens": asked + said,
+        "prompt_tokens_details": {"cached_tokens": min(cached, asked), "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": reasoning,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def completion(body: Mapping[str, Any], replies: list[Reply], *, id: str, model: str, usage: object) -> dict[str, Any]:
+    """A whole answer."""
+    return {
+        "id": id,
+        "object": "chat.completion",
+        "created": CREATED,
+        "model": model,
+        "choices": [_choice(body, reply) for reply in replies],
+        "usage": usage,
+        "service_tier": "default",
+        "system_fingerprint": FINGERPRINT,
+    }
+
+
+def _choice(body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
+    if reply.refusal:
+        message.update(content=None, refusal=reply.text)
+    if reply.calls:
+        message["content"] = None
+        message["tool_calls"] = [
+            {"id": call_id(reply, at), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for at, call in enumerate(reply.calls)
+        ]
+    logprobs = {"content": [logprob(token, body) for token in reply.tokens], "refusal": None}
+    return {
+        "index": reply.index,
+        "message": message,
+        "logprobs": logprobs if body.get("logprobs") else None,
+        "finish_reason": reply.finish,
+    }
+
+
+def chunks(body: Mapping[str, Any], replies: list[Reply]) -> Iterator[dict[str, Any]]:
+    """The choice of every chunk in the order of a stream: the choices of `n` interleave. Roles come first."""
+    for reply in replies:
+        content = None if reply.calls or reply.refusal else ""
+        yield _delta(reply, {"role": "assistant", "content": content, "refusal": "" if reply.refusal else None})
+    lanes = [_said(body, reply) for reply in replies]
+    while lanes:
+        for lane in list(lanes):
+            found = next(lane, None)
+            if found is None:
+                lanes.remove(lane)
+            else:
+                yield found
+
+
+def _said(body: Mapping[str, Any], reply: Reply) -> Iterator[dict[str, Any]]:
+    name = "refusal" if reply.refusal else "content"
+    for token in reply.tokens:
+        logprobs = {"content": [logprob(token, body)], "refusal": None} if body.get("logprobs") else None
+        yield _delta(reply, {name: token}, logprobs=logprobs)
+    for at, call in enumerate(reply.calls):
+        opening = {"name": call.name, "arguments": ""}
+        yield _delta(
+            reply, {"tool_calls": [{"index": at, "id": call_id(reply, at), "type": "function", "function": opening}]}
+        )
+        for piece in pieces(call.arguments):
+            yield _delta(reply, {"tool_calls": [{"index": at, "function": {"arguments": piece}}]})
+    yield _delta(reply, {}, finish=reply.finish)
+
+
+def _delta(
+    reply: Reply, delta: dict[str, Any], *, finish: str | None = None, logprobs: object = None
+) -> dict[str, Any]:
+    return {"index": reply.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+
+def chunk(choices: list[dict[str, Any]], *, id: str, model: str, usage: object, with_usage: bool) -> bytes:
+    """One server-sent event of an answer."""
+    told = {
+        "id": id,
+        "object": "chat.completion.chunk",
+        "created": CREATED,
+        "model": model,
+        "service_tier": "default",
+        "system_fingerprint": FINGERPRINT,
+        "choices": choices,
+    }
+    if with_usage:
+        told["usage"] = usage
+    return event(told)
+
+
+def event(told: object) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+
+
+def logprob(token: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of one token when logprobs are asked for."""
+    top = int(body.get("top_logprobs") or 0)
+    others = [(token, -0.125), *((f"{token}{rank}", -2.0 - rank) for rank in range(1, top))][:top]
+    return {
+        "token": token,
+        "logprob": -0.125,
+        "bytes": list(token.encode()),
+        "top_logprobs": [{"token": name, "logprob": value, "bytes": list(name.encode())} for name, value in others],
+    }
+
+
+def call_id(reply: Reply, at: int) -> str:
+    """The id of a tool call."""
+    return f"call_simulated_{reply.index}_{at}"
+
+
+def pieces(arguments: str, size: int = 8) -> list[str]:
+    """Arguments as a stream cuts them: anywhere."""
+    return [arguments[at : at + size] for at in range(0, len(arguments), size)]
