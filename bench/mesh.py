@@ -46,7 +46,7 @@ def router(engine: str) -> Iterator[Measured]:
             "capabilities": ["text_input", "json_schema"],
             "price": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0},
         }
-        ledger = {"url": f"sqlite+aiosqlite:///{folder}/ledger.sqlite"}
+        ledger = {"url": f"sqlite:///{folder}/ledger.sqlite"}
         settings = {"server": {"listen": address}, "targets": [target], "ledger": ledger}
         config.write_text(yaml.safe_dump({"router": settings}))
         with started("services.router", "--config", str(config), address=address) as measured:

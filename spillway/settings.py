@@ -6,7 +6,7 @@ then its own section over it, then the environment over both:
     SPILLWAY_SHARED__STORE__URL=redis://...       shared: {store: {url: ...}}
     SPILLWAY_ROUTER__SERVER__LISTEN=0.0.0.0:7070  router: {server: {listen: ...}}
 
-A variable's value is taken as it is; one that begins with [ or { is YAML, and `null` means nothing is set.
+A variable's value is text or a number; one that begins with [ or { is YAML, and `null` means nothing is set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SettingsError(Exception):
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, coerce_numbers_to_str=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -147,7 +147,8 @@ def _read_value(name: str, value: str) -> Any:
     if value.strip() == "null":
         return None
     if not value.lstrip().startswith(("[", "{")):
-        return value  # a key that looks like a number or begins with @ stays what it is
+        # A key that begins with @ stays what it is, and one of digits alone becomes the same text again.
+        return int(value) if value.isdecimal() and value == str(int(value)) else value
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:

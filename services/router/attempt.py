@@ -24,7 +24,13 @@ class TargetClient:
         self.target = target
         self._remote = remote
         stub = inference_pb2_grpc.InferenceServiceStub(remote.channel)
-        self._generate = stub.Generate
+        # A unary call is a stream of one message on the wire. Called as one, it shows the answer's headers, which a
+        # target sends with its first token; grpc.aio's own unary call holds them back until the answer is whole.
+        self._generate = remote.channel.unary_stream(
+            "/spillway.v1.InferenceService/Generate",
+            request_serializer=v1.GenerateRequest.SerializeToString,
+            response_deserializer=v1.GenerateResponse.FromString,
+        )
         self._stream = stub.StreamGenerate
         self._count = stub.CountTokens
 
@@ -37,15 +43,16 @@ class TargetClient:
         """
         attempt = journal.begin(self.target)
         try:
-            async with asyncio.timeout(silence_s) as silence:
-
-                def first_sign() -> None:
-                    silence.reschedule(None)
-                    journal.first_token(attempt)
-
-                response = await self._remote.unary(
-                    self._generate, request, call, span_name=names.ATTEMPT, on_headers=first_sign
-                )
+            response = v1.GenerateResponse()
+            async with (
+                asyncio.timeout(silence_s) as silence,
+                self._remote.stream(self._generate, request, call, span_name=names.ATTEMPT) as rpc,
+            ):
+                await rpc.initial_metadata()
+                silence.reschedule(None)
+                journal.first_token(attempt)
+                async for response in rpc:
+                    pass
             if not response.HasField("usage") or not response.choices:
                 raise TargetDown("the target's answer has no usage or no choice")
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""The ledger: one row per attempt, in SQL, written in batches beside the requests.
+"""The ledger: one row per attempt, in SQL, written in batches by a thread of its own.
 
 A slow or dead database stops no inference: rows wait in memory up to a bound, and what is lost beyond it is counted.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from spillway import v1
 from spillway.logs import get_logger
@@ -52,7 +52,8 @@ class Ledger:
 
     def __init__(self, settings: LedgerSettings) -> None:
         self._settings = settings
-        self._engine: AsyncEngine = create_async_engine(settings.url)
+        self._engine = sql.create_engine(settings.url)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._pending: deque[dict[str, Any]] = deque()
         self._ready = False
         self._writing: asyncio.Task[None] | None = None
@@ -66,17 +67,13 @@ class Ledger:
         self._pending.append(_row(attempt, call))
 
     async def start(self) -> None:
-        self._writing = asyncio.create_task(self._write(), name="ledger")
+        self._writing = asyncio.create_task(self._keep_writing(), name="ledger")
 
     async def flush(self) -> bool:
         """Write what is pending; whether the database took it."""
         rows = list(self._pending)
         try:
-            async with self._engine.begin() as connection:
-                if not self._ready:
-                    await connection.run_sync(TABLES.create_all)
-                if rows:
-                    await connection.execute(ATTEMPTS.insert(), rows)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._write, rows)
         except (SQLAlchemyError, OSError) as error:
             if self._ready:
                 log.warning("ledger.away", error=type(error).__name__, pending=len(rows), lost=self.lost)
@@ -96,9 +93,17 @@ class Ledger:
             await asyncio.gather(self._writing, return_exceptions=True)
         if not await self.flush():
             log.error("ledger.lost", rows=len(self._pending) + self.lost)
-        await self._engine.dispose()
+        self._thread.shutdown()
+        self._engine.dispose()
 
-    async def _write(self) -> None:
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        with self._engine.begin() as connection:
+            if not self._ready:
+                TABLES.create_all(connection)
+            if rows:
+                connection.execute(ATTEMPTS.insert(), rows)
+
+    async def _keep_writing(self) -> None:
         while True:
             if self._pending or not self._ready:
                 await asyncio.shield(self.flush())

@@ -82,7 +82,7 @@ class ValidatorSettings(Section):
 class LedgerSettings(Section):
     """Where attempts are accounted."""
 
-    url: str = Field("sqlite+aiosqlite:///spillway-ledger.sqlite", description="SQLAlchemy URL")
+    url: str = Field("sqlite:///spillway-ledger.sqlite", description="SQLAlchemy URL")
     flush_s: float = Field(0.5, gt=0, description="longest time a row waits in memory")
     max_pending: int = Field(100_000, gt=0, description="rows kept in memory while the database is away")
 

@@ -1,1 +1,1 @@
-"""The command line: `spillway up`, `demo`, `ask`, `explain`, `status`. Its modules are imported by the command that runs."""
+"""The command line: `spillway up`, `demo`, `ask`, `explain`, `status`. A module is imported when its command runs."""

@@ -22,6 +22,7 @@ STARTS = 3
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S = 30.0
 """A process that lived so long starts at the shortest backoff again."""
+UNREADY_STOP_S = 2.0
 LAST_LINES = 20
 LINE_BYTES = 2**20
 
@@ -159,8 +160,10 @@ class Child:
             self._on_line(self.name, line)
 
     async def stop(self, within_s: float) -> None:
-        """Ask the program to end, and end it after `within_s` seconds."""
+        """Ask the program to end, and end it after `within_s` seconds; sooner if it was never ready to do anything."""
         self._stopping = True
+        if not self.healthy.is_set():
+            within_s = min(within_s, UNREADY_STOP_S)
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -169,7 +172,8 @@ class Child:
         try:
             await asyncio.wait_for(process.wait(), within_s)
         except TimeoutError:
-            self._tell(f"{self.name} did not end within {within_s:g} s: killed")
+            if self.healthy.is_set():
+                self._tell(f"{self.name} did not end within {within_s:g} s: killed")
             self.kill()
             await process.wait()
 

@@ -5,75 +5,85 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 PROVIDER_KEY = "OPENAI_API_KEY"
+"""Environment variable whose presence makes the cloud the real one."""
 CLOUD_MODEL = "gpt-4o-mini"
 CLOUD_TARGET = f"openai/{CLOUD_MODEL}"
 LOCAL_TARGET = "local"
-LOCAL_CONTEXT = 2048
+BUNDLED_CONTEXT = 2048
+"""Tokens that the bundled model can take, prompt and answer together."""
 
 _HEAD = """\
 # The mesh on this machine. `spillway up` writes this file anew at every start: to change something, copy it, edit the
 # copy, and start with `spillway up --config COPY`. Every setting can also come from the environment, for example
-# SPILLWAY_ROUTER__POLICY__RESIDENCY=local_only. What `spillway up` embeds comes that way: the Valkey (store.url), the
-# collector of traces (telemetry.otlp_endpoint) and the local model, if you named one (local_engine.model).
+# SPILLWAY_ROUTER__POLICY__RESIDENCY=local_only. What `spillway up` embeds is told to the services that way: the Valkey
+# (shared.store.url), the collector of traces (shared.telemetry.otlp_endpoint), the model (local_engine.model).
 
 shared:
   logs: {{level: info, format: json}}
+  telemetry: {{export_interval_s: 0.5}}
 
 router:
   server: {{listen: "{router}", drain_s: 5}}
   targets:
     - name: {local_target}
       kind: local
-      address: {local_engine}
-      context_window: {context}
+      address: "{local_engine}"
+{context_window}\
       capabilities: [json_schema, json_object, regex, grammar, choices, logprobs, text_input, token_input]
       price: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}
     - name: {cloud_target}
       kind: cloud
-      address: {cloud_proxy}
+      address: "{cloud_proxy}"
       model: {cloud_target}
       region: us
       context_window: 128000
-      capabilities: [json_schema, json_object, tools, images, logprobs]
-  policy:
-    local_context_limit: {context_limit}
+      capabilities: [json_schema, json_object, tools, text_input]
   validator: {{address: "{validator}"}}
-  ledger: {{url: "sqlite+aiosqlite:///{ledger}"}}
+  ledger: {{url: "sqlite:///{ledger}"}}
 
 local_engine:
   server: {{listen: "{local_engine}", drain_s: 5}}
-  context_window: {context}
 
 validator:
   server: {{listen: "{validator}", drain_s: 5}}
 
 cloud_proxy:
   server: {{listen: "{cloud_proxy}", drain_s: 5}}
+  providers:
 """
 
 _REAL = """\
-  # The provider's key is read from the environment variable OPENAI_API_KEY.
+    - name: openai
+      base_url: https://api.openai.com/v1
+      region: us
+      key_env: OPENAI_API_KEY
+      models: [{{name: {model}, context_window: 128000}}]
 """
 
 _SIMULATED = """\
-  # SIMULATED: without OPENAI_API_KEY in the environment, the cloud is a program on this machine that speaks OpenAI's
-  # wire format. Nothing leaves the machine.
+    # SIMULATED: without OPENAI_API_KEY in the environment, the cloud is a program on this machine that speaks OpenAI's
+    # wire format. Nothing leaves the machine.
+    - name: openai
+      base_url: http://{simulator}/v1
+      simulated: true
+      price_list: openai  # what the real one would charge
+      region: us
+      models: [{{name: {model}, context_window: 128000}}]
 """
 
 
-def default(addresses: Mapping[str, str], *, ledger: str) -> str:
-    """Return the YAML of a mesh with one local engine and one cloud model; simulated where a simulator has a place."""
+def default(addresses: Mapping[str, str], *, ledger: str, bundled: bool) -> str:
+    """Return the YAML of a mesh with one local engine and one cloud model.
+
+    `addresses` is service -> host:port; the cloud is simulated where it names an `openai_simulator`. `bundled`: the
+    local model is the bundled one, whose context is known.
+    """
     simulator = addresses.get("openai_simulator")
     head = _HEAD.format(
         **addresses,
         local_target=LOCAL_TARGET,
         cloud_target=CLOUD_TARGET,
-        context=LOCAL_CONTEXT,
-        context_limit=LOCAL_CONTEXT * 3 // 4,
+        context_window=f"      context_window: {BUNDLED_CONTEXT}\n" if bundled else "",
         ledger=ledger,
     )
-    return head + (_SIMULATED if simulator else _REAL) + providers(simulator)
-
-
-def providers(simulator: str | None) -> str:
-    return ""
+    return head + (_SIMULATED if simulator else _REAL).format(simulator=simulator, model=CLOUD_MODEL)

@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from rich.text import Text
 
 from spillway.cli.terminal import plain, style_of
 
-WIDTH = 13
+WIDTH = 17
+EXCEPTION_LINES = 6
+"""Last lines of a traceback that are shown; the log file has all."""
+_ALARMING = re.compile(r"\b(ERROR|CRITICAL|FATAL|[A-Za-z]+Error:)")
+"""In a line of no format of ours: all else stays in the log file alone."""
 _LEVELS = {"warning": "yellow", "error": "bold red", "critical": "bold red"}
 _HIDDEN = frozenset({"timestamp", "level", "event", "service", "module", "exception", "stack", "logger"})
 
 
 def readable(service: str, raw: str) -> Text | None:
-    """Return a line as people want it, or None for one that says nothing."""
+    """Return a line as people want it, or None for one that is for the log file alone."""
     raw = plain(raw.rstrip())
     if not raw:
         return None
-    text = Text(no_wrap=True, overflow="ellipsis")
+    text = Text()
     text.append(f"{service:<{WIDTH}}", style_of(service))
     text.append("│ ", "dim")
     event = _event(raw)
     if event is None:
-        text.append(raw, "dim")
+        if not _ALARMING.search(raw):
+            return None
+        text.append(raw, "red")
         return text
     level = str(event.get("level", "info"))
     stamp = str(event.get("timestamp", ""))
     text.append(f"{stamp[11:23]} " if len(stamp) > 22 else "", "dim")
     text.append(plain(str(event.get("event", ""))), _LEVELS.get(level, ""))
     for key, value in event.items():
-        if key not in _HIDDEN:
+        if key not in _HIDDEN and value not in (None, ""):
             text.append(f" {key}=", "dim")
             text.append(plain(str(value)), _LEVELS.get(level, "dim"))
     if "exception" in event:
-        text.no_wrap = False
-        text.append(plain(f"\n{event['exception']}"), "red")
+        last = plain(str(event["exception"])).splitlines()[-EXCEPTION_LINES:]
+        text.append("".join(f"\n{line}" for line in last), "red")
     return text
 
 

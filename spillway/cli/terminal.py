@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
+
+FILE_WIDTH = 160
+"""Columns of what goes to a file or a pipe."""
 
 STYLES: Mapping[str, str] = {
     "client": "bold white",
@@ -23,12 +28,19 @@ STYLES: Mapping[str, str] = {
 
 def out() -> Console:
     """What was asked for: answers and tables."""
-    return Console(highlight=False, soft_wrap=False)
+    return _console(stderr=False)
 
 
 def err() -> Console:
     """What is said about it: progress, logs, who answered, errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=False)
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = FILE_WIDTH
+    return console
 
 
 def style_of(service: str) -> str:
@@ -55,12 +67,18 @@ def money(nano_usd: int | None) -> str:
     return f"${usd:.4f}" if usd >= 0.001 else f"${usd:.9f}".rstrip("0").rstrip(".")
 
 
-def rate(tokens: int | None, first_ms: float | None, total_ms: float | None) -> str:
+def rate(tokens: int | None, after_first_ms: float | None) -> str:
     """Write tokens per second after the first token; a dash where that says nothing."""
-    if tokens is None or first_ms is None or total_ms is None or tokens < 2 or total_ms <= first_ms:
+    if tokens is None or after_first_ms is None or tokens < 2 or after_first_ms < 1:
         return "-"
-    per_second = (tokens - 1) / (total_ms - first_ms) * 1000
-    return f"{per_second:.0f}" if per_second < 100_000 else "-"
+    return f"{(tokens - 1) / after_first_ms * 1000:.0f}"
+
+
+def word(enum: Any, number: int) -> str:
+    """Write a member of a generated enum as callers do: complex, local_only, accept."""
+    members = {int(value): str(name) for name, value in enum.items()}
+    prefix = members[0].removesuffix("UNSPECIFIED")
+    return members.get(number, str(number)).removeprefix(prefix).lower()
 
 
 def plain(text: str) -> str:

@@ -62,7 +62,7 @@ def _facts(found: Mapping[str, Value]) -> list[str]:
         facts.append(f"attempt {found[names.ATTEMPT_NUMBER]}")
     if names.TARGET in found:
         facts.append(str(found[names.TARGET]))
-    elif names.MODEL in found and found[names.MODEL]:
+    elif found.get(names.MODEL):
         facts.append(str(found[names.MODEL]))
     if found.get(names.SIMULATED):
         facts.append("SIMULATED")

@@ -41,7 +41,8 @@ CLOCKS_DIFFER_S = 0.005
 class Boundary(grpc.aio.ServerInterceptor):
     """Wraps every handler of a server, once per method.
 
-    `scopes` names the scope a service asks for, by its full name, where it is not `generate`.
+    `scopes` names the scope a service asks for, by its full name, where it is not `generate`. No key is asked for
+    while `keys` is None.
     """
 
     def __init__(
@@ -50,13 +51,12 @@ class Boundary(grpc.aio.ServerInterceptor):
         *,
         tracing: Tracing,
         clock: Clock,
-        keys: KeyRing | None = None,
         scopes: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
         self._tracing = tracing
         self._clock = clock
-        self._keys = keys
+        self.keys: KeyRing | None = None
         self._scopes = scopes or {}
         self._wrapped: dict[str, Handler] = {}
 
@@ -158,10 +158,10 @@ class Boundary(grpc.aio.ServerInterceptor):
     def identify(self, headers: Mapping[str, str], method: str) -> Caller:
         """Return who calls; raises KeyUnknown or ScopeMissing where keys are configured."""
         told = headers.get(metadata.TENANT, "")
-        if self._keys is None:
+        if self.keys is None:
             return Caller(told or ANONYMOUS)
         scope = self._scopes.get(method.lstrip("/").partition("/")[0], GENERATE)
-        caller = self._keys.identify(headers.get(metadata.AUTHORIZATION), scope)
+        caller = self.keys.identify(headers.get(metadata.AUTHORIZATION), scope)
         if told and ROUTE in caller.scopes:  # a router speaks for its tenants; no one else may
             return Caller(told, caller.key_name, caller.scopes)
         return caller

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -48,16 +48,12 @@ class Remote:
         call: Call,
         *,
         span_name: str,
-        on_headers: Callable[[], None] | None = None,
     ) -> Response:
-        """Call `method` under `call`. `on_headers` is told the other side's first sign of life."""
+        """Call `method` under `call`."""
         span = self._tracing.start(span_name, call.span, kind=SpanKind.CLIENT)
         rpc = None
         try:
-            rpc = method(request, timeout=max(MIN_TIMEOUT_S, call.deadline.left()), metadata=self._headers(call, span))
-            if on_headers is not None:
-                await rpc.initial_metadata()
-                on_headers()
+            rpc = method(request, timeout=self._left(call), metadata=self._headers(call, span))
             return await rpc
         except BaseException as error:
             understood = self._understood(error, call, span, rpc)
@@ -82,7 +78,7 @@ class Remote:
         span = self._tracing.start(span_name, call.span, kind=SpanKind.CLIENT)
         rpc = None
         try:
-            rpc = method(request, timeout=max(MIN_TIMEOUT_S, call.deadline.left()), metadata=self._headers(call, span))
+            rpc = method(request, timeout=self._left(call), metadata=self._headers(call, span))
             yield rpc
         except BaseException as error:
             understood = self._understood(error, call, span, rpc)
@@ -96,6 +92,11 @@ class Remote:
 
     async def close(self) -> None:
         await self.channel.close()
+
+    def _left(self, call: Call) -> float:
+        if call.deadline.passed:
+            raise DeadlineExceeded(f"the deadline had passed before {self.address} was called")
+        return max(MIN_TIMEOUT_S, call.deadline.left())
 
     def _headers(self, call: Call, span: Span) -> tuple[tuple[str, str], ...]:
         headers = {metadata.REQUEST_ID: metadata.ascii_value(call.request_id), **inject(span)}

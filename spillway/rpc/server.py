@@ -46,11 +46,10 @@ class Server:
         clock: Clock = time.monotonic,
         scopes: Mapping[str, str] | None = None,
     ) -> None:
-        keys = KeyRing.read(settings.keys_file) if settings.keys_file else None
-        boundary = Boundary(settings, tracing=tracing, clock=clock, keys=keys, scopes=scopes)
         self._settings = settings
+        self._boundary = Boundary(settings, tracing=tracing, clock=clock, scopes=scopes)
         self._server = grpc.aio.server(
-            interceptors=[boundary], options=server_options(max_receive_bytes=settings.max_receive_bytes)
+            interceptors=[self._boundary], options=server_options(max_receive_bytes=settings.max_receive_bytes)
         )
         self._admin: grpc.aio.Server | None = None
         for service in services:
@@ -60,6 +59,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._server)
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
         self.port = self.admin_port = 0
+        self._stopping = asyncio.Lock()
 
     @property
     def address(self) -> str:
@@ -68,7 +68,12 @@ class Server:
         return f"{'127.0.0.1' if host in ('0.0.0.0', '[::]', '') else host}:{self.port}"
 
     async def start(self) -> None:
-        """Listen; not ready until `health.set_ready(True)`. Raises OSError if the port is taken."""
+        """Listen; not ready until `health.set_ready(True)`.
+
+        Raises OSError if a port is taken, SettingsError for a wrong file of keys.
+        """
+        if self._settings.keys_file is not None:
+            self._boundary.keys = await asyncio.to_thread(KeyRing.read, self._settings.keys_file)
         self.port = _listen(self._server, self._settings.listen)
         await self.health.start()
         await self._server.start()
@@ -83,16 +88,18 @@ class Server:
         """Say NOT_SERVING, give balancers time to see it, then let running calls end."""
         await self.health.set_ready(False, "stopping")
         await asyncio.sleep(self._settings.announce_s)
-        await self._server.stop(self._settings.drain_s)
-        if self._admin is not None:
-            await self._admin.stop(0)
+        await self._stop(self._settings.drain_s)
         log.info("server.stopped", address=self.address)
 
     async def close(self) -> None:
-        """Stop at once."""
-        await self._server.stop(0)
-        if self._admin is not None:
-            await self._admin.stop(0)
+        """Stop at once; while it drains, when it has drained."""
+        await self._stop(0)
+
+    async def _stop(self, grace_s: float) -> None:
+        async with self._stopping:  # gRPC crashes the process when a server is stopped twice at once
+            await self._server.stop(grace_s)
+            if self._admin is not None:
+                await self._admin.stop(0)
 
     def __repr__(self) -> str:
         return f"<Server {self.address} {self.health!r}>"

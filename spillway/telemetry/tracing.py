@@ -45,7 +45,7 @@ class Tracing:
             return
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
-            resource=Resource.create({"service.name": service}),
+            resource=Resource({"service.name": service}),
             shutdown_on_exit=False,
         )
         self._provider.add_span_processor(

@@ -19,6 +19,7 @@ from aiohttp import web
 from spillway.leash import end_with_parent
 from spillway.logs import get_logger
 from spillway.testing import openai_wire as wire
+from spillway.testing.faults import Garbage
 from spillway.testing.openai_faults import (
     BREAKING,
     Cut,
@@ -214,7 +215,7 @@ class OpenAISimulator:
         calls = self.calls(body) if self.calls else _demanded(body)
         if calls:
             return [Reply(calls=calls, finish="tool_calls")]
-        text = fault.text if hasattr(fault, "text") else self._text(body)
+        text = fault.text if isinstance(fault, Garbage) else self._text(body)
         text, stopped = _stopped(text, body.get("stop"))
         replies = []
         for index in range(int(body.get("n") or 1)):

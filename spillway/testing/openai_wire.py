@@ -14,10 +14,38 @@ FINGERPRINT = "fp_simulated"
 CREATED = 1_700_000_000
 
 PARAMETERS = frozenset(
-    "model messages stream stream_options temperature top_p n stop seed max_tokens max_completion_tokens "
-    "presence_penalty frequency_penalty logit_bias logprobs top_logprobs response_format tools tool_choice "
-    "parallel_tool_calls reasoning_effort user metadata store service_tier verbosity prediction modalities "
-    "prompt_cache_key safety_identifier".split()
+    {
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "n",
+        "stop",
+        "seed",
+        "max_tokens",
+        "max_completion_tokens",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "verbosity",
+        "prediction",
+        "modalities",
+        "prompt_cache_key",
+        "safety_identifier",
+    }
 )
 """Parameters that are understood; OpenAI refuses any other."""
 

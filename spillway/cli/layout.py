@@ -1,0 +1,129 @@
+"""What a mesh on this machine consists of: addresses, files, and the environment of its processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spillway.cli import configuration, ports, state
+from spillway.settings import SettingsError, overlay, read_environment, read_yaml
+
+SERVICES = ("validator", "router", "cloud_proxy", "local_engine")
+"""In the order of their start: what starts quickest first, so that the engine's start has the processor for itself."""
+SIMULATOR = "openai_simulator"
+OFFSETS = {"router": 0, "local_engine": 1, "cloud_proxy": 2, "validator": 3, SIMULATOR: 9}
+"""Service -> its port, counted from the port base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asks for."""
+
+    config: Path | None = None
+    model: str | None = None
+    port_base: int = 7070
+    log_dir: Path | None = None
+    engine_command: tuple[str, ...] | None = None
+    folder: Path = field(default_factory=lambda: Path.cwd() / state.FOLDER)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything is. `notes` are sentences a person should read."""
+
+    folder: Path
+    config: Path
+    log_dir: Path
+    addresses: Mapping[str, str]
+    """Service -> host:port that this machine can dial."""
+    commands: Mapping[str, Sequence[str]]
+    """Service -> program and arguments."""
+    environ: Mapping[str, str]
+    """What every service is told besides the configuration."""
+    model: str
+    embeds_store: bool = True
+    embeds_collector: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def simulated_cloud(self) -> bool:
+        return SIMULATOR in self.addresses
+
+
+def lay_out(wanted: Wanted, environ: Mapping[str, str]) -> Layout:
+    """Decide where everything goes, and write the configuration unless one was given.
+
+    Raises SettingsError where a given configuration cannot be run by `spillway up`.
+    """
+    wanted.folder.mkdir(parents=True, exist_ok=True)
+    told = dict(read_environment(environ))
+    extra: dict[str, str] = {}
+    notes: list[str] = []
+    if wanted.model:
+        extra["SPILLWAY_LOCAL_ENGINE__MODEL"] = _model(wanted.model)
+    if wanted.config is not None:
+        config = wanted.config.resolve()
+        told = overlay(read_yaml(config), told)
+        addresses = {name: _listens(told, name) for name in SERVICES}
+    else:
+        config = wanted.folder / "spillway.yaml"
+        simulated = not environ.get(configuration.PROVIDER_KEY)
+        addresses = _addresses(wanted.port_base, simulated, notes)
+        bundled = not wanted.model and "SPILLWAY_LOCAL_ENGINE__MODEL" not in environ
+        config.write_text(
+            configuration.default(addresses, ledger=str(wanted.folder / "ledger.sqlite"), bundled=bundled)
+        )
+    shared = told.get("shared") or {}
+    return Layout(
+        folder=wanted.folder,
+        config=config,
+        log_dir=(wanted.log_dir or wanted.folder / "logs").resolve(),
+        addresses=addresses,
+        commands=_commands(config, addresses, wanted.engine_command),
+        environ=extra,
+        model=wanted.model or environ.get("SPILLWAY_LOCAL_ENGINE__MODEL", ""),
+        embeds_store=not (shared.get("store") or {}).get("url"),
+        embeds_collector=not (shared.get("telemetry") or {}).get("otlp_endpoint"),
+        notes=tuple(notes),
+    )
+
+
+def _model(wanted: str) -> str:
+    """Return a folder's whole path, since services run elsewhere; anything else as it is."""
+    return str(Path(wanted).resolve()) if Path(wanted).is_dir() else wanted
+
+
+def _addresses(base: int, simulated: bool, notes: list[str]) -> dict[str, str]:
+    wanted = {name: base + offset for name, offset in OFFSETS.items() if simulated or name != SIMULATOR}
+    chosen = ports.choose(wanted)
+    notes += [
+        f"port {wanted[name]} is taken: {name} listens on {port}"
+        for name, port in chosen.items()
+        if port != wanted[name]
+    ]
+    return {name: f"{ports.LOOPBACK}:{port}" for name, port in chosen.items()}
+
+
+def _listens(told: Mapping[str, Any], name: str) -> str:
+    """Return where this machine reaches the service that a configuration describes."""
+    default = f"{ports.LOOPBACK}:{7070 + OFFSETS[name]}"
+    listen = str(((told.get(name) or {}).get("server") or {}).get("listen", default))
+    host, _, port = listen.rpartition(":")
+    if not port.isdecimal() or int(port) == 0:
+        raise SettingsError(f"{name}.server.listen: {listen!r}: `spillway up` needs a port that is not 0")
+    return f"{ports.LOOPBACK if host in ('0.0.0.0', '[::]', '::', '') else host}:{port}"
+
+
+def _commands(config: Path, addresses: Mapping[str, str], engine: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    commands: dict[str, tuple[str, ...]] = {}
+    if SIMULATOR in addresses:
+        port = addresses[SIMULATOR].rpartition(":")[2]
+        commands[SIMULATOR] = (sys.executable, "-m", f"spillway.testing.{SIMULATOR}", "--port", port)
+    for name in SERVICES:
+        commands[name] = (sys.executable, "-m", f"services.{name}", "--config", str(config))
+    if engine:
+        commands["local_engine"] = (*engine, "--config", str(config))
+    return commands

@@ -1,0 +1,37 @@
+"""Where a command finds the mesh it talks to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spillway.cli import state
+from spillway.cli.layout import OFFSETS
+from spillway.cli.ports import LOOPBACK
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A router, and the mesh around it where it was started in this folder."""
+
+    router: str
+    mesh: state.Running | None = None
+
+    @property
+    def collector(self) -> str:
+        return self.mesh.collector if self.mesh else ""
+
+    def addresses(self) -> dict[str, str]:
+        """Service -> host:port: of the mesh in this folder, else the default ports beside the router named."""
+        if self.mesh is not None:
+            return {name: self.mesh.addresses[name] for name in OFFSETS if name in self.mesh.addresses}
+        return {"router": self.router} | {
+            name: f"{LOOPBACK}:{7070 + offset}" for name, offset in OFFSETS.items() if 0 < offset < 4
+        }
+
+
+def find(address: str | None) -> Reach:
+    """Return the router at `address`, else the mesh started in this folder, else the default address."""
+    mesh = state.find()
+    if address is not None:
+        return Reach(address, mesh if mesh and mesh.router == address else None)
+    return Reach(mesh.router, mesh) if mesh else Reach(state.DEFAULT_ROUTER)

@@ -1,0 +1,146 @@
+"""A router in process, before fake targets on real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.router.app import build
+from services.router.journal import Attempt
+from services.router.settings import PolicySettings, PriceSettings, RouterSettings, TargetSettings, ValidatorSettings
+from spillway import v1
+from spillway.deadline import Deadline
+from spillway.rpc.call import Call
+from spillway.rpc.remote import Remote
+from spillway.rpc.server import Service
+from spillway.telemetry.tracing import Tracing
+from spillway.testing.fake_engine import FakeEngine, serving_engine
+from spillway.testing.server import LOOPBACK, serving
+from spillway.v1 import inference_pb2_grpc, router_pb2_grpc, validator_pb2_grpc
+
+CAPABILITIES: Any = ["text_input", "json_schema", "json_object", "choices"]
+
+
+@dataclass
+class Mesh:
+    """A router and a client of it; `kept` is what its ledger would hold."""
+
+    local: FakeEngine
+    cloud: FakeEngine
+    address: str
+    remote: Remote
+    kept: list[Attempt]
+    judged: list[v1.ValidateRequest] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
+        self.routes = router_pb2_grpc.RouterServiceStub(self.remote.channel)
+
+    async def generate(
+        self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy | None = None, deadline_s: float = 10.0
+    ) -> v1.GenerateResponse:
+        call = Call("test", Deadline.after(deadline_s))
+        return await self.remote.unary(
+            self.stub.Generate, v1.GenerateRequest(spec=spec, policy=policy), call, span_name="test"
+        )
+
+    async def stream(
+        self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy | None = None, deadline_s: float = 10.0
+    ) -> AsyncIterator[v1.GenerationEvent]:
+        call = Call("test", Deadline.after(deadline_s))
+        request = v1.StreamGenerateRequest(spec=spec, policy=policy)
+        async with self.remote.stream(self.stub.StreamGenerate, request, call, span_name="test") as rpc:
+            async for response in rpc:
+                yield response.event
+
+    def outcomes(self) -> list[str]:
+        """target:outcome of every accounted attempt, in order."""
+        return [
+            f"{attempt.target.name}:{v1.AttemptOutcome.Name(attempt.record.outcome).removeprefix('ATTEMPT_OUTCOME_').lower()}"
+            for attempt in self.kept
+        ]
+
+
+Verdicts = Callable[[v1.Answer], v1.Verdict]
+
+
+class FakeValidator(validator_pb2_grpc.ValidatorServiceServicer):
+    """Judges by a function."""
+
+    def __init__(self, verdict: Verdicts) -> None:
+        self._verdict = verdict
+        self.requests: list[v1.ValidateRequest] = []
+
+    async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
+        self.requests.append(request)
+        return v1.ValidateResponse(verdicts=[self._verdict(answer) for answer in request.answers])
+
+
+def json_only(answer: v1.Answer) -> v1.Verdict:
+    """Accepts an answer that begins with a brace."""
+    if answer.text.startswith("{"):
+        return v1.Verdict(decision=v1.VERDICT_DECISION_ACCEPT, accepted_json=answer.text)
+    finding = v1.Finding(kind=v1.FINDING_KIND_JSON_MISSING, message="the answer has no JSON")
+    return v1.Verdict(decision=v1.VERDICT_DECISION_RETRY, findings=[finding])
+
+
+@asynccontextmanager
+async def running_mesh(
+    policy: PolicySettings | None = None, verdict: Verdicts | None = json_only, validator_address: str = ""
+) -> AsyncIterator[Mesh]:
+    """A router before `local` (small, on the site) and `cloud` (large, region us)."""
+    local, cloud = FakeEngine(model="small"), FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
+    async with AsyncExitStack() as stack:
+        on_site = await stack.enter_async_context(serving_engine(local))
+        away = await stack.enter_async_context(serving_engine(cloud))
+        judge = None
+        if verdict is not None and not validator_address:
+            judge = FakeValidator(verdict)
+            service = Service(
+                "spillway.v1.ValidatorService", judge, validator_pb2_grpc.add_ValidatorServiceServicer_to_server
+            )
+            validator_address = (await stack.enter_async_context(serving(service))).address
+        settings = RouterSettings(
+            server=LOOPBACK,
+            targets=(
+                TargetSettings(
+                    name="local", kind="local", address=on_site.address, context_window=2048, capabilities=CAPABILITIES
+                ),
+                TargetSettings(
+                    name="cloud",
+                    kind="cloud",
+                    address=away.address,
+                    model="openai/big",
+                    region="us",
+                    context_window=128_000,
+                    capabilities=CAPABILITIES,
+                    price=PriceSettings(input_usd_per_mtok=1, output_usd_per_mtok=2),
+                ),
+            ),
+            policy=policy or PolicySettings(),
+            validator=ValidatorSettings(address=validator_address, timeout_s=0.5) if validator_address else None,
+        )
+        kept: list[Attempt] = []
+        app = await stack.enter_async_context(build(settings, keep=lambda attempt, call: kept.append(attempt)))
+        remote = Remote(app.server.address, tracing=Tracing("test"))
+        stack.push_async_callback(remote.close)
+        mesh = Mesh(local, cloud, app.server.address, remote, kept)
+        if judge is not None:
+            mesh.judged = judge.requests
+        yield mesh
+
+
+def text(prompt: str = "hello there") -> v1.GenerationSpec:
+    """A plain spec."""
+    return v1.GenerationSpec(text=v1.TextPrompt(text=prompt))
+
+
+def json_spec(enforcement: v1.Enforcement.ValueType = v1.ENFORCEMENT_UNSPECIFIED) -> v1.GenerationSpec:
+    """A spec whose answer is to be JSON."""
+    spec = v1.GenerationSpec(
+        chat=v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text="extract")])]),
+        constraint=v1.OutputConstraint(json_schema='{"type": "object"}', enforcement=enforcement),
+    )
+    return spec

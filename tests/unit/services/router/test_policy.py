@@ -1,0 +1,194 @@
+"""Rules of policy: one row a rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.router.facts import Category, Delivery, Facts, Validation
+from services.router.policy import Policy, worth_counting
+from services.router.refusal import refusal
+from services.router.target import Price, Target
+from spillway.egress import DataPolicy, Residency, Sensitivity
+from spillway.errors import ConstraintUnsupported, ContextLengthExceeded, ModelUnknown, NoCompliantTarget
+
+EVERYTHING = frozenset({"json_schema", "json_object", "choices", "regex", "text_input", "logprobs"})
+LOCAL = Target("local", "local", "a:1", context_window=2048, capabilities=EVERYTHING, price=Price(0, 0))
+CLOUD = Target(
+    "openai/big",
+    "cloud",
+    "b:1",
+    "openai/big",
+    "us",
+    128_000,
+    frozenset({"json_schema", "tools"}),
+    tier="large",
+    price=Price(150, 600),
+)
+TARGETS = (LOCAL, CLOUD)
+OPEN = DataPolicy(Residency.ANY, frozenset(), Sensitivity.INTERNAL)
+POLICY = Policy(data_policy=OPEN, local_context_limit=1500, min_bits_for={"code": 4})
+PLAIN = Facts(data_policy=OPEN, prompt_bytes=30)
+
+
+def order(facts: Facts, *targets: Target) -> list[str]:
+    return [candidate.target.name for candidate in POLICY.decide(facts, targets or TARGETS).taken]
+
+
+def why_out(facts: Facts, name: str, *targets: Target) -> str:
+    plan = POLICY.decide(facts, targets or TARGETS)
+    return next(out.left_out_by for out in plan.left_out if out.target.name == name)
+
+
+@pytest.mark.parametrize(
+    ("rule", "facts", "expected"),
+    [
+        ("a plain request goes local first", PLAIN, ["local", "openai/big"]),
+        ("a routine request goes local first", replace(PLAIN, category=Category.ROUTINE), ["local", "openai/big"]),
+        (
+            "a complex request goes to the large tier first",
+            replace(PLAIN, category=Category.COMPLEX),
+            ["openai/big", "local"],
+        ),
+        (
+            "a safety-critical request goes to the large tier only",
+            replace(PLAIN, category=Category.SAFETY_CRITICAL),
+            ["openai/big"],
+        ),
+        (
+            "JSON goes local first with fallback",
+            replace(PLAIN, json=True, needs=frozenset({"json_schema"})),
+            ["local", "openai/big"],
+        ),
+        (
+            "a prompt over the local limit prefers the cloud",
+            replace(PLAIN, counted_tokens=1600),
+            ["openai/big", "local"],
+        ),
+        ("a prompt over the local context leaves local out", replace(PLAIN, counted_tokens=2048), ["openai/big"]),
+        (
+            "a capability that is missing leaves a target out",
+            replace(PLAIN, needs=frozenset({"tools"})),
+            ["openai/big"],
+        ),
+        ("a named model takes its target alone", replace(PLAIN, model="openai/big"), ["openai/big"]),
+        ("denied targets are left out", replace(PLAIN, denied=frozenset({"local"})), ["openai/big"]),
+        ("allowed targets leave the others out", replace(PLAIN, allowed=frozenset({"local"})), ["local"]),
+        ("without failover only the first is taken", replace(PLAIN, failover=False), ["local"]),
+        ("a cost cap leaves the dearer out", replace(PLAIN, max_cost_nano_usd=100), ["local"]),
+    ],
+)
+def test_rules(rule: str, facts: Facts, expected: list[str]) -> None:
+    assert order(facts) == expected, rule
+
+
+@pytest.mark.parametrize(
+    "private",
+    [
+        DataPolicy(Residency.LOCAL_ONLY),
+        DataPolicy(Residency.REGIONS, frozenset({"eu"})),
+        DataPolicy(Residency.ANY, frozenset(), Sensitivity.CONFIDENTIAL),
+        DataPolicy(Residency.ANY, frozenset(), Sensitivity.RESTRICTED),
+        DataPolicy(),
+    ],
+)
+@pytest.mark.parametrize("category", list(Category))
+def test_private_prompts_never_leave_the_site_whatever_the_category(private: DataPolicy, category: Category) -> None:
+    facts = replace(PLAIN, data_policy=private, category=category, model="")
+    assert "openai/big" not in order(facts)
+    assert why_out(facts, "openai/big") == "data_policy"
+
+
+def test_a_region_that_is_allowed_may_be_used() -> None:
+    facts = replace(PLAIN, data_policy=DataPolicy(Residency.REGIONS, frozenset({"us", "eu"})))
+    assert order(facts) == ["local", "openai/big"]
+
+
+def test_a_caller_tightens_the_owners_policy_and_never_loosens_it() -> None:
+    owner = Policy(data_policy=DataPolicy(Residency.REGIONS, frozenset({"eu", "us"}), Sensitivity.INTERNAL))
+    assert owner.resolve(DataPolicy(Residency.ANY)).residency is Residency.REGIONS
+    assert owner.resolve(DataPolicy(Residency.REGIONS, frozenset({"us", "asia"}))).regions == {"us"}
+    assert owner.resolve(DataPolicy(Residency.LOCAL_ONLY)).residency is Residency.LOCAL_ONLY
+
+
+def test_who_says_nothing_of_sensitivity_gets_the_owners() -> None:
+    owner = Policy(data_policy=DataPolicy(Residency.ANY, frozenset(), Sensitivity.INTERNAL))
+    assert owner.resolve(DataPolicy()).sensitivity is Sensitivity.INTERNAL
+    assert owner.resolve(DataPolicy(sensitivity=Sensitivity.PUBLIC)).sensitivity is Sensitivity.PUBLIC
+    assert (
+        owner.resolve(
+            DataPolicy(sensitivity=Sensitivity.PUBLIC), DataPolicy(sensitivity=Sensitivity.RESTRICTED)
+        ).sensitivity
+        is Sensitivity.RESTRICTED
+    )
+
+
+def test_code_never_runs_under_four_bits_and_tagging_may() -> None:
+    three = replace(LOCAL, quantization_bits=3)
+    assert order(replace(PLAIN, task="code"), three, CLOUD) == ["openai/big"]
+    assert order(replace(PLAIN, task="tag"), three, CLOUD) == ["local", "openai/big"]
+
+
+def test_a_target_of_unknown_price_is_left_out_under_a_cost_cap() -> None:
+    assert why_out(replace(PLAIN, max_cost_nano_usd=10**12), "local", replace(LOCAL, price=None), CLOUD) == "cost"
+
+
+def test_json_is_validated_and_committed_unless_the_caller_says_otherwise() -> None:
+    json = replace(PLAIN, json=True)
+    assert POLICY.decide(PLAIN, TARGETS).validation is Validation.OFF
+    assert POLICY.decide(PLAIN, TARGETS).delivery is Delivery.LIVE
+    assert POLICY.decide(json, TARGETS).validation is Validation.REQUIRED
+    assert POLICY.decide(json, TARGETS).delivery is Delivery.COMMITTED
+    assert POLICY.decide(replace(json, delivery=Delivery.LIVE), TARGETS).delivery is Delivery.LIVE
+    assert POLICY.decide(replace(json, validation=Validation.OFF), TARGETS).delivery is Delivery.LIVE
+
+
+def test_a_prompt_is_counted_only_where_its_bytes_do_not_already_fit() -> None:
+    assert not worth_counting(replace(PLAIN, prompt_bytes=1400), TARGETS, POLICY)
+    assert worth_counting(replace(PLAIN, prompt_bytes=1500), TARGETS, POLICY)
+    assert not worth_counting(replace(PLAIN, prompt_bytes=9000, counted_tokens=9), TARGETS, POLICY)
+
+
+def test_an_uncounted_prompt_whose_estimate_fits_is_not_refused() -> None:
+    assert order(replace(PLAIN, prompt_bytes=3000))[-1] == "openai/big"
+    assert "local" in order(replace(PLAIN, prompt_bytes=3000))
+
+
+@pytest.mark.parametrize(
+    ("facts", "error", "field"),
+    [
+        (replace(PLAIN, model="nope"), ModelUnknown, None),
+        (replace(PLAIN, needs=frozenset({"images"})), ConstraintUnsupported, "spec.chat.messages"),
+        (replace(PLAIN, counted_tokens=500_000), ContextLengthExceeded, "spec.input"),
+        (
+            replace(PLAIN, counted_tokens=5000, data_policy=DataPolicy(Residency.LOCAL_ONLY)),
+            ContextLengthExceeded,
+            "spec.input",
+        ),
+        (replace(PLAIN, model="openai/big", data_policy=DataPolicy(Residency.LOCAL_ONLY)), NoCompliantTarget, None),
+        (replace(PLAIN, allowed=frozenset({"nobody"})), NoCompliantTarget, None),
+        (
+            replace(PLAIN, category=Category.SAFETY_CRITICAL, data_policy=DataPolicy(Residency.LOCAL_ONLY)),
+            NoCompliantTarget,
+            None,
+        ),
+    ],
+)
+def test_a_plan_without_targets_says_why(facts: Facts, error: type[Exception], field: str | None) -> None:
+    found = refusal(POLICY.decide(facts, TARGETS))
+    assert type(found) is error
+    assert [violation.field for violation in found.fields] == ([field] if field else [])
+    assert "local" in found.message
+
+
+def test_every_target_stands_in_the_plan_with_a_reason() -> None:
+    plan = POLICY.decide(replace(PLAIN, needs=frozenset({"tools"})), TARGETS)
+    assert {candidate.target.name for candidate in (*plan.taken, *plan.left_out)} == {"local", "openai/big"}
+    assert all(candidate.reasons for candidate in (*plan.taken, *plan.left_out))
+
+
+def test_among_equals_the_cheaper_goes_first_then_the_first_declared() -> None:
+    dear, cheap = replace(CLOUD, name="dear", price=Price(9e6, 9e6)), replace(CLOUD, name="cheap", price=Price(1, 1))
+    twin = replace(cheap, name="twin")
+    assert order(PLAIN, dear, cheap, twin) == ["cheap", "twin", "dear"]
