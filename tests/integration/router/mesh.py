@@ -139,8 +139,7 @@ def text(prompt: str = "hello there") -> v1.GenerationSpec:
 
 def json_spec(enforcement: v1.Enforcement.ValueType = v1.ENFORCEMENT_UNSPECIFIED) -> v1.GenerationSpec:
     """A spec whose answer is to be JSON."""
-    spec = v1.GenerationSpec(
+    return v1.GenerationSpec(
         chat=v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text="extract")])]),
         constraint=v1.OutputConstraint(json_schema='{"type": "object"}', enforcement=enforcement),
     )
-    return spec

@@ -129,7 +129,7 @@ async def test_a_caller_that_accepts_a_restart_gets_one_and_is_told(mesh: Mesh) 
 async def test_a_stall_after_the_commit_is_cut() -> None:
     async with running_mesh(PolicySettings(idle_s=0.3)) as mesh:
         mesh.local.faults = Script(Stall(2))
-        with pytest.raises(StreamInterrupted, match="no token for 0.3 s"):
+        with pytest.raises(StreamInterrupted, match=r"no token for 0\.3 s"):
             await fold(mesh.stream(text()))
         await eventually(lambda: not mesh.local.running)
 

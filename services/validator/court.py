@@ -1,0 +1,79 @@
+"""Where answers are judged: at once, or by a worker where that may take long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from services.validator.judgement import Judge
+from services.validator.settings import ValidatorSettings
+from services.validator.verdict import Answer, Constraint, Decision, Verdict
+from services.validator.workers import Workers
+from spillway.errors import FieldViolation, RequestInvalid, SchemaInvalid, SpillwayError
+from spillway.rpc.call import Call
+from spillway.telemetry import names
+from spillway.telemetry.tracing import Tracing, fail
+
+_SEVERITY = list(Decision)
+
+
+class Court:
+    """Checks what is brought, judges it, and tells the trace what was decided."""
+
+    def __init__(self, settings: ValidatorSettings, *, workers: Workers, tracing: Tracing) -> None:
+        self._settings = settings
+        self._workers = workers
+        self._tracing = tracing
+        self._judge = Judge(settings.judgement)
+
+    async def judge(self, call: Call, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
+        """Return one verdict per answer, in order.
+
+        Raises RequestInvalid for bounds passed, SchemaInvalid, ConstraintUnsupported, or QueueFull.
+        """
+        span = self._tracing.start(names.JUDGE, call.span)
+        try:
+            self._check(constraint, answers)
+            bounds = self._settings.workers
+            if self._judge.quick(constraint, answers, work=bounds.inline_work, size=bounds.inline_bytes):
+                verdicts = self._judge.judge(constraint, answers)
+            else:
+                verdicts = await self._workers.judge(constraint, answers)
+            worst = max((verdict.decision for verdict in verdicts), key=_SEVERITY.index)
+            span.set_attribute(names.DECISION, worst.value)
+            return verdicts
+        except SpillwayError as error:
+            fail(span, error.reason)
+            raise
+        finally:
+            span.end()
+
+    def _check(self, constraint: Constraint, answers: Sequence[Answer]) -> None:
+        bounds = self._settings.judgement
+        if (size := len(constraint.text.encode())) > bounds.max_schema_bytes:
+            said = f"has {size} bytes; at most {bounds.max_schema_bytes} are accepted"
+            field = f"constraint.{constraint.kind}"
+            kind = SchemaInvalid if constraint.kind == "json_schema" else RequestInvalid
+            raise kind(f"{field}: {said}", fields=[FieldViolation(field, said)])
+        wrong = list(self._violations(constraint, answers))
+        if wrong:
+            raise RequestInvalid("; ".join(f"{one.field}: {one.description}" for one in wrong[:3]), fields=wrong)
+
+    def _violations(self, constraint: Constraint, answers: Sequence[Answer]) -> Iterator[FieldViolation]:
+        bounds = self._settings.judgement
+        if constraint.kind == "choices" and not constraint.choices:
+            yield FieldViolation("constraint.choices.values", "is empty: give at least one choice")
+        if constraint.kind == "regex" and not constraint.text:
+            yield FieldViolation("constraint.regex", "is empty")
+        if not answers:
+            yield FieldViolation("answers", "is empty: give at least one answer")
+        elif len(answers) > bounds.max_answers:
+            yield FieldViolation(
+                "answers", f"has {len(answers)} entries; at most {bounds.max_answers} are judged at once"
+            )
+        for index, answer in enumerate(answers[: bounds.max_answers]):
+            if (size := len(answer.text.encode())) > bounds.max_answer_bytes:
+                said = f"has {size} bytes; at most {bounds.max_answer_bytes} are judged"
+                yield FieldViolation(f"answers[{index}].text", said)
+
+    def __repr__(self) -> str:
+        return f"<Court {self._judge!r} {self._workers!r}>"

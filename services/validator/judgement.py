@@ -1,0 +1,121 @@
+"""The judgement of one answer: a constraint and a text in, a verdict out. No waiting, no clock, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.validator import expression, schema
+from services.validator.extraction import Candidate, candidates
+from services.validator.schema import Schema, Schemas, Unfinished, unfinished
+from services.validator.settings import JudgementSettings
+from services.validator.verdict import Answer, Constraint, Decision, Finding, FindingKind, Verdict
+
+_ANY_OBJECT = '{"type": "object"}'
+_CUT = Finding(FindingKind.TRUNCATED, "the answer was cut off before its end; allow more tokens or ask for less")
+
+
+class Judge:
+    """Judges answers within the bounds of `settings`, and knows beforehand which may take long."""
+
+    def __init__(self, settings: JudgementSettings) -> None:
+        self._settings = settings
+        self._schemas = Schemas(limit=settings.cached_schemas, limit_bytes=settings.cached_schema_bytes)
+
+    def judge(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
+        """Return one verdict per answer. Raises SchemaInvalid, RequestInvalid or ConstraintUnsupported."""
+        match constraint.kind:
+            case "json_schema":
+                compiled = self._schemas.get(constraint.text)
+                return [self._json(compiled, answer) for answer in answers]
+            case "json_object":
+                compiled = self._schemas.get(_ANY_OBJECT)
+                return [self._json(compiled, answer) for answer in answers]
+            case "regex":
+                wanted = expression.compiled(constraint.text)
+                return [self._regex(wanted, answer) for answer in answers]
+            case "choices":
+                return [self._choice(constraint.choices, answer) for answer in answers]
+
+    def quick(self, constraint: Constraint, answers: Sequence[Answer], *, work: int, size: int) -> bool:
+        """Whether judging takes at most `work` steps (schema nodes times answer nodes) over `size` bytes of answers.
+
+        Raises SchemaInvalid where that is seen on the way.
+        """
+        if sum(len(answer.text) for answer in answers) > size:
+            return False
+        match constraint.kind:
+            case "choices":
+                return True
+            case "regex":
+                return expression.light(constraint.text)
+            case "json_object":
+                weight: int | None = 1
+            case "json_schema":
+                if constraint.text not in self._schemas and not schema.light(constraint.text):
+                    return False
+                weight = self._schemas.get(constraint.text).weight
+        return weight is not None and weight * sum(nodes(answer.text) for answer in answers) <= work
+
+    def _json(self, wanted: Schema, answer: Answer) -> Verdict:
+        best: Candidate | None = None
+        broken: Candidate | None = None
+        for candidate in candidates(answer.text, max_depth=self._settings.max_depth):
+            if candidate.problem:
+                broken = candidate if broken is None or len(candidate.text) > len(broken.text) else broken
+            elif not (answer.truncated and _may_go_on(candidate)) and wanted.accepts(candidate.value):
+                return Verdict(Decision.ACCEPT if candidate.whole else Decision.REPAIR, accepted_json=candidate.text)
+            elif best is None or len(candidate.text) > len(best.text):
+                best = candidate
+        hopeless = False
+        found: tuple[Finding, ...]
+        if best is not None:
+            try:
+                found, hopeless = wanted.findings(
+                    best.value, limit=self._settings.max_findings, max_chars=self._settings.max_message_chars
+                )
+            except Unfinished:
+                raise unfinished(schema.FIELD) from None
+        elif broken is not None:
+            found = (Finding(FindingKind.JSON_MALFORMED, f"the JSON is broken: {broken.problem}"),)
+        elif answer.text.strip():
+            found = (Finding(FindingKind.JSON_MISSING, "there is no JSON in the answer; answer with JSON alone"),)
+        else:
+            found = (Finding(FindingKind.JSON_MISSING, "the answer is empty; answer with JSON"),)
+        return self._refused(answer, found, Decision.REJECT if hopeless else Decision.RETRY)
+
+    def _regex(self, wanted: expression.Expression, answer: Answer) -> Verdict:
+        matches = wanted.matches(answer.text)
+        if matches and not answer.truncated:
+            return Verdict(Decision.ACCEPT)
+        if matches:  # it might have gone on
+            return self._refused(answer, ())
+        said = "the answer as a whole does not match the regular expression"
+        if wanted.matches(answer.text.strip()):
+            said += "; only the white space around it is wrong"
+        return self._refused(answer, (Finding(FindingKind.REGEX, said),))
+
+    def _choice(self, choices: Sequence[str], answer: Answer) -> Verdict:
+        text = answer.text.strip()
+        if text in choices or answer.text in choices:
+            longer = answer.truncated and any(choice != text and choice.startswith(text) for choice in choices)
+            return self._refused(answer, ()) if longer else Verdict(Decision.ACCEPT)
+        limit = self._settings.max_message_chars
+        said = "answer with exactly one of: " + ", ".join(repr(choice) for choice in choices[:limit])
+        said = said if len(said) <= limit else said[: limit - 1] + "…"
+        return self._refused(answer, (Finding(FindingKind.CHOICE, said),))
+
+    def _refused(self, answer: Answer, found: tuple[Finding, ...], decision: Decision = Decision.RETRY) -> Verdict:
+        return Verdict(decision, ((_CUT, *found) if answer.truncated else found)[: self._settings.max_findings])
+
+    def __repr__(self) -> str:
+        return f"<Judge {self._schemas!r}>"
+
+
+def nodes(text: str) -> int:
+    """An upper bound of the values in JSON `text`, plus its share for searching strings."""
+    return 1 + text.count(",") + text.count("[") + text.count("{") + len(text) // 64
+
+
+def _may_go_on(candidate: Candidate) -> bool:
+    """Whether a cut right after `candidate` leaves its end unknown: 12 may have been 123."""
+    return candidate.at_end and isinstance(candidate.value, int | float) and not isinstance(candidate.value, bool)

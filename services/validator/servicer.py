@@ -1,0 +1,82 @@
+"""ValidatorService on the wire: messages in, messages out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.validator.court import Court
+from services.validator.verdict import Answer, Constraint, Decision, Finding, FindingKind, Verdict
+from spillway import v1
+from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid
+from spillway.rpc.call import current_call
+from spillway.v1 import validator_pb2_grpc
+
+NAME = "spillway.v1.ValidatorService"
+
+DECISIONS = {
+    Decision.ACCEPT: v1.VERDICT_DECISION_ACCEPT,
+    Decision.REPAIR: v1.VERDICT_DECISION_REPAIR,
+    Decision.RETRY: v1.VERDICT_DECISION_RETRY,
+    Decision.REJECT: v1.VERDICT_DECISION_REJECT,
+}
+KINDS = {
+    FindingKind.JSON_MISSING: v1.FINDING_KIND_JSON_MISSING,
+    FindingKind.JSON_MALFORMED: v1.FINDING_KIND_JSON_MALFORMED,
+    FindingKind.SCHEMA: v1.FINDING_KIND_SCHEMA,
+    FindingKind.CHOICE: v1.FINDING_KIND_CHOICE,
+    FindingKind.REGEX: v1.FINDING_KIND_REGEX,
+    FindingKind.TRUNCATED: v1.FINDING_KIND_TRUNCATED,
+}
+
+
+class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
+    """Converts, asks the court, converts."""
+
+    def __init__(self, court: Court) -> None:
+        self._court = court
+
+    async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
+        answers = [Answer(answer.text, answer.truncated) for answer in request.answers]
+        verdicts = await self._court.judge(current_call(), constraint(request.constraint), answers)
+        return v1.ValidateResponse(verdicts=[message(verdict) for verdict in verdicts])
+
+
+def constraint(asked: v1.OutputConstraint) -> Constraint:
+    """Return what is asked for. Raises RequestInvalid if nothing is, ConstraintUnsupported for a grammar."""
+    match asked.WhichOneof("constraint"):
+        case "json_schema":
+            return Constraint("json_schema", asked.json_schema)
+        case "regex":
+            return Constraint("regex", asked.regex)
+        case "choices":
+            return Constraint("choices", choices=tuple(asked.choices.values))
+        case "json_object" if asked.json_object:
+            return Constraint("json_object")
+        case "grammar":
+            said = "a grammar is in the dialect of one target and cannot be checked here"
+            raise ConstraintUnsupported(
+                f"constraint.grammar: {said}", fields=[FieldViolation("constraint.grammar", said)]
+            )
+        case "json_object":
+            said = "is false: set it to true or leave it out"
+            raise RequestInvalid(
+                f"constraint.json_object {said}", fields=[FieldViolation("constraint.json_object", said)]
+            )
+        case _:
+            said = "is empty: say what the answers have to be"
+            raise RequestInvalid(f"constraint {said}", fields=[FieldViolation("constraint", said)])
+
+
+def message(verdict: Verdict) -> v1.Verdict:
+    """Return `verdict` as it travels."""
+    return v1.Verdict(
+        decision=DECISIONS[verdict.decision],
+        findings=[_finding(finding) for finding in verdict.findings],
+        accepted_json=verdict.accepted_json,
+    )
+
+
+def _finding(finding: Finding) -> v1.Finding:
+    return v1.Finding(
+        kind=KINDS[finding.kind], path=finding.path, schema_path=finding.schema_path, message=finding.message
+    )

@@ -1,0 +1,40 @@
+"""Settings of the validator: what it accepts, and what it does not do in its event loop."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from spillway.settings import Section, ServerSettings, ServiceSettings
+
+
+class JudgementSettings(Section):
+    """Bounds of what is judged and of what is said."""
+
+    max_answers: int = Field(64, gt=0, description="most answers in one call")
+    max_answer_bytes: int = Field(2**20, gt=0, description="longest answer, in UTF-8 bytes")
+    max_schema_bytes: int = Field(256 * 2**10, gt=0, description="longest schema or expression, in UTF-8 bytes")
+    max_depth: int = Field(128, gt=0, le=200, description="deepest nesting of an answer's JSON")
+    max_findings: int = Field(32, gt=0, description="most findings told of one answer")
+    max_message_chars: int = Field(300, ge=40, description="longest message of a finding, in characters")
+    cached_schemas: int = Field(256, gt=0, description="compiled schemas kept, least recently used out first")
+    cached_schema_bytes: int = Field(4 * 2**20, gt=0, description="bytes of schema text kept compiled")
+
+
+class WorkerSettings(Section):
+    """Processes for what would hold up the event loop; a judgement that passes a bound here is ended by the kernel."""
+
+    processes: int = Field(2, gt=0, description="worker processes, started with the service")
+    inline_work: int = Field(5_000, ge=0, description="schema nodes times answer nodes judged without a worker")
+    inline_bytes: int = Field(64 * 2**10, ge=0, description="UTF-8 bytes of answers judged without a worker")
+    time_limit_s: float = Field(2.0, gt=0, description="longest judgement of one call")
+    start_limit_s: float = Field(20.0, gt=0, description="longest start of a worker")
+    memory_bytes: int = Field(2**30, ge=2**28, description="address space of one worker")
+    max_waiting: int = Field(256, ge=0, description="calls that may wait for a worker")
+
+
+class ValidatorSettings(ServiceSettings):
+    """Section `validator` of the configuration."""
+
+    server: ServerSettings = ServerSettings(listen="127.0.0.1:7073")
+    judgement: JudgementSettings = JudgementSettings()
+    workers: WorkerSettings = WorkerSettings()

@@ -1,0 +1,59 @@
+"""A process that judges what may take long. Started by `workers.py`; speaks frames of pickles with its parent alone."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import signal
+import struct
+import sys
+from typing import Any, BinaryIO
+
+from services.validator.judgement import Judge
+from services.validator.settings import JudgementSettings
+from spillway.errors import SpillwayError
+from spillway.leash import end_with_parent
+
+LENGTH = struct.Struct("!I")
+READY, VERDICTS, REFUSED, CRASHED = range(4)
+
+
+def frame(value: Any) -> bytes:
+    """Return `value` as it travels: its length in 4 bytes, then its pickle."""
+    body = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return LENGTH.pack(len(body)) + body
+
+
+def answer(judge: Judge, body: bytes) -> tuple[int, Any]:
+    """Return what is to be told of the question in `body`."""
+    try:
+        return VERDICTS, judge.judge(*pickle.loads(body))
+    except SpillwayError as error:
+        return REFUSED, (error.reason, error.message, error.fields)
+    except Exception as error:
+        return CRASHED, type(error).__name__
+
+
+def serve(questions: BinaryIO, answers: BinaryIO, judge: Judge) -> None:
+    """Answer until the parent closes its end."""
+    answers.write(frame((READY, None)))
+    answers.flush()
+    while header := questions.read(LENGTH.size):
+        answers.write(frame(answer(judge, questions.read(LENGTH.unpack(header)[0]))))
+        answers.flush()
+
+
+def main() -> None:
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this one
+    settings, memory_bytes = JudgementSettings.model_validate_json(sys.argv[1]), int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing else may write among the answers
+    serve(sys.stdin.buffer, answers, Judge(settings))
+
+
+if __name__ == "__main__":
+    main()

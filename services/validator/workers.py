@@ -1,0 +1,159 @@
+"""Worker processes: they judge what may take long, and are ended when it does.
+
+The schema library holds the interpreter lock while it works, so a thread would stop the event loop all the same; and a
+hostile schema can ask for more time, memory or stack than there is. A process bounds all three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from services.validator.settings import JudgementSettings, WorkerSettings
+from services.validator.verdict import Answer, Constraint, Verdict
+from services.validator.worker import CRASHED, LENGTH, READY, REFUSED, VERDICTS, frame
+from spillway.errors import BY_REASON, ConstraintUnsupported, FieldViolation, QueueFull
+from spillway.leash import leashed
+from spillway.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class Worker:
+    """One process, asked one question at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, judgement: JudgementSettings, settings: WorkerSettings) -> Worker:
+        """Start a process and wait until it is ready. Raises OSError if it is not in time."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.validator.worker"),
+            *(judgement.model_dump_json(), str(settings.memory_bytes)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=leashed(dict(os.environ)),
+        )
+        worker = cls(process)
+        try:
+            async with asyncio.timeout(settings.start_limit_s):
+                ready, _ = await worker._read()
+            if ready != READY:
+                raise OSError("a worker of the validator spoke out of turn")
+        except BaseException as error:
+            await worker.end()
+            if isinstance(error, TimeoutError | asyncio.IncompleteReadError):
+                raise OSError("a worker of the validator did not start") from None
+            raise
+        return worker
+
+    async def ask(self, constraint: Constraint, answers: Sequence[Answer]) -> tuple[int, Any]:
+        """Return what the worker says. Raises IncompleteReadError or ConnectionError if it died of the question."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(frame((constraint, answers)))
+        await self._process.stdin.drain()
+        return await self._read()
+
+    async def _read(self) -> tuple[int, Any]:
+        assert self._process.stdout is not None
+        (size,) = LENGTH.unpack(await self._process.stdout.readexactly(LENGTH.size))
+        told: tuple[int, Any] = pickle.loads(await self._process.stdout.readexactly(size))
+        return told
+
+    async def end(self) -> None:
+        """End the process at once."""
+        if self._process.returncode is None:
+            self._process.kill()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
+
+    def __repr__(self) -> str:
+        return f"<Worker {self._process.pid} {'up' if self._process.returncode is None else 'ended'}>"
+
+
+class Workers:
+    """A few workers and the calls that wait for one. A worker that was ended is replaced when it is next needed."""
+
+    def __init__(self, judgement: JudgementSettings, settings: WorkerSettings) -> None:
+        self._judgement = judgement
+        self._settings = settings
+        self._turns = asyncio.Semaphore(settings.processes)
+        self._idle: list[Worker] = []
+        self._running: set[Worker] = set()
+        self._waiting = 0
+
+    async def start(self) -> None:
+        """Start all workers. Raises OSError if one does not come up."""
+        for _ in range(self._settings.processes):
+            self._idle.append(await self._new())
+
+    async def judge(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
+        """Return one verdict per answer.
+
+        Raises what `Judge.judge` raises; ConstraintUnsupported where the judgement passed its time, memory or stack;
+        QueueFull where too many calls wait.
+        """
+        if self._turns.locked() and self._waiting >= self._settings.max_waiting:
+            raise QueueFull("too many answers wait to be judged", retry_after_s=self._settings.time_limit_s)
+        self._waiting += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            return await self._ask(constraint, answers)
+        finally:
+            self._turns.release()
+
+    async def _ask(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
+        worker = self._idle.pop() if self._idle else await self._new()
+        whole = False
+        try:
+            async with asyncio.timeout(self._settings.time_limit_s):
+                kind, told = await worker.ask(constraint, answers)
+            whole = True
+        except TimeoutError:
+            raise _too_much(constraint, f"took more than {self._settings.time_limit_s:g} s") from None
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise _too_much(constraint, "took more memory or stack than a judgement may") from None
+        finally:
+            if whole:
+                self._idle.append(worker)
+            else:  # what it is at is unknown
+                log.warning("worker.ended", worker=repr(worker))
+                self._running.discard(worker)
+                await asyncio.shield(worker.end())
+        if kind == REFUSED:
+            reason, message, fields = told
+            raise BY_REASON[reason](message, fields=fields)
+        if kind == CRASHED:
+            raise RuntimeError(f"a worker raised {told}")
+        assert kind == VERDICTS
+        verdicts: list[Verdict] = told
+        return verdicts
+
+    async def close(self) -> None:
+        """End all workers."""
+        self._idle.clear()
+        while self._running:
+            await self._running.pop().end()
+
+    async def _new(self) -> Worker:
+        worker = await Worker.start(self._judgement, self._settings)
+        self._running.add(worker)
+        return worker
+
+    def __repr__(self) -> str:
+        return f"<Workers {len(self._idle)} idle of {self._settings.processes}, {self._waiting} calls wait>"
+
+
+def _too_much(constraint: Constraint, said: str) -> ConstraintUnsupported:
+    field = f"constraint.{constraint.kind}"
+    said = f"judging these answers by it {said}; make it simpler"
+    return ConstraintUnsupported(f"{field}: {said}", fields=[FieldViolation(field, said)])

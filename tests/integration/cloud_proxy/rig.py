@@ -1,0 +1,129 @@
+"""A cloud proxy in process, called over gRPC, before a simulated provider."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from services.cloud_proxy.app import CloudProxyApp, build
+from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
+from spillway import v1
+from spillway.deadline import Deadline
+from spillway.generation import fold
+from spillway.rpc.call import Call
+from spillway.rpc.remote import Remote
+from spillway.settings import ServerSettings, StoreSettings
+from spillway.telemetry.tracing import Tracing
+from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
+from spillway.v1 import cloud_pb2_grpc, inference_pb2_grpc
+
+MODEL = "openai/gpt-4o-mini"
+STAMP = v1.PolicyStamp(
+    router="test", policy_revision="1", data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY), target=MODEL, attempt=1
+)
+NOWHERE = "unix:///nowhere/valkey.sock"
+
+
+def spec(text: str = "hello there", **more: Any) -> v1.GenerationSpec:
+    chat = v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text=text)])])
+    return v1.GenerationSpec(**{"model": MODEL, "chat": chat, "coalescing": v1.Coalescing(window_ms=0), **more})
+
+
+@dataclass(slots=True)
+class Rig:
+    """A running cloud proxy, a client of it, and what it tells."""
+
+    app: CloudProxyApp
+    simulator: OpenAISimulator
+    remote: Remote
+    exporter: InMemorySpanExporter
+    tracing: Tracing
+
+    async def generate(
+        self, asked: v1.GenerationSpec, *, stamp: v1.PolicyStamp | None = STAMP, seconds: float = 20.0, **how: Any
+    ) -> v1.GenerateResponse:
+        stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
+        request = v1.GenerateRequest(spec=asked, stamp=stamp)
+        return await self.remote.unary(stub.Generate, request, call(seconds), span_name="test", **how)
+
+    async def events(
+        self, asked: v1.GenerationSpec, *, stamp: v1.PolicyStamp | None = STAMP, seconds: float = 20.0
+    ) -> AsyncIterator[v1.GenerationEvent]:
+        stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
+        request = v1.StreamGenerateRequest(spec=asked, stamp=stamp)
+        async with self.remote.stream(stub.StreamGenerate, request, call(seconds), span_name="test") as answers:
+            async for answer in answers:
+                yield answer.event
+
+    async def stream(self, asked: v1.GenerationSpec, **how: Any) -> v1.GenerateResponse:
+        return await fold(self.events(asked, **how))
+
+    async def providers(self) -> v1.ListProvidersResponse:
+        stub = cloud_pb2_grpc.CloudProxyServiceStub(self.remote.channel)
+        return await self.remote.unary(stub.ListProviders, v1.ListProvidersRequest(), call(), span_name="test")
+
+    async def models(self) -> v1.ListModelsResponse:
+        stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
+        return await self.remote.unary(stub.ListModels, v1.ListModelsRequest(), call(), span_name="test")
+
+    async def count(self, asked: v1.GenerationSpec) -> v1.CountTokensResponse:
+        stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
+        return await self.remote.unary(stub.CountTokens, v1.CountTokensRequest(spec=asked), call(), span_name="test")
+
+    def spans(self, name: str) -> list[ReadableSpan]:
+        self.tracing.flush()
+        return [span for span in self.exporter.get_finished_spans() if span.name == name]
+
+    async def used(self) -> tuple[int, int]:
+        """Requests and tokens counted for the provider."""
+        await self.app.proxy.limiter.settled()
+        found = await self.app.proxy.limiter.look("openai")
+        assert found is not None
+        return found
+
+
+def call(seconds: float = 20.0) -> Call:
+    return Call("test-request", Deadline.after(seconds))
+
+
+@asynccontextmanager
+async def running(
+    simulator: OpenAISimulator,
+    store_url: str,
+    *,
+    url: str | None = None,
+    replicas: int = 1,
+    environ: Mapping[str, str] | None = None,
+    server: ServerSettings | None = None,
+    **provider: Any,
+) -> AsyncIterator[Rig]:
+    """Run a cloud proxy before `simulator` (served here unless `url` says where), with `provider` settings."""
+    async with AsyncExitStack() as stack:
+        base_url = url or await stack.enter_async_context(serving_openai(simulator))
+        told = {
+            "name": "openai",
+            "region": "us",
+            "base_url": base_url,
+            "simulated": True,
+            "models": [{"name": "gpt-4o-mini", "context_window": 128_000}],
+            "price_list": "openai",
+            **provider,
+        }
+        settings = CloudProxySettings(
+            server=server or ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=0),
+            store=StoreSettings(url=store_url, timeout_s=5.0),
+            providers=(ProviderSettings.model_validate(told),),
+            replicas=replicas,
+        )
+        exporter = InMemorySpanExporter()
+        tracing = Tracing("cloud_proxy", exporter=exporter)
+        stack.callback(tracing.close)
+        app = await stack.enter_async_context(build(settings, environ=environ or {}, tracing=tracing))
+        remote = Remote(app.server.address, tracing=tracing, name=app.server.address)
+        stack.push_async_callback(remote.close)
+        yield Rig(app, simulator, remote, exporter, tracing)

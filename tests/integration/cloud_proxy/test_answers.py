@@ -1,0 +1,267 @@
+"""Generations through the cloud proxy, over gRPC and real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import aclosing
+
+import pytest
+
+from services.cloud_proxy.proxy import prompt_estimate
+from spillway import v1
+from spillway.errors import (
+    ConstraintUnsupported,
+    DeadlineExceeded,
+    ModelUnknown,
+    PolicyBlocked,
+    RequestInvalid,
+    TargetTimeout,
+)
+from spillway.telemetry import names
+from spillway.testing.openai_faults import Faults, Filtered, Refusal, Silence, SlowFirst, Stall
+from spillway.testing.openai_simulator import OpenAISimulator
+from tests.integration.cloud_proxy.rig import MODEL, STAMP, running, spec
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"label": {"enum": ["billing", "other"]}, "score": {"type": "number", "minimum": 1}},
+    "required": ["label", "score"],
+    "additionalProperties": False,
+}
+
+
+async def test_an_answer_is_streamed_with_usage_cost_and_its_model(valkey: str) -> None:
+    async with running(OpenAISimulator(cached_tokens=3, reasoning_tokens=4), valkey) as rig:
+        events = [event async for event in rig.events(spec())]
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds[0] == "started"
+    assert set(kinds[1:-2]) == {"delta"}
+    assert kinds[-2:] == ["finished", "usage"]
+    assert [event.sequence for event in events] == list(range(len(events)))
+    assert "".join(event.delta.text for event in events) == "Simulated cloud answer to: hello there"
+    started, usage = events[0].started, events[-1].usage
+    assert (started.target, started.model, started.request_id) == (MODEL, "gpt-4o-mini-simulated", "test-request")
+    counts = (usage.prompt_tokens, usage.cached_prompt_tokens, usage.completion_tokens, usage.reasoning_tokens)
+    assert counts == (5, 3, 10, 4)
+    assert usage.cost_nano_usd == 2 * 150 + 3 * 75 + 10 * 600
+    assert 0 <= usage.timings.first_token_ms <= usage.timings.total_ms
+
+
+async def test_a_unary_answer_is_the_stream_folded_and_tells_of_life_at_the_first_token(valkey: str) -> None:
+    alive: list[str] = []
+    async with running(OpenAISimulator(), valkey) as rig:
+        response = await rig.generate(spec(), on_headers=lambda: alive.append("alive"))
+        streamed = await rig.stream(spec())
+    assert alive == ["alive"]
+    assert response.choices == streamed.choices
+    assert response.choices[0].finish.reason == v1.FINISH_REASON_STOP
+    assert response.usage.completion_tokens == 6
+
+
+async def test_json_tools_choices_and_logprobs_pass_through(valkey: str) -> None:
+    async with running(OpenAISimulator(), valkey) as rig:
+        held = await rig.stream(spec(constraint=v1.OutputConstraint(json_schema=json.dumps(SCHEMA))))
+        free = await rig.stream(spec(constraint=v1.OutputConstraint(json_object=True)))
+        tool = v1.Tool(name="look", parameters_json_schema=json.dumps(SCHEMA))
+        called = await rig.stream(spec(tools=[tool], tool_choice=v1.ToolChoice(name="look")))
+        many = await rig.stream(spec(sampling=v1.Sampling(n=3), logprobs=v1.Logprobs(top=2)))
+    assert json.loads(held.choices[0].content.text) == {"label": "billing", "score": 1}
+    assert json.loads(free.choices[0].content.text).keys() == {"simulated"}
+    made = called.choices[0].content.tool_calls[0]
+    assert (made.id, made.name, json.loads(made.arguments)) == (
+        "call_simulated_0_0",
+        "look",
+        {"label": "billing", "score": 1},
+    )
+    assert called.choices[0].finish.reason == v1.FINISH_REASON_TOOL_CALLS
+    assert [choice.content.text[-4:] for choice in many.choices] == ["here", " (2)", " (3)"]
+    for choice in many.choices:
+        assert "".join(told.token for told in choice.content.logprobs) == choice.content.text
+        assert len(choice.content.logprobs[0].top) == 2
+
+
+async def test_length_refusal_and_filter_are_finish_reasons(valkey: str) -> None:
+    faults = Faults(None, Refusal(), Filtered(after=2))
+    async with running(OpenAISimulator(faults=faults), valkey) as rig:
+        cut = await rig.stream(spec(sampling=v1.Sampling(max_tokens=2)))
+        refused = await rig.stream(spec())
+        filtered = await rig.stream(spec())
+    assert (cut.choices[0].content.text, cut.choices[0].finish.reason) == ("Simulated cloud", v1.FINISH_REASON_LENGTH)
+    assert refused.choices[0].content.text.startswith("I'm sorry")
+    assert refused.choices[0].finish.reason == v1.FINISH_REASON_CONTENT_FILTER
+    assert filtered.choices[0].content.text == "Simulated cloud"
+    assert filtered.choices[0].finish.reason == v1.FINISH_REASON_CONTENT_FILTER
+    assert not filtered.usage.HasField("completion_tokens")
+
+
+async def test_a_private_prompt_is_refused_even_if_a_router_asked(valkey: str) -> None:
+    simulator = OpenAISimulator()
+    blocked = [
+        None,
+        v1.PolicyStamp(router="r"),
+        v1.PolicyStamp(router="r", data_policy=v1.DataPolicy(residency=v1.RESIDENCY_LOCAL_ONLY)),
+        v1.PolicyStamp(router="r", data_policy=v1.DataPolicy(residency=v1.RESIDENCY_REGIONS, regions=["eu"])),
+        v1.PolicyStamp(
+            router="r",
+            data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY, sensitivity=v1.SENSITIVITY_RESTRICTED),
+        ),
+    ]
+    async with running(simulator, valkey) as rig:
+        for stamp in blocked:
+            with pytest.raises(PolicyBlocked):
+                await rig.stream(spec("my diagnosis"), stamp=stamp)
+            with pytest.raises(PolicyBlocked):
+                await rig.generate(spec("my diagnosis"), stamp=stamp)
+        assert await rig.used() == (0, 0)
+    assert simulator.seen == []
+
+
+async def test_what_is_wrong_with_a_request_is_named_before_anything_is_sent(valkey: str) -> None:
+    simulator = OpenAISimulator()
+    async with running(simulator, valkey) as rig:
+        with pytest.raises(ModelUnknown):
+            await rig.stream(spec(model="openai/none"))
+        with pytest.raises(RequestInvalid, match=r"spec\.model"):
+            await rig.stream(spec(model=""))
+        with pytest.raises(RequestInvalid) as caught:
+            await rig.stream(spec(sampling=v1.Sampling(max_tokens=-1)))
+        assert caught.value.fields[0].field == "spec.sampling.max_tokens"
+        with pytest.raises(ConstraintUnsupported) as unsupported:
+            await rig.generate(spec(constraint=v1.OutputConstraint(regex="a")))
+        assert unsupported.value.fields[0].field == "spec.constraint.regex"
+        assert await rig.used() == (0, 0)
+    assert simulator.seen == []
+
+
+async def test_a_cancelled_stream_reaches_the_provider_at_once(valkey: str) -> None:
+    simulator = OpenAISimulator(faults=Faults(Stall(after=3)))
+    async with running(simulator, valkey) as rig:
+        async with aclosing(rig.events(spec())) as events:
+            async for event in events:
+                if event.HasField("delta"):
+                    break
+        async with asyncio.timeout(5):
+            await simulator.left.wait()
+        assert simulator.running == 0
+        assert not simulator.seen[0].finished
+        requests, tokens = await rig.used()
+        assert requests == 1
+        assert 0 < tokens < 100  # the prompt and what had been said, not the whole reservation
+        [span] = rig.spans(names.PROVIDER_REQUEST)
+    assert span.attributes is not None
+    assert span.attributes[names.ERROR_TYPE] == "CANCELLED"
+
+
+async def test_a_unary_call_that_is_given_up_reaches_the_provider_too(valkey: str) -> None:
+    simulator = OpenAISimulator(faults=Faults(Silence()))
+    async with running(simulator, valkey) as rig:
+        task = asyncio.create_task(rig.generate(spec()))
+        while not simulator.seen:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(5):
+            await simulator.left.wait()
+    assert simulator.running == 0
+
+
+async def test_the_deadline_reaches_the_provider_as_what_is_left_of_it(valkey: str) -> None:
+    simulator = OpenAISimulator(faults=Faults(Silence(), Stall(after=1)))
+    async with running(simulator, valkey) as rig:
+        for _ in range(2):
+            simulator.left.clear()
+            with pytest.raises(DeadlineExceeded):
+                await rig.stream(spec(), seconds=0.3)
+            async with asyncio.timeout(5):
+                await simulator.left.wait()
+    for seen in simulator.seen:
+        assert 0 < int(seen.headers["x-spillway-deadline-ms"]) <= 300
+        assert seen.disconnected_at is not None
+
+
+async def test_a_silent_provider_is_a_timeout_of_the_target_and_not_the_callers(valkey: str) -> None:
+    simulator = OpenAISimulator(faults=Faults(Silence(), Stall(after=2)))
+    async with running(simulator, valkey, idle_s=0.2) as rig:
+        for _ in range(2):
+            with pytest.raises(TargetTimeout):
+                await rig.stream(spec())
+    assert simulator.running == 0
+
+
+async def test_a_slow_first_token_within_the_idle_time_is_waited_for(valkey: str) -> None:
+    async with running(OpenAISimulator(faults=Faults(SlowFirst(0.2))), valkey) as rig:
+        response = await rig.stream(spec())
+    assert response.usage.timings.first_token_ms >= 200
+
+
+async def test_one_span_tells_of_the_exchange_and_only_a_simulated_provider_gets_the_trace(valkey: str) -> None:
+    simulator = OpenAISimulator()
+    async with running(simulator, valkey) as rig:
+        await rig.stream(spec())
+        [span] = rig.spans(names.PROVIDER_REQUEST)
+        [server] = rig.spans("spillway.v1.InferenceService/StreamGenerate")
+    assert span.parent is not None
+    assert server.context is not None
+    assert span.parent.span_id == server.context.span_id
+    assert {name: value for name, value in (span.attributes or {}).items() if name != names.DEADLINE_LEFT_MS} == {
+        names.PROVIDER: "openai",
+        names.MODEL: "gpt-4o-mini",
+        names.ANSWERED_BY: "gpt-4o-mini-simulated",
+        names.SIMULATED: True,
+        names.HTTP_STATUS: 200,
+        names.INPUT_TOKENS: 5,
+        names.OUTPUT_TOKENS: 6,
+    }
+    assert span.context is not None
+    assert f"{span.context.span_id:016x}" in simulator.seen[0].headers["traceparent"]
+    async with running(simulator, valkey, simulated=False) as rig:
+        await rig.stream(spec())
+    ours = {name for name in simulator.seen[1].headers if name.startswith(("trace", "x-spillway"))}
+    assert ours == set()
+
+
+async def test_a_finished_answers_connection_is_used_again(valkey: str) -> None:
+    simulator = OpenAISimulator()
+    async with running(simulator, valkey, max_connections=1) as rig:
+        for _ in range(20):
+            await rig.stream(spec())
+        await asyncio.gather(*(rig.stream(spec()) for _ in range(20)))
+    assert len(simulator.seen) == 40
+
+
+async def test_models_and_providers_are_listed_without_secrets(valkey: str) -> None:
+    environ = {"KEY": "sk-secret"}
+    limits = {"requests_per_minute": 10}
+    async with running(OpenAISimulator(), valkey, environ=environ, key_env="KEY", limits=limits) as rig:
+        await rig.stream(spec())
+        models = (await rig.models()).models
+        providers = (await rig.providers()).providers
+    assert [(model.name, model.kind, model.region, model.context_window) for model in models] == [
+        (MODEL, v1.TARGET_KIND_CLOUD, "us", 128_000)
+    ]
+    assert v1.CAPABILITY_JSON_SCHEMA in models[0].capabilities
+    assert list(providers) == [
+        v1.Provider(
+            name="openai",
+            simulated=True,
+            region="us",
+            models=[MODEL],
+            has_key=True,
+            limits=[v1.RateLimit(name="requests_per_minute", limit=10, remaining=9)],
+        )
+    ]
+
+
+async def test_tokens_are_counted_as_an_estimate_and_say_so(valkey: str) -> None:
+    async with running(OpenAISimulator(), valkey) as rig:
+        counted = await rig.count(spec("中文中文"))
+    assert (counted.tokens, counted.exact, counted.model) == (4, False, MODEL)
+    image = v1.Part(image=v1.Image(url="https://example.com/a.png"))
+    asked = v1.GenerationSpec(chat=v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[image])]))
+    assert prompt_estimate(asked) == 1000
+
+
+async def test_the_stamp_that_these_tests_use_lets_content_out() -> None:
+    assert STAMP.data_policy.residency == v1.RESIDENCY_ANY

@@ -1,0 +1,166 @@
+"""The validator as its callers meet it: a real server, real workers, a real channel."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.validator.app import App, build
+from services.validator.settings import JudgementSettings, ValidatorSettings, WorkerSettings
+from spillway import errors, v1
+from spillway.rpc.status import from_rpc_error
+from spillway.testing.server import LOOPBACK
+from spillway.v1 import validator_pb2_grpc
+
+LABEL = {"type": "object", "properties": {"label": {"enum": ["a", "b"]}}, "required": ["label"]}
+LIST = {"properties": {"next": {"$ref": "#"}}, "required": ["value"]}
+
+
+def doubled(levels: int) -> dict[str, Any]:
+    definitions: dict[str, Any] = {"d0": {"type": "integer"}}
+    for level in range(1, levels + 1):
+        definitions[f"d{level}"] = {"allOf": [{"$ref": f"#/$defs/d{level - 1}"}] * 2}
+    return {"$ref": f"#/$defs/d{levels}", "$defs": definitions}
+
+
+class Validator:
+    def __init__(self, app: App, channel: grpc.aio.Channel) -> None:
+        self.app = app
+        self.channel = channel
+        self._stub: Any = validator_pb2_grpc.ValidatorServiceStub(channel)
+
+    async def validate(self, constraint: v1.OutputConstraint, *answers: str, timeout: float = 60) -> list[v1.Verdict]:
+        request = v1.ValidateRequest(constraint=constraint, answers=[v1.Answer(text=text) for text in answers])
+        try:
+            return list((await self._stub.Validate(request, timeout=timeout)).verdicts)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+
+@asynccontextmanager
+async def validator(
+    *,
+    judgement: JudgementSettings | None = None,
+    workers: WorkerSettings | None = None,
+) -> AsyncIterator[Validator]:
+    settings = ValidatorSettings(
+        server=LOOPBACK,
+        judgement=judgement or JudgementSettings(),
+        workers=workers or WorkerSettings(processes=1),
+    )
+    async with build(settings) as app, grpc.aio.insecure_channel(app.server.address) as channel:
+        yield Validator(app, channel)
+
+
+def schema(value: Any) -> v1.OutputConstraint:
+    return v1.OutputConstraint(json_schema=json.dumps(value))
+
+
+async def test_a_batch_gets_one_verdict_per_answer_in_order() -> None:
+    async with validator() as served:
+        verdicts = await served.validate(schema(LABEL), '{"label": "a"}', 'It is {"label": "b"}', '{"label": 1}', "no")
+        health: Any = health_pb2_grpc.HealthStub(served.channel)
+        ready = await health.Check(health_pb2.HealthCheckRequest(service="spillway.v1.ValidatorService"))
+    assert ready.status == health_pb2.HealthCheckResponse.SERVING
+    assert [verdict.decision for verdict in verdicts] == [
+        v1.VERDICT_DECISION_ACCEPT,
+        v1.VERDICT_DECISION_REPAIR,
+        v1.VERDICT_DECISION_RETRY,
+        v1.VERDICT_DECISION_RETRY,
+    ]
+    assert [verdict.accepted_json for verdict in verdicts] == ['{"label": "a"}', '{"label": "b"}', "", ""]
+    (finding,) = verdicts[2].findings
+    assert (finding.kind, finding.path, finding.schema_path) == (
+        v1.FINDING_KIND_SCHEMA,
+        "/label",
+        "/properties/label/enum",
+    )
+    assert verdicts[3].findings[0].kind == v1.FINDING_KIND_JSON_MISSING
+
+
+@pytest.mark.parametrize(
+    ("constraint", "answers", "error", "field"),
+    [
+        (schema({"$ref": "http://x.example/a"}), ("1",), errors.SchemaInvalid, "constraint.json_schema"),
+        (v1.OutputConstraint(json_schema="{"), ("1",), errors.SchemaInvalid, "constraint.json_schema"),
+        (v1.OutputConstraint(json_schema=" " * 300_000), ("1",), errors.SchemaInvalid, "constraint.json_schema"),
+        (v1.OutputConstraint(grammar="root ::= x"), ("x",), errors.ConstraintUnsupported, "constraint.grammar"),
+        (v1.OutputConstraint(regex="(?=a)"), ("x",), errors.ConstraintUnsupported, "constraint.regex"),
+        (v1.OutputConstraint(regex=""), ("x",), errors.RequestInvalid, "constraint.regex"),
+        (v1.OutputConstraint(choices=v1.Choices()), ("x",), errors.RequestInvalid, "constraint.choices.values"),
+        (v1.OutputConstraint(json_object=False), ("x",), errors.RequestInvalid, "constraint.json_object"),
+        (v1.OutputConstraint(), ("x",), errors.RequestInvalid, "constraint"),
+        (schema({}), (), errors.RequestInvalid, "answers"),
+        (schema({}), ("1",) * 65, errors.RequestInvalid, "answers"),
+        (schema({}), ("1", "x" * (2**20 + 1)), errors.RequestInvalid, "answers[1].text"),
+    ],
+)
+async def test_a_wrong_request_is_refused_naming_the_field(
+    constraint: v1.OutputConstraint, answers: tuple[str, ...], error: type[errors.SpillwayError], field: str
+) -> None:
+    async with validator() as served:
+        with pytest.raises(error) as caught:
+            await served.validate(constraint, *answers)
+    assert type(caught.value) is error
+    assert [violation.field for violation in caught.value.fields] == [field]
+    assert field in caught.value.message
+
+
+async def test_a_worker_judges_as_the_service_does() -> None:
+    async with validator(workers=WorkerSettings(processes=1, inline_work=0)) as served:
+        accepted, refused = await served.validate(schema(LIST), '{"value": 1}', '{"next": {}, "value": 1}')
+        with pytest.raises(errors.SchemaInvalid) as caught:
+            await served.validate(schema({"allOf": [{"$ref": "#"}, {"$ref": "http://x.example/a"}]}), "1")
+        again = await served.validate(schema(LIST), '{"value": 1}')
+    assert accepted.decision == v1.VERDICT_DECISION_ACCEPT
+    assert again == [accepted]
+    assert [(finding.path, finding.schema_path) for finding in refused.findings] == [("/next", "/required")]
+    assert "'/allOf/1/$ref'" in caught.value.message
+    assert caught.value.fields[0].field == "constraint.json_schema"
+
+
+async def test_a_hostile_schema_is_ended_and_holds_up_nobody() -> None:
+    workers = WorkerSettings(processes=1, time_limit_s=0.5)
+    async with validator(workers=workers) as served:
+        with pytest.raises(errors.ConstraintUnsupported, match=r"took more than 0\.5 s") as caught:
+            await served.validate(schema(doubled(40)), '"x"')
+        (after,) = await served.validate(schema(LIST), '{"value": 1}')  # a new worker took its place
+    assert caught.value.fields[0].field == "constraint.json_schema"
+    assert after.decision == v1.VERDICT_DECISION_ACCEPT
+
+
+async def test_a_judgement_that_eats_memory_ends_its_worker_alone() -> None:
+    workers = WorkerSettings(processes=1, time_limit_s=60, memory_bytes=2**28)
+    async with validator(workers=workers) as served:
+        with pytest.raises(errors.ConstraintUnsupported, match="memory"):
+            await served.validate(schema({"allOf": [{"items": {"type": "string"}}] * 40}), json.dumps([0] * 100_000))
+        (after,) = await served.validate(schema(LABEL), '{"label": "a"}')
+    assert after.decision == v1.VERDICT_DECISION_ACCEPT
+
+
+async def test_a_caller_that_leaves_frees_its_worker() -> None:
+    workers = WorkerSettings(processes=1, time_limit_s=600)
+    async with validator(workers=workers) as served:
+        with pytest.raises(errors.DeadlineExceeded):
+            await served.validate(schema(doubled(40)), '"x"', timeout=0.3)
+        (after,) = await served.validate(schema(LIST), '{"value": 1}')
+        assert repr(served.app.workers) == "<Workers 1 idle of 1, 0 calls wait>"
+    assert after.decision == v1.VERDICT_DECISION_ACCEPT
+
+
+async def test_when_no_worker_is_free_calls_beyond_the_queue_are_refused() -> None:
+    workers = WorkerSettings(processes=1, time_limit_s=0.5, max_waiting=0)
+    async with validator(workers=workers) as served:
+        results = await asyncio.gather(
+            *(served.validate(schema(doubled(40)), '"x"') for _ in range(3)), return_exceptions=True
+        )
+    kinds = sorted(type(result).__name__ for result in results)
+    assert kinds == ["ConstraintUnsupported", "QueueFull", "QueueFull"]
+    assert all(error.retry_after_s for error in results if isinstance(error, errors.QueueFull))
