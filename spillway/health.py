@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from typing import Any
 
+from grpc import StatusCode
 from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
@@ -14,11 +17,38 @@ log = get_logger(__name__)
 LIVENESS, READINESS, OVERALL = "liveness", "readiness", ""
 
 
+class _Servicer(health_aio.HealthServicer):  # type: ignore[misc]  # the package is not typed
+    """grpc's own, whose watchers can be let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watching: set[asyncio.Task[Any]] = set()
+        self._ending = False
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._watching.add(task)
+        try:
+            await super().Watch(request, context)
+        except asyncio.CancelledError:
+            if not self._ending:
+                raise
+            await context.abort(StatusCode.UNAVAILABLE, "this server stops")
+        finally:
+            self._watching.discard(task)
+
+    def end_watches(self) -> None:
+        self._ending = True
+        for task in self._watching:
+            task.cancel()
+
+
 class Health:
     """Answers health checks; `liveness` is true while the process answers, everything else follows `ready`."""
 
     def __init__(self, services: Iterable[str]) -> None:
-        self.servicer = health_aio.HealthServicer()
+        self.servicer = _Servicer()
         self._services = (OVERALL, READINESS, *services)
         self.ready = False
 
@@ -32,6 +62,10 @@ class Health:
             self.ready = ready
             log.info("health.changed", ready=ready, why=why)
             await self._tell()
+
+    def end_watches(self) -> None:
+        """Let go of every watcher: the server stops, and would wait for them."""
+        self.servicer.end_watches()
 
     async def _tell(self) -> None:
         status = HealthCheckResponse.SERVING if self.ready else HealthCheckResponse.NOT_SERVING

@@ -83,8 +83,8 @@ def _handle_signals(stop: asyncio.Event) -> None:
     def on_signal() -> None:
         if stop.is_set():
             os._exit(130)
+        stop.set()  # before the log: stderr may be gone with whoever read it
         log.info("process.stopping", again="exits at once")
-        stop.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,14 +19,18 @@ from spillway.cli.figures import Figures
 from spillway.cli.plan_table import plan_table
 from spillway.cli.reach import Reach
 from spillway.cli.terminal import err, out, plain
-from spillway.cli.trace_tree import trace_tree
+from spillway.cli.trace_tree import ENGINE_SPAN, trace_tree
 from spillway.client import AnswerStream, Client, Options, connect
+from spillway.deadline import Clock
 from spillway.errors import SpillwayError
 from spillway.settings import TelemetrySettings
-from spillway.telemetry.collector import read_trace
+from spillway.telemetry import names
+from spillway.telemetry.collector import SpanRecord, read_trace
 from spillway.telemetry.tracing import Tracing, trace_id
 
 EXPORT_S = 0.2
+QUIET_S, LATE_S, TRACE_S = 1.5, 6.0, 15.0
+"""Seconds: without news a trace is taken for whole; the same while vLLM's span is missing; the longest wait."""
 
 
 def read_prompt(prompt: str) -> str:
@@ -92,7 +96,7 @@ async def _explain(client: Client, prompt: str, wanted: Options, console: Consol
 
 async def _ask(prompt: str, wanted: Options, found: Reach, key: str | None, *, explain: bool, trace: bool) -> int:
     tracing = tracing_to(found.collector)
-    root = tracing.start("spillway.ask") if trace and found.collector else None
+    root = tracing.start(names.ASK) if trace and found.collector else None
     try:
         async with connect(found.router, key=key, tracing=tracing) as client:
             if explain:
@@ -114,13 +118,28 @@ async def _show_trace(found: Reach, trace: str) -> None:
     if not trace:
         err().print("no trace: no mesh with a collector was started in this folder", style="dim")
         return
-    spans = await read_trace(found.collector, trace, until=lambda spans: len(spans) > 1, timeout_s=5)
+    with err().status("waiting for the last spans"):
+        spans = await read_trace(found.collector, trace, until=Settled(), timeout_s=TRACE_S)
     err().print(trace_tree(spans))
 
 
-async def stream_to_terminal(
-    client: Client, prompt: str, wanted: Options, on_delta: Callable[[], None] = lambda: None
-) -> Figures:
+class Settled:
+    """Whether a trace has stopped growing: vLLM sends its spans up to five seconds late, the others within one."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._known = 0
+        self._since = clock()
+
+    def __call__(self, spans: Sequence[SpanRecord]) -> bool:
+        if len(spans) != self._known:
+            self._known, self._since = len(spans), self._clock()
+        found = {span.name for span in spans}
+        waits_for_engine = names.ENGINE_GENERATE in found and ENGINE_SPAN not in found
+        return self._clock() - self._since > (LATE_S if waits_for_engine else QUIET_S)
+
+
+async def stream_to_terminal(client: Client, prompt: str, wanted: Options) -> Figures:
     """Print an answer as it comes; return its figures. JSON that was judged is printed once it is whole."""
     began = time.perf_counter()
     first_ms: float | None = None
@@ -129,7 +148,6 @@ async def stream_to_terminal(
         async for text in stream:
             if first_ms is None:
                 first_ms = (time.perf_counter() - began) * 1000
-            on_delta()
             if not pretty:
                 sys.stdout.write(plain(text))
                 sys.stdout.flush()

@@ -11,8 +11,12 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from pathlib import Path
 
+from rich.markup import escape
+
+from spillway.cli.tail import Tail
+from spillway.cli.terminal import plain
 from spillway.leash import leashed
 
 EXIT_SETTINGS = 2
@@ -24,7 +28,9 @@ STEADY_S = 30.0
 """A process that lived so long starts at the shortest backoff again."""
 UNREADY_STOP_S = 2.0
 LAST_LINES = 20
-LINE_BYTES = 2**20
+UNTOLD_LINES = 5
+"""Last lines that are no events of ours, told when a process dies: a traceback, say."""
+FOLLOW_S = 0.1
 
 Tell = Callable[[str], None]
 Probe = Callable[[str], Awaitable[bool]]
@@ -54,7 +60,8 @@ class ChildRefused(Exception):
 class Child:
     """Runs one program until `stop`. `healthy` is set while it answers as ready.
 
-    `on_line` gets every line it writes; `tell` gets what a person should know; `changed` is called when its state has.
+    It writes to the file `log`, and `on_line` gets every line of it; `tell` gets what a person should know; `changed`
+    is called when the state here has.
     """
 
     def __init__(
@@ -64,7 +71,8 @@ class Child:
         on_line: Callable[[str, str], None],
         tell: Tell,
         changed: Callable[[], None],
-        log: IO[str] | None = None,
+        log: Path,
+        backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
         self.program = program
         self.healthy = asyncio.Event()
@@ -72,6 +80,7 @@ class Child:
         self.starts = 0
         self.started_at = 0.0
         self.ready_after_s: float | None = None
+        self._backoff_s = backoff_s
         self._on_line, self._tell, self._changed, self._log = on_line, tell, changed, log
         self._process: asyncio.subprocess.Process | None = None
         self._last: deque[str] = deque(maxlen=LAST_LINES)
@@ -94,12 +103,11 @@ class Child:
             if self.ready_after_s is None and failures >= STARTS:
                 why = f"never became ready: {failures} starts, the last one {ended(code)}"
                 raise ChildRefused(self.name, why, self._last, settings=False)
-            delay = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+            delay = self._backoff_s[min(failures, len(self._backoff_s)) - 1]
             when = "" if was_healthy else " before it was ready"
             self._tell(f"[bold red]{self.name} {ended(code)}[/]{when}; starting it again in {delay:g} s")
-            if not was_healthy:
-                for line in list(self._last)[-5:]:
-                    self._on_line(self.name, line)
+            for line in [line for line in self._last if not line.startswith("{")][-UNTOLD_LINES:]:
+                self._tell(f"  [dim]{escape(plain(line))}[/]")
             await asyncio.sleep(delay)
 
     async def _run_once(self) -> tuple[int, bool, float]:
@@ -107,19 +115,22 @@ class Child:
         self._last.clear()
         self.started_at = time.monotonic()
         self.starts += 1
-        process = self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "spillway.leash", *self.program.arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=leashed({**os.environ, **self.program.environ}),
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent to carry out, in order
-            limit=LINE_BYTES,
-        )
+        output = await asyncio.to_thread(self._log.open, "ab")
+        with output:  # a file and no pipe: it holds nobody up, and it still takes lines when this process is gone
+            tail = await asyncio.to_thread(Tail, self._log)
+            process = self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "spillway.leash", *self.program.arguments),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=leashed({**os.environ, **self.program.environ}),
+                start_new_session=True,  # a terminal's Ctrl-C is for the parent to carry out, in order
+            )
         self.pid = process.pid
         self._changed()
         watch = asyncio.create_task(self._watch())
-        reading = asyncio.create_task(self._read(process))
+        over = asyncio.Event()
+        reading = asyncio.create_task(self._follow(tail, over))
         was_healthy = False
         try:
             code = await process.wait()
@@ -128,8 +139,9 @@ class Child:
             was_healthy = self.healthy.is_set()
             self.healthy.clear()
             self._end_group(signal.SIGKILL)  # what it left behind, an engine's workers say
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reading, 1.0)
+            over.set()
+            await reading
+            tail.close()
             self._changed()
         return code, was_healthy, time.monotonic() - self.started_at
 
@@ -144,20 +156,17 @@ class Child:
         if self.starts > 1:
             self._tell(f"{self.name} is ready again after {self.ready_after_s:.1f} s")
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
+    async def _follow(self, tail: Tail, over: asyncio.Event) -> None:
+        """Pass on every line, the last ones too, once the process is `over`."""
         while True:
-            try:
-                raw = await process.stdout.readline()
-            except ValueError:  # a line beyond the limit; the stream has dropped it
-                continue
-            if not raw:
+            was_over = over.is_set()
+            lines = await asyncio.to_thread(tail.lines)
+            for line in lines:
+                self._last.append(line)
+                self._on_line(self.name, line)
+            if was_over and not lines:
                 return
-            line = raw.decode(errors="replace").rstrip("\n")
-            self._last.append(line)
-            if self._log is not None:
-                print(line, file=self._log, flush=True)
-            self._on_line(self.name, line)
+            await asyncio.sleep(0 if lines or over.is_set() else FOLLOW_S)
 
     async def stop(self, within_s: float) -> None:
         """Ask the program to end, and end it after `within_s` seconds; sooner if it was never ready to do anything."""

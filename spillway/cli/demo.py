@@ -27,11 +27,12 @@ from spillway.cli.plan_table import plan_table
 from spillway.cli.progress import until_healthy
 from spillway.cli.reach import Reach
 from spillway.cli.terminal import out, plain
-from spillway.cli.trace_tree import trace_tree
+from spillway.cli.trace_tree import ENGINE_SPAN, trace_tree
 from spillway.client import Answer, Client, connect
 from spillway.errors import SpillwayError
 from spillway.process import EXIT_SETTINGS, EXIT_START
 from spillway.settings import SettingsError
+from spillway.telemetry import names
 from spillway.telemetry.collector import SpanRecord, read_trace
 from spillway.telemetry.tracing import trace_id
 
@@ -51,8 +52,6 @@ SCHEMA = {
 COMPLEX = "Weigh three ways to reorganise a support team of forty people, and recommend one."
 PRIVATE = f"Summarize this message in one line.\n\n{MESSAGE}"
 SERVICES = frozenset({"client", "router", "local_engine", "cloud_proxy", "validator"})
-ENGINE_SPAN = "llm_request"
-"""As vLLM names the span of one request."""
 TRACE_S = 20.0
 """Longest wait for the last span: vLLM sends its spans every few seconds."""
 
@@ -130,7 +129,7 @@ class Show:
         try:
             async with connect(self._reach.router, tracing=tracing) as client:
                 await self._tokens(client)
-                root = tracing.start("spillway.demo")
+                root = tracing.start(names.DEMO)
                 try:
                     await self._json(client, root)
                     await self._escalation(client, root)
@@ -158,6 +157,8 @@ class Show:
         figures = Figures.of(answer, first_ms=None, total_ms=(time.perf_counter() - began) * 1000, held=True)
         self._console.print_json(json.dumps(answer.json()))
         self._told("JSON extraction", figures)
+        if refused := sum(one.outcome == v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR for one in answer.attempts):
+            self._console.print(f"  The validator refused {refused} before it; the caller never saw them.", style="dim")
         self._must(answer.verdict is not None, "no verdict came with the answer")
         self._must(figures.verdict in ("accept", "repair"), f"the verdict is {figures.verdict}")
         self._must(set(answer.json()) == set(FIELDS), "the JSON does not have the fields asked for")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -83,14 +84,13 @@ def verdict_word(answer: Answer) -> str:
     return "" if answer.verdict is None else word(v1.VerdictDecision, answer.verdict.decision)
 
 
-def table(rows: list[tuple[str, Figures]], simulated: frozenset[str] = frozenset()) -> Table:
-    """Return who answered what: one row per question."""
+def table(rows: list[tuple[str, Figures]], simulated: frozenset[str] = frozenset()) -> Group:
+    """Return who answered what, one row per question; below it why, one line per question."""
     found = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     found.add_column("question")
     found.add_column("answered by", no_wrap=True)
     for name in ("first token", "tokens/s", "tokens", "cost"):
         found.add_column(name, justify="right", no_wrap=True)
-    found.add_column("why", ratio=1)
     for question, figures in rows:
         fake = figures.target in simulated
         tokens = figures.completion_tokens
@@ -101,6 +101,10 @@ def table(rows: list[tuple[str, Figures]], simulated: frozenset[str] = frozenset
             rate(tokens, figures.after_first_ms),
             "-" if tokens is None else str(tokens),
             money(figures.cost_nano_usd),
-            Text(plain(figures.reason), style="dim"),
         )
-    return found
+    why = Table.grid(padding=(0, 2, 0, 0))
+    why.add_column(no_wrap=True)
+    why.add_column(style="dim")
+    for question, figures in rows:
+        why.add_row(question, Text(plain(figures.reason)))
+    return Group(found, Text("\nwhy", style="dim"), why)

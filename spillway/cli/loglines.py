@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from rich.text import Text
@@ -13,26 +12,16 @@ from spillway.cli.terminal import plain, style_of
 WIDTH = 17
 EXCEPTION_LINES = 6
 """Last lines of a traceback that are shown; the log file has all."""
-_ALARMING = re.compile(r"\b(ERROR|CRITICAL|FATAL|[A-Za-z]+Error:)")
-"""In a line of no format of ours: all else stays in the log file alone."""
 _LEVELS = {"warning": "yellow", "error": "bold red", "critical": "bold red"}
 _HIDDEN = frozenset({"timestamp", "level", "event", "service", "module", "exception", "stack", "logger"})
 
 
 def readable(service: str, raw: str) -> Text | None:
-    """Return a line as people want it, or None for one that is for the log file alone."""
-    raw = plain(raw.rstrip())
-    if not raw:
-        return None
-    text = Text()
-    text.append(f"{service:<{WIDTH}}", style_of(service))
-    text.append("│ ", "dim")
+    """Return an event as people want it, or None for a line of another format: it is for the log file alone."""
     event = _event(raw)
     if event is None:
-        if not _ALARMING.search(raw):
-            return None
-        text.append(raw, "red")
-        return text
+        return None
+    text = Text.assemble((f"{service:<{WIDTH}}", style_of(service)), ("│ ", "dim"))
     level = str(event.get("level", "info"))
     stamp = str(event.get("timestamp", ""))
     text.append(f"{stamp[11:23]} " if len(stamp) > 22 else "", "dim")

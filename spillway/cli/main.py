@@ -164,3 +164,7 @@ def _wanted(
         log_dir=log_dir,
         engine_command=tuple(shlex.split(engine_command)) if engine_command else None,
     )
+
+
+if __name__ == "__main__":
+    app()

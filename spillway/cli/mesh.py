@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from typing import IO
 
 from spillway.cli import state
 from spillway.cli.child import Child, ChildRefused, Probe, Program, Tell
@@ -141,7 +138,8 @@ async def running(layout: Layout, *, on_line: Callable[[str, str], None], tell: 
         for name, command in layout.commands.items():
             probe: Probe = listens if name == SIMULATOR else prober.ready
             program = Program(name, command, layout.addresses[name], probe, environ)
-            log = stack.enter_context(_log(layout.log_dir / f"{name}.log"))
+            log = layout.log_dir / f"{name}.log"
+            log.write_text("")
             children.append(Child(program, on_line=on_line, tell=tell, changed=changed, log=log))
         mesh = Mesh(layout, children, collector)
         mesh.start()
@@ -149,9 +147,3 @@ async def running(layout: Layout, *, on_line: Callable[[str, str], None], tell: 
             yield mesh
         finally:
             await asyncio.shield(mesh.stop())
-
-
-@contextlib.contextmanager
-def _log(path: Path) -> Iterator[IO[str]]:
-    with path.open("w") as file:
-        yield file

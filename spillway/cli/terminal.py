@@ -54,7 +54,9 @@ def duration(ms: float | None) -> str:
         return "-"
     if ms < 10:
         return f"{ms:.2g} ms" if ms < 1 else f"{ms:.1f} ms"
-    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
+    if ms < 1000:
+        return f"{ms:.0f} ms"
+    return f"{ms / 1000:.2f} s" if ms < 60_000 else f"{ms / 1000:.0f} s"
 
 
 def money(nano_usd: int | None) -> str:

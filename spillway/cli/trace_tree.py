@@ -11,6 +11,8 @@ from spillway.cli.terminal import duration, plain, style_of
 from spillway.telemetry import names
 from spillway.telemetry.collector import SpanRecord, Value
 
+ENGINE_SPAN = "llm_request"
+"""As vLLM names the span of one request."""
 _FIRST_TOKEN_S = "gen_ai.latency.time_to_first_token"
 """As vLLM names it."""
 _VLLM_INPUT, _VLLM_OUTPUT = "gen_ai.usage.prompt_tokens", "gen_ai.usage.completion_tokens"
@@ -39,12 +41,11 @@ def _grow(tree: Tree, span: SpanRecord, children: Mapping[str, Sequence[SpanReco
 
 def label(span: SpanRecord, began_ns: int) -> Text:
     """Return one line of the tree."""
-    name = span.name.removeprefix("spillway.v1.")
     text = Text.assemble(
         (f"{span.service} ", style_of(span.service)),
-        (plain(name), "bold red" if span.error else "bold"),
+        (plain(short(span)), "bold red" if span.error else "bold"),
         (f"  {duration(span.duration_ms)}", ""),
-        (f" at +{duration(max(0.0, (span.start_ns - began_ns) / 1e6))}", "dim"),
+        (f" +{duration(max(0.0, (span.start_ns - began_ns) / 1e6))}", "dim"),
         overflow="ellipsis",
         no_wrap=True,
     )
@@ -53,6 +54,12 @@ def label(span: SpanRecord, began_ns: int) -> Text:
     if facts := _facts(span.attributes):
         text.append(f"  {', '.join(facts)}", "dim")
     return text
+
+
+def short(span: SpanRecord) -> str:
+    """Return the name without what is said beside it: the contract's package and service, the span's own service."""
+    name = span.name.rpartition("/")[2] if span.name.startswith("spillway.v1.") else span.name
+    return name.removeprefix(f"{span.service}.")
 
 
 def _facts(found: Mapping[str, Value]) -> list[str]:
@@ -73,7 +80,7 @@ def _facts(found: Mapping[str, Value]) -> list[str]:
     if given is not None or made is not None:
         facts.append(f"{'?' if given is None else given} → {'?' if made is None else made} tokens")
     if isinstance(first := found.get(_FIRST_TOKEN_S), int | float):
-        facts.append(f"first after {duration(first * 1000)}")
+        facts.append(f"first {duration(first * 1000)}")
     if names.HTTP_STATUS in found:
         facts.append(f"HTTP {found[names.HTTP_STATUS]}")
     if isinstance(left := found.get(names.DEADLINE_LEFT_MS), int | float):

@@ -20,7 +20,7 @@ from spillway.process import EXIT_SETTINGS, EXIT_START
 from spillway.settings import SettingsError
 
 SIMULATED = "[bold black on yellow] SIMULATED [/]"
-SIMULATED_WHY = "no OPENAI_API_KEY in the environment: the cloud is a program on this machine that plays OpenAI"
+SIMULATED_WHY = "no OPENAI_API_KEY here: a program on this machine plays the cloud"
 
 
 def run(wanted: Wanted) -> int:

@@ -88,6 +88,7 @@ class Server:
         """Say NOT_SERVING, give balancers time to see it, then let running calls end."""
         await self.health.set_ready(False, "stopping")
         await asyncio.sleep(self._settings.announce_s)
+        self.health.end_watches()
         await self._stop(self._settings.drain_s)
         log.info("server.stopped", address=self.address)
 

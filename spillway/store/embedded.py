@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from spillway.leash import leashed
+from spillway.store.redis import DRIVER
 
 START_S = 10.0
 
@@ -23,11 +24,12 @@ START_S = 10.0
 async def embedded_valkey() -> AsyncIterator[str]:
     """Run a Valkey for the block and yield its URL. Raises RuntimeError if it does not start."""
     # A socket and no folder: Valkey removes its socket itself when its parent was killed and could not clean up.
-    socket = Path(tempfile.gettempdir()) / f"spillway-valkey-{secrets.token_hex(8)}.sock"
+    binary, folder = await asyncio.to_thread(lambda: (_binary(), tempfile.gettempdir()))
+    socket = Path(folder) / f"spillway-valkey-{secrets.token_hex(8)}.sock"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "spillway.leash", str(_binary())),
+        *(sys.executable, "-m", "spillway.leash", str(binary)),
         *("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
-        *("--save", "", "--appendonly", "no", "--dir", str(socket.parent), "--daemonize", "no"),
+        *("--save", "", "--appendonly", "no", "--dir", folder, "--daemonize", "no"),
         *("--loglevel", "warning"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
@@ -42,7 +44,7 @@ async def embedded_valkey() -> AsyncIterator[str]:
         if process.returncode is None:
             process.terminate()
             await process.wait()
-        socket.unlink(missing_ok=True)
+        await asyncio.to_thread(socket.unlink, missing_ok=True)
 
 
 def _binary() -> Path:
@@ -52,7 +54,7 @@ def _binary() -> Path:
 
 
 async def _answers(socket: Path, process: asyncio.subprocess.Process) -> None:
-    client = Redis(unix_socket_path=str(socket))
+    client = Redis(unix_socket_path=str(socket), driver_info=DRIVER)
     try:
         async with asyncio.timeout(START_S):
             while process.returncode is None:

@@ -7,12 +7,17 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import redis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import NoScriptError, RedisError
 
 from spillway.settings import SettingsError, StoreSettings
+
+DRIVER = DriverInfo(lib_version=redis.__version__)
+"""What a connection says it is; left out, redis-py reads its version from disk for every connection."""
 
 
 class StoreUnavailable(Exception):
@@ -46,6 +51,7 @@ class Store:
             socket_timeout=settings.timeout_s,
             socket_connect_timeout=settings.timeout_s,
             retry=Retry(NoBackoff(), 0),
+            driver_info=DRIVER,
         )
         self.redis: Redis = Redis.from_pool(pool)
         self._timeout_s = settings.timeout_s

@@ -6,6 +6,8 @@ from typing import Final
 
 # Spans. A server span is named after its rpc; these are the others.
 CLIENT_REQUEST: Final = "spillway.client"
+ASK: Final = "spillway.ask"
+DEMO: Final = "spillway.demo"
 DECIDE: Final = "router.decide"
 COUNT: Final = "router.count_tokens"
 ATTEMPT: Final = "router.attempt"

@@ -88,6 +88,8 @@ class OpenAISimulator:
     faults: Faults = field(default_factory=Faults)
     seen: list[Recorded] = field(default_factory=list)
     running: int = 0
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a request has arrived."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a client has left early."""
 
@@ -122,6 +124,7 @@ class OpenAISimulator:
             request.path, headers, body, loop.time(), "authorization" in request.headers, self.running + 1
         )
         self.seen.append(record)
+        self.asked.set()
         self.running += 1
         try:
             response = await self._served(request, body)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +46,15 @@ class Rig:
     tracing: Tracing
 
     async def generate(
-        self, asked: v1.GenerationSpec, *, stamp: v1.PolicyStamp | None = STAMP, seconds: float = 20.0, **how: Any
+        self, asked: v1.GenerationSpec, *, stamp: v1.PolicyStamp | None = STAMP, seconds: float = 20.0
     ) -> v1.GenerateResponse:
         stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
         request = v1.GenerateRequest(spec=asked, stamp=stamp)
-        return await self.remote.unary(stub.Generate, request, call(seconds), span_name="test", **how)
+        return await self.remote.unary(stub.Generate, request, call(seconds), span_name="test")
 
     async def events(
         self, asked: v1.GenerationSpec, *, stamp: v1.PolicyStamp | None = STAMP, seconds: float = 20.0
-    ) -> AsyncIterator[v1.GenerationEvent]:
+    ) -> AsyncGenerator[v1.GenerationEvent, None]:
         stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
         request = v1.StreamGenerateRequest(spec=asked, stamp=stamp)
         async with self.remote.stream(stub.StreamGenerate, request, call(seconds), span_name="test") as answers:
@@ -85,6 +86,27 @@ class Rig:
         found = await self.app.proxy.limiter.look("openai")
         assert found is not None
         return found
+
+
+@asynccontextmanager
+async def raw(*pieces: bytes) -> AsyncIterator[int]:
+    """Serve `pieces`, byte by byte as they are, to whoever sends an HTTP request; yield the port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(head.partition(b"content-length:")[2].partition(b"\r\n")[0]))
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+        with suppress(ConnectionError):
+            writer.close()
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
 
 
 def call(seconds: float = 20.0) -> Call:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from contextlib import aclosing
+from pathlib import Path
 
+import aiohttp
 import pytest
 
+from services.cloud_proxy.openai import OpenAI
 from services.cloud_proxy.proxy import prompt_estimate
 from spillway import v1
 from spillway.errors import (
     ConstraintUnsupported,
     DeadlineExceeded,
+    KeyUnknown,
     ModelUnknown,
     PolicyBlocked,
     RequestInvalid,
+    ScopeMissing,
     TargetTimeout,
 )
+from spillway.rpc.keys import hash_key
+from spillway.rpc.remote import Remote
+from spillway.settings import ServerSettings, SettingsError
 from spillway.telemetry import names
 from spillway.testing.openai_faults import Faults, Filtered, Refusal, Silence, SlowFirst, Stall
 from spillway.testing.openai_simulator import OpenAISimulator
+from spillway.v1 import inference_pb2_grpc
 from tests.integration.cloud_proxy.rig import MODEL, STAMP, running, spec
 
 SCHEMA = {
@@ -48,15 +58,26 @@ async def test_an_answer_is_streamed_with_usage_cost_and_its_model(valkey: str) 
     assert 0 <= usage.timings.first_token_ms <= usage.timings.total_ms
 
 
-async def test_a_unary_answer_is_the_stream_folded_and_tells_of_life_at_the_first_token(valkey: str) -> None:
-    alive: list[str] = []
+async def test_a_unary_answer_is_the_stream_folded(valkey: str) -> None:
     async with running(OpenAISimulator(), valkey) as rig:
-        response = await rig.generate(spec(), on_headers=lambda: alive.append("alive"))
+        response = await rig.generate(spec())
         streamed = await rig.stream(spec())
-    assert alive == ["alive"]
     assert response.choices == streamed.choices
     assert response.choices[0].finish.reason == v1.FINISH_REASON_STOP
     assert response.usage.completion_tokens == 6
+
+
+async def test_the_headers_name_target_and_model(valkey: str) -> None:
+    async with running(OpenAISimulator(), valkey) as rig:
+        stub = inference_pb2_grpc.InferenceServiceStub(rig.remote.channel)
+        unary = stub.Generate(v1.GenerateRequest(spec=spec(), stamp=STAMP), timeout=20)
+        stream = stub.StreamGenerate(v1.StreamGenerateRequest(spec=spec(), stamp=STAMP), timeout=20)
+        found = [dict(await unary.initial_metadata()), dict(await stream.initial_metadata())]
+        await unary
+        stream.cancel()
+    for headers in found:
+        assert headers["x-spillway-target"] == MODEL
+        assert headers["x-spillway-model"] == "gpt-4o-mini-simulated"
 
 
 async def test_json_tools_choices_and_logprobs_pass_through(valkey: str) -> None:
@@ -157,8 +178,7 @@ async def test_a_unary_call_that_is_given_up_reaches_the_provider_too(valkey: st
     simulator = OpenAISimulator(faults=Faults(Silence()))
     async with running(simulator, valkey) as rig:
         task = asyncio.create_task(rig.generate(spec()))
-        while not simulator.seen:
-            await asyncio.sleep(0.01)
+        await simulator.asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -263,5 +283,47 @@ async def test_tokens_are_counted_as_an_estimate_and_say_so(valkey: str) -> None
     assert prompt_estimate(asked) == 1000
 
 
-async def test_the_stamp_that_these_tests_use_lets_content_out() -> None:
-    assert STAMP.data_policy.residency == v1.RESIDENCY_ANY
+async def test_only_a_router_may_call_where_keys_are_configured(valkey: str, tmp_path: Path) -> None:
+    entries = [
+        {"name": name, "sha256": hash_key(name), "tenant": "t", "scopes": [scope]}
+        for name, scope in (("router-key", "route"), ("caller-key", "generate"))
+    ]
+    (tmp_path / "keys.yaml").write_text(json.dumps({"keys": entries}))
+    server = ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=0, keys_file=tmp_path / "keys.yaml")
+    async with running(OpenAISimulator(), valkey, server=server) as rig:
+        with pytest.raises(KeyUnknown):
+            await rig.stream(spec())
+        for key, refused in (("caller-key", True), ("router-key", False)):
+            rig.remote = Remote(rig.app.server.address, tracing=rig.tracing, key=key, name=key)
+            try:
+                if refused:
+                    with pytest.raises(ScopeMissing):
+                        await rig.stream(spec())
+                else:
+                    await rig.stream(spec())
+            finally:
+                await rig.remote.close()
+
+
+async def test_a_provider_whose_key_is_missing_keeps_the_service_from_starting(valkey: str) -> None:
+    with pytest.raises(SettingsError, match=r"providers\.0\.key_env"):
+        async with running(OpenAISimulator(), valkey, key_env="NOT_SET"):
+            pass
+
+
+async def test_no_socket_waits_to_fill_a_packet(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    plain = OpenAI._spare
+
+    def looking(self: OpenAI, response: aiohttp.ClientResponse) -> None:
+        transport = response.connection.transport if response.connection is not None else None
+        if transport is not None:
+            sock = transport.get_extra_info("socket")
+            found.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        plain(self, response)
+
+    monkeypatch.setattr(OpenAI, "_spare", looking)
+    async with running(OpenAISimulator(interval_s=0.005), valkey) as rig:
+        for _ in range(3):
+            await rig.stream(spec())
+    assert all(found)

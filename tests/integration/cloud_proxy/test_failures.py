@@ -11,8 +11,8 @@ from spillway import errors
 from spillway.errors import ProviderRateLimited, SpillwayError
 from spillway.testing import openai_faults as faults
 from spillway.testing.openai_faults import Cut, ErrorInStream, Faults, HttpFault, Malformed, Reset, Status
-from spillway.testing.openai_simulator import OpenAISimulator
-from tests.integration.cloud_proxy.rig import running, spec
+from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
+from tests.integration.cloud_proxy.rig import raw, running, spec
 
 
 @pytest.mark.parametrize(
@@ -67,31 +67,21 @@ async def test_a_provider_that_cannot_be_reached_is_down_and_costs_nothing(valke
 
 
 async def test_a_provider_that_speaks_no_tls_is_down(valkey: str) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"this is not TLS\r\n\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        async with running(OpenAISimulator(), valkey, url=url) as rig:
-            with pytest.raises(errors.TargetDown):
-                await rig.stream(spec())
+    async with (
+        serving_openai(OpenAISimulator()) as url,
+        running(OpenAISimulator(), valkey, url=url.replace("http:", "https:")) as rig,
+    ):
+        with pytest.raises(errors.TargetDown, match="TLS"):
+            await rig.stream(spec())
 
 
 async def test_what_is_not_http_is_an_error_of_the_provider(valkey: str) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"220 mail.example.com ESMTP\r\n")
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        async with running(OpenAISimulator(), valkey, url=url) as rig:
-            with pytest.raises(errors.ProviderError):
-                await rig.stream(spec())
+    async with (
+        raw(b"220 mail.example.com ESMTP\r\n") as port,
+        running(OpenAISimulator(), valkey, url=f"http://127.0.0.1:{port}/v1") as rig,
+    ):
+        with pytest.raises(errors.ProviderError):
+            await rig.stream(spec())
 
 
 async def test_a_provider_that_asks_for_rest_gets_it_from_every_proxy(valkey: str) -> None:
@@ -118,20 +108,15 @@ async def test_a_senseless_wait_does_not_close_a_provider_for_longer_than_the_se
 
 
 async def test_a_server_that_does_not_stream_is_understood_all_the_same(valkey: str) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        body = (
-            b'{"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"hi"},'
-            b'"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
-        )
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n" + body)
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        async with running(OpenAISimulator(), valkey, url=url) as rig:
-            response = await rig.stream(spec())
+    body = (
+        b'{"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"hi"},'
+        b'"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
+    )
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n"
+    async with (
+        raw(head, body[:20], body[20:]) as port,
+        running(OpenAISimulator(), valkey, url=f"http://127.0.0.1:{port}/v1") as rig,
+    ):
+        response = await rig.stream(spec())
     assert response.choices[0].content.text == "hi"
     assert response.usage.prompt_tokens == 1

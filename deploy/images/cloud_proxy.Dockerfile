@@ -1,0 +1,22 @@
+# The cloud proxy: the only image that is given provider keys, and the only one that needs a way out.
+# docker build -f deploy/images/cloud_proxy.Dockerfile -t spillway/cloud-proxy .
+FROM python:3.11.14-slim-bookworm AS built
+COPY requirements/cloud-proxy.txt /locks/
+RUN python -m venv --without-pip /venv \
+    && pip --python /venv/bin/python install --no-cache-dir --require-hashes --no-deps -r /locks/cloud-proxy.txt
+COPY spillway /app/spillway
+COPY services/__init__.py /app/services/
+COPY services/cloud_proxy /app/services/cloud_proxy
+RUN /venv/bin/python -m compileall -q /app
+
+FROM python:3.11.14-slim-bookworm
+RUN useradd --system --uid 10001 --home-dir /var/lib/spillway --create-home spillway
+COPY --from=built /venv /venv
+COPY --from=built /app /app
+ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /var/lib/spillway
+USER spillway
+EXPOSE 7072
+HEALTHCHECK --interval=10s --timeout=4s --start-period=20s CMD ["python", "-m", "spillway.probe", "127.0.0.1:7072"]
+ENTRYPOINT ["python", "-m", "services.cloud_proxy"]
+CMD ["--config", "/etc/spillway/spillway.yaml"]

@@ -1,0 +1,191 @@
+"""OpenAI's chat completions over HTTP, and every server that speaks the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+
+import aiohttp
+import jiter
+from aiohttp import ClientTimeout
+
+from services.cloud_proxy.key import Key
+from services.cloud_proxy.openai_answer import Answer
+from services.cloud_proxy.openai_errors import understood
+from services.cloud_proxy.openai_request import body_of
+from services.cloud_proxy.provider import Exchange, Prepared
+from services.cloud_proxy.settings import ProviderSettings
+from services.cloud_proxy.sse import EventParser, EventTooLong
+from spillway import v1
+from spillway.errors import DeadlineExceeded, ProviderError, SpillwayError, TargetDown, TargetTimeout
+from spillway.rpc.call import Call
+from spillway.telemetry.tracing import inject
+
+MAX_ERROR_BYTES = 64 * 2**10
+MAX_WHOLE_BYTES = 16 * 2**20
+LAST_BYTES_S = 1.0
+"""How long a finished answer's connection may take to end its body before it is closed instead of kept."""
+NEVER_CEIL_S = 1e9
+
+NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorDNSError)
+FOREIGN = (aiohttp.ClientError, TimeoutError, OSError, EventTooLong)
+
+
+class OpenAI:
+    """One provider: its address, key and connections."""
+
+    def __init__(self, settings: ProviderSettings, key: Key | None, *, proxy: str | None = None) -> None:
+        self._settings = settings
+        self._key = key
+        self._proxy = proxy
+        self._url = f"{settings.base_url}/chat/completions"
+        self._sparing: dict[asyncio.Task[None], aiohttp.ClientResponse] = {}
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=settings.max_connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # The answer comes in small pieces and at once: no compression, and no environment beyond `proxy`
+            # (a .netrc would put another key beside ours, and is read from disk for every request).
+            headers={"accept-encoding": "identity", "accept": "text/event-stream, application/json"},
+            trust_env=False,
+        )
+
+    def prepare(self, spec: v1.GenerationSpec, model: str) -> Prepared:
+        settings = self._settings
+        body = body_of(
+            spec, model, max_tokens_field=settings.max_tokens_field, extended_sampling=settings.extended_sampling
+        )
+        return Prepared(json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(), max(1, spec.sampling.n))
+
+    async def stream(self, prepared: Prepared, call: Call, exchange: Exchange) -> AsyncGenerator[list[v1.Delta], None]:
+        name, left = self._settings.name, call.deadline.left()
+        if left <= 0:
+            raise DeadlineExceeded(f"no time is left to call {name}")
+        failed: SpillwayError | None = None
+        response: aiohttp.ClientResponse | None = None
+        whole = False
+        try:
+            exchange.sent = True
+            response = await self._session.post(
+                self._url,
+                data=prepared.body,
+                headers=self._headers(call, left),
+                timeout=ClientTimeout(
+                    total=left,
+                    sock_connect=self._settings.connect_timeout_s,
+                    sock_read=self._settings.idle_s,
+                    ceil_threshold=NEVER_CEIL_S,
+                ),
+                proxy=self._proxy,
+                allow_redirects=False,  # content and key go where the settings say, nowhere else
+            )
+            exchange.status = response.status
+            exchange.provider_request_id = response.headers.get("x-request-id", "")[:100]
+            if response.status != 200:
+                raise await self._refusal(response)
+            answer = Answer(name, prepared.choices, exchange)
+            if response.content_type == "text/event-stream":
+                events = EventParser()
+                while not answer.done:
+                    data = await response.content.readany()
+                    deltas = answer.take(events.feed(data) if data else events.end())
+                    if deltas:
+                        yield deltas
+                    if not data:
+                        break
+            elif deltas := answer.whole(await _all(response, MAX_WHOLE_BYTES)):
+                yield deltas
+            answer.check()
+            whole = True
+        except FOREIGN as error:
+            exchange.sent = not isinstance(error, NOT_REACHED)
+            failed = self._meant(error)
+        finally:
+            if response is not None:
+                if whole:
+                    self._spare(response)
+                else:
+                    response.close()  # not released: the provider sees the connection end, and stops
+        if failed is not None:
+            raise failed  # out of the handler: the foreign error may know the request's headers, the key among them
+
+    def _headers(self, call: Call, left: float) -> dict[str, str]:
+        headers = {"content-type": "application/json"}
+        if self._key is not None:
+            headers["authorization"] = f"Bearer {self._key.reveal()}"
+        if self._settings.simulated:  # our own trace and deadline are no real provider's business
+            headers.update(inject(call.span))
+            headers["x-spillway-deadline-ms"] = str(round(left * 1000))
+        return headers
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> SpillwayError:
+        try:
+            body = jiter.from_json(await _all(response, MAX_ERROR_BYTES))
+        except (ValueError, *FOREIGN):
+            body = None
+        return understood(
+            self._settings.name,
+            response.status,
+            body,
+            {name.lower(): value for name, value in response.headers.items()},
+            now=time.time(),
+            request_id=response.headers.get("x-request-id", "")[:100],
+        )
+
+    def _meant(self, error: BaseException) -> SpillwayError:
+        """What a foreign error means: by its type alone, its text stays here."""
+        name = self._settings.name
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            return TargetTimeout(f"{name} was silent for {self._settings.idle_s:g} s", resource=name)
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return TargetDown(f"{name} could not be reached in time", resource=name)
+        if isinstance(error, TimeoutError):
+            return DeadlineExceeded(f"{name} had not answered when the deadline passed")
+        if isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError):
+            return TargetDown(f"{name}: no trusted connection (TLS)", resource=name)
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return TargetDown(f"{name}: its address cannot be resolved", resource=name)
+        if isinstance(error, EventTooLong | aiohttp.ClientResponseError) and not isinstance(
+            error, aiohttp.ClientHttpProxyError
+        ):
+            return ProviderError(f"{name} does not speak its wire format ({type(error).__name__})", resource=name)
+        return TargetDown(f"{name}: the connection failed ({type(error).__name__})", resource=name)
+
+    def _spare(self, response: aiohttp.ClientResponse) -> None:
+        """Keep the connection for the next request, once the body's last bytes are there."""
+        if response.content.is_eof():
+            response.release()
+            return
+        task = asyncio.create_task(_end(response))
+        self._sparing[task] = response
+        task.add_done_callback(self._sparing.pop)
+
+    async def close(self) -> None:
+        for task, response in tuple(self._sparing.items()):
+            task.cancel()
+            response.close()
+        await self._session.close()
+
+    def __repr__(self) -> str:
+        return f"<OpenAI {self._settings.name} {self._settings.base_url}>"
+
+
+async def _all(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body, or as much of it as is read of any."""
+    body = bytearray()
+    async for data in response.content.iter_any():
+        body += data
+        if len(body) > limit:
+            break
+    return bytes(body)
+
+
+async def _end(response: aiohttp.ClientResponse) -> None:
+    try:
+        async with asyncio.timeout(LAST_BYTES_S):
+            while await response.content.readany():
+                pass
+        response.release()
+    except FOREIGN:
+        response.close()

@@ -1,0 +1,108 @@
+"""The cloud proxy's rpcs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from services.cloud_proxy.limits import NAMES
+from services.cloud_proxy.proxy import CloudProxy, Route, prompt_estimate
+from spillway import v1
+from spillway.generation import Folder, check
+from spillway.rpc import metadata
+from spillway.rpc.call import current_call
+from spillway.v1 import cloud_pb2_grpc, inference_pb2_grpc
+
+CAPABILITIES = {
+    name.removeprefix("CAPABILITY_").lower(): number
+    for name, number in v1.Capability.items()
+    if number != v1.CAPABILITY_UNSPECIFIED
+}
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    """Generations by providers."""
+
+    def __init__(self, proxy: CloudProxy) -> None:
+        self._proxy = proxy
+
+    async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
+        folder = Folder()
+        async with aclosing(self._proxy.generate(request.spec, _stamp(request), current_call())) as events:
+            async for event in events:
+                if event.HasField("started"):
+                    await context.send_initial_metadata(_headers(event.started))
+                folder.add(event)
+        return folder.whole()
+
+    async def StreamGenerate(
+        self, request: v1.StreamGenerateRequest, context: Any
+    ) -> AsyncIterator[v1.StreamGenerateResponse]:
+        async with aclosing(self._proxy.generate(request.spec, _stamp(request), current_call())) as events:
+            async for event in events:
+                if event.HasField("started"):
+                    await context.send_initial_metadata(_headers(event.started))
+                yield v1.StreamGenerateResponse(event=event)
+
+    async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
+        check(request.spec)
+        if request.spec.model:
+            self._proxy.find(request.spec.model)
+        return v1.CountTokensResponse(tokens=prompt_estimate(request.spec), exact=False, model=request.spec.model)
+
+    async def ListModels(self, request: v1.ListModelsRequest, context: Any) -> v1.ListModelsResponse:
+        return v1.ListModelsResponse(models=[_model(route) for route in self._proxy.routes.values()])
+
+
+class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
+    """What operators and routers may know of the providers."""
+
+    def __init__(self, proxy: CloudProxy, keyed: frozenset[str]) -> None:
+        self._proxy = proxy
+        self._keyed = keyed
+
+    async def ListProviders(self, request: v1.ListProvidersRequest, context: Any) -> v1.ListProvidersResponse:
+        by_provider: dict[str, list[Route]] = {}
+        for route in self._proxy.routes.values():
+            by_provider.setdefault(route.provider.name, []).append(route)
+        return v1.ListProvidersResponse(providers=[await self._provider(routes) for routes in by_provider.values()])
+
+    async def _provider(self, routes: list[Route]) -> v1.Provider:
+        provider, limits = routes[0].provider, routes[0].limits
+        told = v1.Provider(
+            name=provider.name,
+            simulated=provider.simulated,
+            region=provider.region,
+            models=[route.name for route in routes],
+            has_key=provider.name in self._keyed,
+        )
+        if any(limit is not None for limit in limits):
+            passed = await self._proxy.limiter.look(provider.name)
+            for at, limit in enumerate(limits):
+                if limit is not None:
+                    remaining = None if passed is None else max(0, limit - passed[at])
+                    told.limits.add(name=NAMES[at], limit=limit, remaining=remaining)
+        return told
+
+
+def _stamp(request: v1.GenerateRequest | v1.StreamGenerateRequest) -> v1.PolicyStamp | None:
+    return request.stamp if request.HasField("stamp") else None
+
+
+def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:
+    return (
+        (metadata.TARGET, metadata.ascii_value(started.target)),
+        (metadata.MODEL, metadata.ascii_value(started.model)),
+    )
+
+
+def _model(route: Route) -> v1.Model:
+    return v1.Model(
+        name=route.name,
+        target=route.name,
+        kind=v1.TARGET_KIND_CLOUD,
+        region=route.provider.region,
+        context_window=route.model.context_window,
+        capabilities=sorted(CAPABILITIES[name] for name in route.model.capabilities),
+    )

@@ -1,0 +1,104 @@
+"""Settings of the cloud proxy: the providers it may use, their keys' places, limits and prices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, StrictInt, field_validator, model_validator
+
+from spillway.settings import Section, ServerSettings, ServiceSettings
+
+CapabilityName = Literal["json_schema", "json_object", "tools", "images", "logprobs", "reasoning_effort", "text_input"]
+SensitivityName = Literal["public", "internal", "confidential", "restricted"]
+Count = Annotated[StrictInt, Field(gt=0)]
+
+
+class PriceSettings(Section):
+    """What a model charges, in USD per million tokens."""
+
+    input_usd_per_mtok: float = Field(ge=0)
+    output_usd_per_mtok: float = Field(ge=0)
+    cached_input_usd_per_mtok: float | None = Field(None, ge=0, description="absent: as other input")
+
+
+class ModelSettings(Section):
+    """One model of a provider. What is not declared is unknown."""
+
+    name: str = Field(min_length=1, description="as the provider calls it")
+    context_window: Count | None = Field(None, description="tokens, prompt and answer together")
+    capabilities: frozenset[CapabilityName] = frozenset({"json_schema", "json_object", "tools", "text_input"})
+    price: PriceSettings | None = Field(None, description="absent: looked up in the price list, else unknown")
+
+
+class LimitSettings(Section):
+    """What may be sent to a provider in any 60 seconds, by all proxies together. Absent: no limit."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = Field(None, description="prompt and answer")
+
+
+class ProviderSettings(Section):
+    """One provider."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its models are called NAME/MODEL")
+    kind: Literal["openai"] = Field("openai", description="wire format")
+    base_url: str = Field("https://api.openai.com/v1", description="up to and without /chat/completions")
+    key_env: str | None = Field(None, description="environment variable that holds the key")
+    key_file: Path | None = Field(None, description="file that holds the key; mode 0600")
+    region: str = Field(min_length=1, description="where content goes; compared with the regions of a data policy")
+    max_sensitivity: SensitivityName = Field("internal", description="most sensitive content it may be sent")
+    simulated: bool = Field(False, description="not the provider itself but something that speaks its wire format")
+    models: tuple[ModelSettings, ...] = Field(min_length=1)
+    limits: LimitSettings = LimitSettings()
+    max_wait_s: float = Field(0.0, ge=0, description="longest wait for a limit; 0: answer at once, others may be free")
+    max_closed_s: float = Field(300.0, ge=0, description="longest time a provider's own Retry-After keeps it closed")
+    default_answer_tokens: Count = Field(1024, description="reserved for an answer whose request sets no max_tokens")
+    connect_timeout_s: float = Field(5.0, gt=0)
+    idle_s: float = Field(60.0, gt=0, description="longest silence of the provider, before the answer and within it")
+    max_connections: Count = 256
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = Field(
+        "max_completion_tokens", description="what this provider calls it"
+    )
+    extended_sampling: bool = Field(
+        False, description="it also takes vLLM's parameters: top_k, min_p, repetition_penalty, min_tokens, ..."
+    )
+    price_list: str | None = Field(None, description="provider id of genai-prices; absent: found by base_url")
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be http://... or https://...")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("must hold no user, password or query: keys come from key_env or key_file")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> ProviderSettings:
+        if self.key_env and self.key_file:
+            raise ValueError("set key_env or key_file, not both")
+        names = [model.name for model in self.models]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"models: named twice: {', '.join(twice)}")
+        return self
+
+
+class CloudProxySettings(ServiceSettings):
+    """Section `cloud_proxy` of the configuration."""
+
+    server: ServerSettings = ServerSettings(listen="127.0.0.1:7072")
+    providers: tuple[ProviderSettings, ...] = Field(min_length=1)
+    replicas: Count = Field(
+        1, description="proxies that share the limits, at least: each takes its share while the store is away"
+    )
+    window_s: float = Field(0.02, ge=0, le=1, description="merging window of deltas where a request sets none")
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> CloudProxySettings:
+        names = [provider.name for provider in self.providers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"providers: named twice: {', '.join(twice)}")
+        return self

@@ -1,0 +1,96 @@
+"""The answer: from vLLM's outputs to the contract's events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from services.local_engine.decoding import Guide
+from services.local_engine.support import unsupported
+from spillway import v1
+from spillway.errors import SpillwayError, TargetDown
+
+
+class Completion(Protocol):
+    """The part of vLLM's CompletionOutput that is used."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+    @property
+    def logprobs(self) -> Any: ...
+    @property
+    def finish_reason(self) -> str | None: ...
+    @property
+    def stop_reason(self) -> int | str | None: ...
+
+
+class Answer:
+    """What one request has brought so far."""
+
+    def __init__(self, spec: v1.GenerationSpec, guide: Guide | None) -> None:
+        self._stop_ids = frozenset(spec.stop.token_ids)
+        self._top = spec.logprobs.top if spec.HasField("logprobs") else None
+        self._guide = guide
+        self._finishes: dict[int, v1.ChoiceFinish] = {}
+        self.completion_tokens = 0
+
+    def deltas(self, completions: Sequence[Completion]) -> Iterator[v1.Delta]:
+        """Yield what is new, per choice. Raises SpillwayError where the engine gave a choice up."""
+        for completion in completions:
+            ids = completion.token_ids
+            if ids or completion.text:
+                self.completion_tokens += len(ids)
+                logprobs = () if self._top is None else self._logprobs(ids, completion.logprobs or ())
+                yield v1.Delta(
+                    choice=completion.index, text=completion.text, token_ids=ids, tokens=len(ids), logprobs=logprobs
+                )
+            if completion.finish_reason is not None:
+                self._finishes[completion.index] = self._finish(completion)
+
+    def finished(self) -> v1.Finished:
+        """How each choice ended."""
+        return v1.Finished(choices=[self._finishes[index] for index in sorted(self._finishes)])
+
+    def _finish(self, completion: Completion) -> v1.ChoiceFinish:
+        stop = completion.stop_reason
+        match completion.finish_reason:
+            case "stop" if isinstance(stop, str):
+                return v1.ChoiceFinish(choice=completion.index, reason=v1.FINISH_REASON_STOP_SEQUENCE, stop_string=stop)
+            case "stop" if stop in self._stop_ids:
+                return v1.ChoiceFinish(choice=completion.index, reason=v1.FINISH_REASON_STOP_SEQUENCE)
+            case "stop" | "repetition":
+                return v1.ChoiceFinish(choice=completion.index, reason=v1.FINISH_REASON_STOP)
+            case "length":
+                return v1.ChoiceFinish(choice=completion.index, reason=v1.FINISH_REASON_LENGTH)
+            case _:
+                raise self._given_up()
+
+    def _given_up(self) -> SpillwayError:
+        if self._guide is not None:  # its grammar passed the checks and could not be compiled for this tokenizer
+            return unsupported(self._guide.field, "the engine cannot decode under this constraint")
+        return TargetDown("the engine gave this request up")
+
+    def _logprobs(self, ids: Sequence[int], positions: Sequence[Mapping[int, Any]]) -> Iterator[v1.TokenLogprob]:
+        for token_id, position in zip(ids, positions, strict=False):
+            chosen = position[token_id]
+            ranked = sorted(
+                (
+                    entry
+                    for entry in position.items()
+                    if entry[1].rank is not None and entry[1].rank <= (self._top or 0)
+                ),
+                key=lambda entry: entry[1].rank,
+            )
+            yield v1.TokenLogprob(
+                token_id=token_id,
+                token=chosen.decoded_token or "",
+                logprob=chosen.logprob,
+                top=[
+                    v1.TopLogprob(token_id=other, token=found.decoded_token or "", logprob=found.logprob)
+                    for other, found in ranked
+                ],
+            )

@@ -1,0 +1,43 @@
+"""What runs a model: the port behind which vLLM, or another runtime, stands."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from spillway import v1
+from spillway.rpc.call import Call
+
+
+class Backend(Protocol):
+    """One loaded model. Raises SpillwayError alone; a generator closed or cancelled early stops the work at once."""
+
+    @property
+    def context_window(self) -> int:
+        """Tokens, prompt and answer together."""
+        ...
+
+    @property
+    def capabilities(self) -> tuple[v1.Capability.ValueType, ...]: ...
+
+    def generate(
+        self, spec: v1.GenerationSpec, call: Call, *, window_s: float, whole: bool
+    ) -> AsyncGenerator[v1.GenerationEvent, None]:
+        """Yield Started with prompt_tokens, deltas, Finished, Usage; sequences and names are left to the caller.
+
+        Deltas after the first are merged for up to `window_s` seconds. With `whole` there is one when the first token
+        is there, as a sign of life, and one with all the rest.
+        """
+        ...
+
+    async def count_tokens(self, spec: v1.GenerationSpec) -> int:
+        """Return the tokens of the prompt, as the model's own tokenizer and template make them."""
+        ...
+
+    def load(self, state: v1.EngineState.ValueType) -> v1.Load: ...
+
+    async def died(self) -> str:
+        """Return why no more can be generated, when that is so; running generations have been failed by then."""
+        ...
+
+    async def close(self) -> None: ...

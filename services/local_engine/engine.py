@@ -1,0 +1,158 @@
+"""The engine: one backend, from starting to its end, and what every request to it passes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from services.local_engine import support
+from services.local_engine.backend import Backend
+from services.local_engine.settings import LocalEngineSettings
+from spillway import v1
+from spillway.coalescing import window_s
+from spillway.deadline import Deadline
+from spillway.errors import SpillwayError, TargetDown
+from spillway.generation import check
+from spillway.logs import get_logger
+from spillway.rpc.call import Call
+from spillway.telemetry import names
+from spillway.telemetry.tracing import Tracing, fail
+
+log = get_logger(__name__)
+
+Opener = Callable[[], Awaitable[Backend]]
+
+WARM_S = 300.0
+"""Longest time for the first token of all, compilation included."""
+FAREWELL_S = 1.0
+"""Longest time for running streams to tell their callers that the engine died."""
+
+
+class Engine:
+    """Serves one model; until it has produced a token it refuses everything."""
+
+    def __init__(self, settings: LocalEngineSettings, open_backend: Opener, tracing: Tracing) -> None:
+        self.model = settings.name
+        self.target = settings.target
+        self._region = settings.region
+        self._window_s = settings.merge_window_ms / 1000
+        self._names = frozenset({self.model, self.target, settings.model})
+        self._open = open_backend
+        self._tracing = tracing
+        self._backend: Backend | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.running = 0
+        self.state: v1.EngineState.ValueType = v1.ENGINE_STATE_STARTING
+
+    async def start(self) -> None:
+        """Load the model and produce one token; then requests are served. Raises SettingsError if it cannot load."""
+        began = time.monotonic()
+        self._backend = backend = await self._open()
+        loaded = time.monotonic()
+        warm = v1.GenerationSpec(text=v1.TextPrompt(text="Hello"), sampling=v1.Sampling(max_tokens=1, temperature=0))
+        async with aclosing(
+            backend.generate(warm, Call("warm-up", Deadline.after(WARM_S)), window_s=0, whole=True)
+        ) as events:
+            async for _ in events:
+                pass
+        self.state = v1.ENGINE_STATE_SERVING
+        log.info(
+            "engine.ready",
+            model=self.model,
+            context=backend.context_window,
+            load_s=round(loaded - began, 1),
+            first_token_s=round(time.monotonic() - loaded, 2),
+        )
+
+    async def generate(
+        self, spec: v1.GenerationSpec, call: Call, *, whole: bool = False
+    ) -> AsyncGenerator[v1.GenerationEvent, None]:
+        """Yield the events of one answer, numbered; with `whole` in as few deltas as possible."""
+        backend = self._ready()
+        check(spec)
+        support.require(spec, self._names)
+        window = window_s(spec.coalescing, self._window_s)
+        span = self._tracing.start(
+            names.ENGINE_GENERATE, call.span, attributes={names.MODEL: self.model, names.TARGET: self.target}
+        )
+        self.running += 1
+        self._idle.clear()
+        try:
+            events = backend.generate(spec, call.under(span), window_s=window, whole=whole)
+            async with aclosing(events):
+                sequence = 0
+                async for event in events:
+                    event.sequence = sequence
+                    sequence += 1
+                    match event.WhichOneof("event"):
+                        case "started":
+                            started = event.started
+                            started.request_id, started.model, started.target = call.request_id, self.model, self.target
+                        case "usage":
+                            span.set_attribute(names.INPUT_TOKENS, event.usage.prompt_tokens)
+                            span.set_attribute(names.OUTPUT_TOKENS, event.usage.completion_tokens)
+                    yield event
+        except SpillwayError as error:
+            fail(span, error.reason)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            fail(span, "EXPIRED" if call.deadline.passed else "CANCELLED")
+            raise
+        except Exception as error:
+            fail(span, type(error).__name__)
+            raise
+        finally:
+            span.end()
+            self.running -= 1
+            if not self.running:
+                self._idle.set()
+
+    async def count_tokens(self, spec: v1.GenerationSpec) -> int:
+        """Return the tokens of the prompt of `spec`."""
+        backend = self._ready()
+        check(spec)
+        support.require(spec, self._names)
+        return await backend.count_tokens(spec)
+
+    def models(self) -> list[v1.Model]:
+        """The one model; its context is told once it is loaded."""
+        model = v1.Model(name=self.model, target=self.target, kind=v1.TARGET_KIND_LOCAL, region=self._region)
+        if self._backend is not None:
+            model.context_window = self._backend.context_window
+            model.capabilities.extend(self._backend.capabilities)
+        return [model]
+
+    def load(self, *, draining: bool = False) -> v1.Load:
+        """The load as the backend last reported it; unknown until it runs."""
+        state = v1.ENGINE_STATE_DRAINING if draining and self.state == v1.ENGINE_STATE_SERVING else self.state
+        return v1.Load(state=state) if self._backend is None else self._backend.load(state)
+
+    async def died(self) -> str:
+        """Return why a started engine can serve no more, after its streams have told their callers."""
+        assert self._backend is not None, "died() before start()"
+        why = await self._backend.died()
+        self.state = v1.ENGINE_STATE_UNHEALTHY
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("engine.streams_left", running=self.running)
+        return why
+
+    async def close(self) -> None:
+        if self._backend is not None:
+            await self._backend.close()
+
+    def _ready(self) -> Backend:
+        if self._backend is None or self.state == v1.ENGINE_STATE_STARTING:
+            raise TargetDown(f"{self.target}: the engine is starting", retry_after_s=1.0)
+        if self.state == v1.ENGINE_STATE_UNHEALTHY:
+            raise TargetDown(f"{self.target}: the engine has died")
+        return self._backend
+
+    def __repr__(self) -> str:
+        state = v1.EngineState.Name(self.state).removeprefix("ENGINE_STATE_").lower()
+        return f"<Engine {self.model} {state} {self.running} running>"

@@ -1,0 +1,49 @@
+"""The pace of one stream: how long to rest between two pulls, so that the deltas between them come merged."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Pace:
+    """A merging window that the end of the answer cuts short: nothing is gained by holding back the last delta.
+
+    See spillway/coalescing.py for why resting merges.
+    """
+
+    __slots__ = ("_due", "_ended", "_loop", "_waiter", "window_s")
+
+    def __init__(self, window_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due = 0.0
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.window_s = window_s
+
+    def pulled(self) -> None:
+        """Say that something was just pulled: the window begins."""
+        self._due = self._loop.time() + self.window_s
+
+    async def rest(self) -> None:
+        """Wait out the window, or until the answer has ended."""
+        if self._ended or self._due <= self._loop.time():
+            return
+        self._waiter = self._loop.create_future()
+        timer = self._loop.call_at(self._due, self._wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def end(self) -> None:
+        """Say that the answer has ended: whoever rests is woken, and no one rests again."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __repr__(self) -> str:
+        return f"<Pace {self.window_s * 1000:g} ms{' ended' if self._ended else ''}>"

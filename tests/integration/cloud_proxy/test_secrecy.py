@@ -1,0 +1,101 @@
+"""Keys and prompts appear in no log, span, error or repr."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from services.cloud_proxy.key import Key
+from services.cloud_proxy.openai import OpenAI
+from services.cloud_proxy.provider import Exchange
+from services.cloud_proxy.settings import ProviderSettings
+from spillway.errors import SpillwayError
+from spillway.testing import openai_faults as faults
+from spillway.testing.openai_faults import Cut, ErrorInStream, Faults, Malformed, Reset, Stall, Status
+from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
+from tests.integration.cloud_proxy.rig import call, raw, running, spec
+
+SECRET = "sk-this-key-must-not-show"
+PROMPT = "my very private diagnosis"
+
+
+def whole(error: BaseException | None) -> Iterator[str]:
+    """Everything an exception knows, and those behind it."""
+    while error is not None:
+        yield f"{error!r} {error} {error.args} {vars(error)}"
+        error = error.__cause__ or error.__context__
+
+
+async def test_keys_and_prompts_appear_nowhere(
+    valkey: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    script = Faults(
+        Status(401, "invalid_api_key", message=f"Incorrect API key provided: {SECRET}, for {PROMPT}"),
+        Status(400, message=f"Invalid: {PROMPT}", param="messages"),
+        Status(500, f"{SECRET} {PROMPT}"),
+        ErrorInStream(after=1, message=f"{SECRET} {PROMPT}"),
+        Reset(),
+        Cut(after=1),
+        Malformed(after=1),
+        faults.rate_limited(0.001),
+        Stall(after=1),
+    )
+    simulator = OpenAISimulator(key=SECRET, answer=lambda body: PROMPT, faults=script)
+    file = tmp_path / "key"
+    file.write_text(SECRET)
+    file.chmod(0o600)
+    caplog.set_level(logging.DEBUG)
+    with structlog.testing.capture_logs() as logs:
+        async with running(simulator, valkey, key_file=file, idle_s=0.2) as rig:
+            for _ in range(9):
+                with pytest.raises(SpillwayError) as caught:
+                    await rig.stream(spec(PROMPT))
+                told.extend(whole(caught.value))
+                await asyncio.sleep(0.002)
+            assert (await rig.stream(spec(PROMPT))).choices[0].content.text == PROMPT
+            rig.tracing.flush()
+            told.extend(span.to_json() for span in rig.exporter.get_finished_spans())
+            told.extend((repr(rig.app), repr(rig.app.proxy.routes), str(await rig.providers())))
+    out, err = capfd.readouterr()
+    told.extend((str(logs), caplog.text, out, err, repr(simulator)))
+    told.extend(str(seen.headers) for seen in simulator.seen)
+    assert all(seen.key_sent for seen in simulator.seen)
+    assert len(told) > 30
+    for text in told:
+        assert SECRET not in text.replace("\\", "")
+        assert PROMPT not in text
+
+
+@pytest.mark.parametrize("fault", [Reset(), Cut(after=1), Malformed(after=1), Status(401), Stall(after=1)])
+async def test_no_exception_behind_an_error_knows_the_key(fault: faults.HttpFault) -> None:
+    async with serving_openai(OpenAISimulator(faults=Faults(fault))) as url:
+        await failing(url)
+
+
+async def test_a_broken_answer_line_does_not_carry_the_key_in_its_exception() -> None:
+    async with raw(b"HTTP/1.1 2OO nonsense\r\n\r\n") as port:
+        caught = await failing(f"http://127.0.0.1:{port}/v1")
+    assert caught.__context__ is None  # aiohttp's own error knows the request's headers
+
+
+async def failing(url: str) -> SpillwayError:
+    settings = ProviderSettings.model_validate(
+        {"name": "openai", "region": "us", "base_url": url, "idle_s": 0.1, "models": [{"name": "m"}]}
+    )
+    provider = OpenAI(settings, Key(SECRET))
+    try:
+        with pytest.raises(SpillwayError) as caught:
+            async for _ in provider.stream(provider.prepare(spec(), "m"), call(), Exchange()):
+                pass
+    finally:
+        await provider.close()
+    assert caught.value.__cause__ is None
+    assert SECRET not in " ".join(whole(caught.value))
+    assert SECRET not in repr(provider)
+    return caught.value

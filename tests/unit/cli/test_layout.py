@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from services.cloud_proxy.settings import CloudProxySettings
+from services.local_engine.settings import LocalEngineSettings
+from services.router.settings import RouterSettings
+from services.validator.settings import ValidatorSettings
+from spillway.cli import ports
+from spillway.cli.layout import SERVICES, SIMULATOR, Wanted, lay_out
+from spillway.settings import ServiceSettings, SettingsError, load
+
+SETTINGS: dict[str, type[ServiceSettings]] = {
+    "router": RouterSettings,
+    "local_engine": LocalEngineSettings,
+    "cloud_proxy": CloudProxySettings,
+    "validator": ValidatorSettings,
+}
+BASE = 47070
+
+
+def wanted(folder: Path, **given: object) -> Wanted:
+    return Wanted(folder=folder / ".spillway", port_base=BASE, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("environ", [{}, {"OPENAI_API_KEY": "x"}], ids=["simulated", "real"])
+@pytest.mark.parametrize("model", [None, "some/model"])
+def test_the_written_configuration_is_one_that_every_service_takes(
+    tmp_path: Path, environ: dict[str, str], model: str | None
+) -> None:
+    layout = lay_out(wanted(tmp_path, model=model), environ)
+    for name, settings in SETTINGS.items():
+        read = load(name, settings, path=layout.config, environ=layout.environ)
+        assert read.server.listen == layout.addresses[name]
+        if isinstance(read, RouterSettings):
+            assert [target.name for target in read.targets] == ["local", "openai/gpt-4o-mini"]
+            assert [target.address for target in read.targets] == [
+                layout.addresses["local_engine"],
+                layout.addresses["cloud_proxy"],
+            ]
+            assert read.targets[0].context_window == (None if model else 2048)
+        if isinstance(read, LocalEngineSettings) and model:
+            assert read.model == model
+
+
+def test_without_a_key_the_cloud_is_simulated_and_the_file_says_so(tmp_path: Path) -> None:
+    layout = lay_out(wanted(tmp_path), {})
+    read = load("cloud_proxy", CloudProxySettings, path=layout.config, environ={})
+    assert layout.simulated_cloud
+    assert read.providers[0].simulated
+    assert read.providers[0].base_url == f"http://{layout.addresses[SIMULATOR]}/v1"
+    assert "SIMULATED" in layout.config.read_text()
+    assert SIMULATOR in layout.commands
+
+
+def test_with_a_key_the_cloud_is_the_real_one_and_the_key_is_not_written(tmp_path: Path) -> None:
+    layout = lay_out(wanted(tmp_path), {"OPENAI_API_KEY": "very-secret"})
+    read = load("cloud_proxy", CloudProxySettings, path=layout.config, environ={})
+    assert not layout.simulated_cloud
+    assert not read.providers[0].simulated
+    assert read.providers[0].base_url == "https://api.openai.com/v1"
+    assert read.providers[0].key_env == "OPENAI_API_KEY"
+    assert "very-secret" not in layout.config.read_text()
+    assert SIMULATOR not in layout.commands
+
+
+def test_a_taken_port_is_replaced_and_that_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind((ports.LOOPBACK, BASE))
+        taken.listen()
+        layout = lay_out(wanted(tmp_path), {})
+    assert layout.addresses["router"] != f"127.0.0.1:{BASE}"
+    assert len(layout.notes) == 1
+    assert f"port {BASE} is taken: router listens on" in layout.notes[0]
+    assert len(set(layout.addresses.values())) == len(layout.addresses)
+
+
+def test_a_given_configuration_says_where_the_services_are_and_what_is_embedded(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "shared: {store: {url: 'redis://127.0.0.1:1/0'}}\n"
+        "router: {server: {listen: '0.0.0.0:8000'}}\n"
+        "validator: {server: {listen: 'localhost:8003'}}\n"
+    )
+    layout = lay_out(wanted(tmp_path, config=config), {"SPILLWAY_LOCAL_ENGINE__SERVER__LISTEN": "127.0.0.1:9000"})
+    assert layout.addresses == {
+        "router": "127.0.0.1:8000",
+        "validator": "localhost:8003",
+        "cloud_proxy": "127.0.0.1:7072",
+        "local_engine": "127.0.0.1:9000",
+    }
+    assert (layout.embeds_store, layout.embeds_collector) == (False, True)
+    assert set(layout.commands) == set(SERVICES)
+
+
+def test_a_given_configuration_with_a_free_port_is_refused_naming_the_setting(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("router: {server: {listen: '127.0.0.1:0'}}\n")
+    with pytest.raises(SettingsError, match=r"router\.server\.listen"):
+        lay_out(wanted(tmp_path, config=config), {})

@@ -1,0 +1,107 @@
+"""Each row of the error table, and the waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.cloud_proxy.openai_errors import duration_s, in_stream, understood, wait_s
+from spillway import errors
+from spillway.errors import SpillwayError
+
+
+def told(code: Any = None, type: Any = None, message: str = "said", param: Any = None) -> dict[str, Any]:
+    return {"error": {"code": code, "type": type, "message": message, "param": param}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "elsewhere"),
+    [
+        (400, told("context_length_exceeded", "invalid_request_error"), errors.ContextLengthExceeded, True),
+        (400, told(400, "BadRequestError", "maximum context length is 8 tokens"), errors.ContextLengthExceeded, True),
+        (400, told("content_policy_violation"), errors.ContentFiltered, False),
+        (400, told("content_filter"), errors.ContentFiltered, False),
+        (400, told(None, "invalid_request_error", param="stop"), errors.RequestInvalid, False),
+        (400, told("invalid_json_schema"), errors.SchemaInvalid, False),
+        (422, told(), errors.RequestInvalid, False),
+        (401, told("invalid_api_key"), errors.ProviderAuthFailed, True),
+        (403, told("unsupported_country_region_territory"), errors.ProviderAuthFailed, True),
+        (402, told(), errors.ProviderOutOfCredit, True),
+        (404, told("model_not_found"), errors.TargetModelMissing, True),
+        (404, "not json", errors.TargetModelMissing, True),
+        (408, told(), errors.TargetTimeout, True),
+        (429, told("rate_limit_exceeded", "tokens"), errors.ProviderRateLimited, True),
+        (429, told("insufficient_quota", "insufficient_quota"), errors.ProviderOutOfCredit, True),
+        (429, {"error": {"code": 429, "message": "Provider returned error"}}, errors.ProviderRateLimited, True),
+        (500, told(None, "server_error"), errors.ProviderError, True),
+        (503, None, errors.ProviderError, True),
+        (504, None, errors.TargetTimeout, True),
+        (302, None, errors.ProviderError, True),
+        (418, told(), errors.ProviderError, True),
+        (500, told(["odd"], {"odd": 1}), errors.ProviderError, True),
+    ],
+)
+def test_every_answer_that_is_none_has_a_reason(
+    status: int, body: object, kind: type[SpillwayError], elsewhere: bool
+) -> None:
+    error = understood("openai", status, body, {}, now=0.0)
+    assert type(error) is kind
+    assert error.elsewhere is elsewhere
+    assert error.metadata["http_status"] == str(status)
+
+
+def test_the_providers_sentences_are_not_passed_on() -> None:
+    body = told("invalid_api_key", message="Incorrect API key provided: sk-secret. Prompt was: my diagnosis")
+    error = understood("openai", 401, body, {}, now=0.0, request_id="req_1")
+    assert str(error) == "openai answered 401 invalid_api_key"
+    assert error.metadata == {
+        "provider": "openai",
+        "http_status": "401",
+        "code": "invalid_api_key",
+        "provider_request_id": "req_1",
+    }
+
+
+def test_a_refused_parameter_is_named() -> None:
+    error = understood("openai", 400, told("unknown_parameter", param="messages[0].x"), {}, now=0.0)
+    assert error.fields[0].field == "openai:messages[0].x"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "16"}, 16.0),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 60.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:01 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "-5"}, None),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "8.64s"}, 8.64),
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "1s",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "6m0s",
+            },
+            360.0,
+        ),
+        ({"x-ratelimit-remaining-requests": "12", "x-ratelimit-reset-requests": "8s"}, None),
+        ({}, None),
+    ],
+)
+def test_the_wait_is_what_the_provider_says(headers: dict[str, str], seconds: float | None) -> None:
+    assert wait_s(headers, now=40.0) == seconds
+
+
+def test_durations_are_read_as_openai_writes_them() -> None:
+    durations = {"6m0s": 360, "132ms": 0.132, "1h2m3s": 3723, "0s": 0, "2m": 120, "": None, "soon": None}
+    assert {text: duration_s(text) for text in durations} == pytest.approx(durations)
+
+
+def test_an_error_within_a_stream_is_understood_like_one_before_it() -> None:
+    assert type(in_stream("openai", {"code": "server_error", "message": "x"})) is errors.ProviderError
+    assert type(in_stream("openrouter", {"code": 429, "message": "x"})) is errors.ProviderRateLimited
+    assert type(in_stream("vllm", "just words")) is errors.ProviderError

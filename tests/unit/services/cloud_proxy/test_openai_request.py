@@ -1,0 +1,251 @@
+"""A `GenerationSpec` as OpenAI takes it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from google.protobuf.struct_pb2 import Struct
+
+from services.cloud_proxy.openai_request import body_of, is_strict
+from spillway import v1
+from spillway.errors import ConstraintUnsupported, RequestInvalid, SchemaInvalid, SpillwayError
+from spillway.testing.openai_wire import PARAMETERS
+
+
+def chat(*messages: v1.Message) -> v1.Chat:
+    return v1.Chat(messages=messages or [user("hello")])
+
+
+def user(text: str) -> v1.Message:
+    return v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text=text)])
+
+
+def body(spec: v1.GenerationSpec, **how: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"max_tokens_field": "max_completion_tokens", "extended_sampling": False}
+    return body_of(spec, "gpt-4o-mini", **{**settings, **how})
+
+
+def test_a_plain_chat_asks_for_a_stream_with_usage() -> None:
+    assert body(v1.GenerationSpec(chat=chat())) == {
+        "model": "gpt-4o-mini",
+        "messages": [{"role": "user", "content": "hello"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_text_becomes_one_user_message() -> None:
+    told = body(v1.GenerationSpec(text=v1.TextPrompt(text="go on")))
+    assert told["messages"] == [{"role": "user", "content": "go on"}]
+
+
+def test_every_kind_of_message_has_its_form() -> None:
+    spec = v1.GenerationSpec(
+        chat=chat(
+            v1.Message(role=v1.ROLE_SYSTEM, parts=[v1.Part(text="be brief")], name="ops"),
+            v1.Message(
+                role=v1.ROLE_USER,
+                parts=[
+                    v1.Part(text="what is this?"),
+                    v1.Part(image=v1.Image(url="https://example.com/a.png")),
+                    v1.Part(image=v1.Image(data=b"\x01\x02", mime_type="image/png")),
+                ],
+            ),
+            v1.Message(
+                role=v1.ROLE_ASSISTANT,
+                parts=[v1.Part(tool_call=v1.ToolCall(id="c1", name="look", arguments='{"a":1}'))],
+            ),
+            v1.Message(
+                role=v1.ROLE_TOOL,
+                parts=[
+                    v1.Part(tool_result=v1.ToolResult(tool_call_id="c1", content="a cat")),
+                    v1.Part(tool_result=v1.ToolResult(tool_call_id="c2", content="a dog")),
+                ],
+            ),
+        )
+    )
+    assert body(spec)["messages"] == [
+        {"role": "system", "name": "ops", "content": "be brief"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "what is this?"},
+                {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AQI="}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"a":1}'}}],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "a cat"},
+        {"role": "tool", "tool_call_id": "c2", "content": "a dog"},
+    ]
+
+
+def test_sampling_stop_logprobs_and_effort_have_the_providers_names() -> None:
+    spec = v1.GenerationSpec(
+        chat=chat(),
+        sampling=v1.Sampling(
+            temperature=0.7,
+            top_p=0.9,
+            presence_penalty=0.1,
+            frequency_penalty=-0.2,
+            seed=7,
+            max_tokens=50,
+            n=2,
+            top_k=-1,
+            logit_bias={15: -100, 3: 0.5},
+        ),
+        stop=v1.Stop(strings=["END"]),
+        logprobs=v1.Logprobs(top=3),
+        reasoning_effort=v1.REASONING_EFFORT_LOW,
+    )
+    told = body(spec)
+    assert told | {"messages": 0} == {
+        "model": "gpt-4o-mini",
+        "messages": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "presence_penalty": 0.1,
+        "frequency_penalty": -0.2,
+        "seed": 7,
+        "max_completion_tokens": 50,
+        "n": 2,
+        "logit_bias": {"3": 0.5, "15": -100},
+        "stop": ["END"],
+        "logprobs": True,
+        "top_logprobs": 3,
+        "reasoning_effort": "low",
+    }
+    assert set(told) <= PARAMETERS
+    assert body(spec, max_tokens_field="max_tokens")["max_tokens"] == 50
+
+
+def test_tools_and_their_choice() -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    spec = v1.GenerationSpec(
+        chat=chat(),
+        tools=[v1.Tool(name="weather", description="now", parameters_json_schema=json.dumps(schema))],
+        tool_choice=v1.ToolChoice(mode=v1.TOOL_CHOICE_MODE_REQUIRED),
+    )
+    told = body(spec)
+    assert told["tools"] == [
+        {"type": "function", "function": {"name": "weather", "description": "now", "parameters": schema}}
+    ]
+    assert told["tool_choice"] == "required"
+    spec.tool_choice.name = "weather"
+    assert body(spec)["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+
+
+CLOSED = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}, "b": {"type": ["integer", "null"]}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
+
+
+def test_a_schema_that_strict_mode_takes_is_sent_strict() -> None:
+    spec = v1.GenerationSpec(chat=chat(), constraint=v1.OutputConstraint(json_schema=json.dumps(CLOSED)))
+    assert body(spec)["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": CLOSED, "strict": True},
+    }
+    spec = v1.GenerationSpec(chat=chat(), constraint=v1.OutputConstraint(json_object=True))
+    assert body(spec)["response_format"] == {"type": "json_object"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {}}, "required": ["a"]},
+        {**CLOSED, "required": ["a"]},
+        {**CLOSED, "properties": {"a": {"type": "object", "properties": {}}, "b": {}}},
+        {**CLOSED, "allOf": [{}]},
+        {"type": "array", "items": {"type": "object"}},
+        {"$defs": {"x": {"type": "object"}}, **CLOSED},
+    ],
+)
+def test_a_schema_that_strict_mode_refuses_is_sent_without_it(schema: dict[str, Any]) -> None:
+    assert not is_strict(schema)
+
+
+def test_extra_parameters_are_merged_below_those_of_the_contract() -> None:
+    extra = Struct()
+    extra.update({"service_tier": "flex", "stream": False, "model": "other", "top_logprobs": 5, "metadata": {"a": 1.5}})
+    told = body(v1.GenerationSpec(chat=chat(), extra=extra))
+    assert told["service_tier"] == "flex"
+    assert told["stream"] is True
+    assert told["model"] == "gpt-4o-mini"
+    assert told["top_logprobs"] == 5
+    assert isinstance(told["top_logprobs"], int)
+    assert told["metadata"] == {"a": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        (v1.GenerationSpec(tokens=v1.TokenPrompt(ids=[1])), "spec.tokens"),
+        (v1.GenerationSpec(chat=chat(), constraint=v1.OutputConstraint(regex="a+")), "spec.constraint.regex"),
+        (v1.GenerationSpec(chat=chat(), constraint=v1.OutputConstraint(grammar="a")), "spec.constraint.grammar"),
+        (
+            v1.GenerationSpec(chat=chat(), constraint=v1.OutputConstraint(choices=v1.Choices(values=["a"]))),
+            "spec.constraint.choices",
+        ),
+        (v1.GenerationSpec(chat=chat(), adapter="lora"), "spec.adapter"),
+        (v1.GenerationSpec(chat=chat(), sampling=v1.Sampling(top_k=5)), "spec.sampling.top_k"),
+        (v1.GenerationSpec(chat=chat(), sampling=v1.Sampling(min_p=0.1)), "spec.sampling.min_p"),
+        (v1.GenerationSpec(chat=chat(), stop=v1.Stop(ignore_eos=True)), "spec.stop.ignore_eos"),
+    ],
+)
+def test_what_a_provider_cannot_do_is_refused_by_its_field(spec: v1.GenerationSpec, path: str) -> None:
+    with pytest.raises(ConstraintUnsupported) as caught:
+        body(spec)
+    assert [violation.field for violation in caught.value.fields] == [path]
+
+
+def test_a_compatible_server_takes_the_extended_parameters() -> None:
+    spec = v1.GenerationSpec(
+        chat=chat(), sampling=v1.Sampling(top_k=5, min_tokens=2), stop=v1.Stop(token_ids=[9], ignore_eos=True)
+    )
+    told = body(spec, extended_sampling=True)
+    assert {name: told[name] for name in ("top_k", "min_tokens", "stop_token_ids", "ignore_eos")} == {
+        "top_k": 5,
+        "min_tokens": 2,
+        "stop_token_ids": [9],
+        "ignore_eos": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        (
+            v1.Message(role=v1.ROLE_SYSTEM, parts=[v1.Part(image=v1.Image(url="x"))]),
+            "spec.chat.messages[0].parts[0]",
+        ),
+        (v1.Message(role=v1.ROLE_TOOL, parts=[v1.Part(text="x")]), "spec.chat.messages[0].parts[0]"),
+        (
+            v1.Message(role=v1.ROLE_USER, parts=[v1.Part(image=v1.Image(data=b"x"))]),
+            "spec.chat.messages[0].parts[0].image",
+        ),
+    ],
+)
+def test_a_part_in_the_wrong_place_is_named(message: v1.Message, path: str) -> None:
+    with pytest.raises(RequestInvalid) as caught:
+        body(v1.GenerationSpec(chat=chat(message)))
+    assert [violation.field for violation in caught.value.fields] == [path]
+
+
+def test_a_tool_whose_schema_is_no_json_is_named() -> None:
+    spec = v1.GenerationSpec(chat=chat(), tools=[v1.Tool(name="a"), v1.Tool(name="b", parameters_json_schema="{")])
+    with pytest.raises(SchemaInvalid) as caught:
+        body(spec)
+    error: SpillwayError = caught.value
+    assert error.fields[0].field == "spec.tools[1].parameters_json_schema"

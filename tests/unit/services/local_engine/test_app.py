@@ -1,0 +1,234 @@
+"""The service over a backend made for the test, through real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from grpc.aio import insecure_channel
+
+from services.local_engine.app import LocalEngine, build
+from services.local_engine.backend import Backend
+from services.local_engine.settings import LocalEngineSettings
+from spillway import v1
+from spillway.deadline import Deadline
+from spillway.errors import ModelUnknown, TargetDown
+from spillway.rpc.call import Call
+from spillway.rpc.remote import Remote
+from spillway.settings import ServerSettings, SettingsError
+from spillway.telemetry.tracing import Tracing
+from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
+
+SETTINGS = LocalEngineSettings(server=ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=0))
+SPEC = v1.GenerationSpec(text=v1.TextPrompt(text="hi"))
+
+
+@dataclass
+class Scripted:
+    """A backend that says `words`, and hangs after them if told to."""
+
+    words: tuple[str, ...] = ("one", " two")
+    hangs: bool = False
+    context_window: int = 10
+    capabilities: tuple[v1.Capability.ValueType, ...] = (v1.CAPABILITY_TEXT_INPUT,)
+    dead: asyncio.Event = field(default_factory=asyncio.Event)
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    running: int = 0
+    closed: bool = False
+    windows: list[float] = field(default_factory=list)
+
+    async def generate(
+        self, spec: v1.GenerationSpec, call: Call, *, window_s: float, whole: bool
+    ) -> AsyncGenerator[v1.GenerationEvent, None]:
+        self.running += 1
+        self.left.clear()
+        self.windows.append(window_s)
+        try:
+            yield v1.GenerationEvent(started=v1.Started(prompt_tokens=1))
+            for word in self.words:
+                yield v1.GenerationEvent(delta=v1.Delta(text=word, tokens=1))
+            if self.hangs and call.request_id != "warm-up":
+                self.hanging.set()
+                await self.dead.wait()
+                raise TargetDown("the engine died")
+            yield v1.GenerationEvent(finished=v1.Finished(choices=[v1.ChoiceFinish(reason=v1.FINISH_REASON_STOP)]))
+            yield v1.GenerationEvent(usage=v1.Usage(prompt_tokens=1, completion_tokens=len(self.words)))
+        finally:
+            self.running -= 1
+            self.left.set()
+
+    async def count_tokens(self, spec: v1.GenerationSpec) -> int:
+        return 7
+
+    def load(self, state: v1.EngineState.ValueType) -> v1.Load:
+        return v1.Load(state=state, sequence=1, running=self.running)
+
+    async def died(self) -> str:
+        await self.dead.wait()
+        return "killed"
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Client:
+    def __init__(self, address: str) -> None:
+        self.remote = Remote(address, tracing=Tracing("test"))
+        self.inference = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
+        self.telemetry = engine_pb2_grpc.EngineTelemetryServiceStub(self.remote.channel)
+        self.call = Call("r1", Deadline.after(10))
+
+    async def events(self, spec: v1.GenerationSpec = SPEC) -> list[v1.GenerationEvent]:
+        request = v1.StreamGenerateRequest(spec=spec)
+        async with self.remote.stream(self.inference.StreamGenerate, request, self.call, span_name="test") as answers:
+            return [answer.event async for answer in answers]
+
+    async def generate(self, spec: v1.GenerationSpec = SPEC) -> v1.GenerateResponse:
+        return await self.remote.unary(
+            self.inference.Generate, v1.GenerateRequest(spec=spec), self.call, span_name="test"
+        )
+
+    async def load(self) -> v1.Load:
+        response = await self.remote.unary(self.telemetry.GetLoad, v1.GetLoadRequest(), self.call, span_name="test")
+        return response.load
+
+
+@asynccontextmanager
+async def running(backend: Scripted, *, ready: bool = True) -> AsyncIterator[tuple[LocalEngine, Client]]:
+    async def opened(settings: LocalEngineSettings) -> Backend:
+        return backend
+
+    async with build(SETTINGS, open_backend=opened) as app:
+        if ready:
+            await app.starting
+        client = Client(app.server.address)
+        try:
+            yield app, client
+        finally:
+            await client.remote.close()
+
+
+async def test_events_are_numbered_and_say_who_answers() -> None:
+    async with running(Scripted()) as (_, client):
+        events = await client.events()
+    assert [event.sequence for event in events] == list(range(5))
+    assert [event.WhichOneof("event") for event in events] == ["started", "delta", "delta", "finished", "usage"]
+    started = events[0].started
+    assert (started.request_id, started.model, started.target, started.prompt_tokens) == ("r1", "bundled", "local", 1)
+
+
+async def test_a_unary_answer_is_the_stream_folded() -> None:
+    async with running(Scripted()) as (_, client):
+        response = await client.generate()
+    assert response.choices[0].content.text == "one two"
+    assert response.choices[0].finish.reason == v1.FINISH_REASON_STOP
+    assert response.usage.completion_tokens == 2
+
+
+async def test_it_listens_before_the_engine_is_up_and_refuses_until_it_is() -> None:
+    up = asyncio.Event()
+
+    async def opened(settings: LocalEngineSettings) -> Backend:
+        await up.wait()
+        return Scripted()
+
+    async with build(SETTINGS, open_backend=opened) as app:
+        client = Client(app.server.address)
+        assert not app.server.health.ready
+        assert await client.load() == v1.Load(state=v1.ENGINE_STATE_STARTING)
+        with pytest.raises(TargetDown, match="starting"):
+            await client.generate()
+        up.set()
+        await app.starting
+        assert app.server.health.ready
+        assert (await client.load()).state == v1.ENGINE_STATE_SERVING
+        assert (await client.generate()).choices[0].content.text == "one two"
+        await client.remote.close()
+
+
+async def test_an_engine_that_cannot_start_is_a_wrong_setting() -> None:
+    async def opened(settings: LocalEngineSettings) -> Backend:
+        raise SettingsError("local_engine.model: no such thing")
+
+    async with build(SETTINGS, open_backend=opened) as app:
+        with pytest.raises(SettingsError, match="no such thing"):
+            await app.died()
+
+
+async def test_a_service_stopped_while_it_starts_stops() -> None:
+    cancelled = asyncio.Event()
+
+    async def opened(settings: LocalEngineSettings) -> Backend:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    async with build(SETTINGS, open_backend=opened):
+        await asyncio.sleep(0)
+    assert cancelled.is_set()
+
+
+async def test_when_the_engine_dies_its_streams_end_before_the_service_does() -> None:
+    backend = Scripted(hangs=True)
+    async with running(backend) as (app, client):
+        dying = asyncio.create_task(app.died())
+        stream = asyncio.create_task(client.events())
+        await backend.hanging.wait()
+        assert (await client.load()).running == 1
+        backend.dead.set()
+        with pytest.raises(TargetDown, match="the engine died"):
+            await stream
+        assert await dying == "killed"
+        assert (await client.load()).state == v1.ENGINE_STATE_UNHEALTHY
+        with pytest.raises(TargetDown, match="has died"):
+            await client.events()
+    assert backend.closed
+
+
+async def test_a_caller_who_leaves_stops_the_backend() -> None:
+    backend = Scripted(hangs=True)
+    async with running(backend) as (_, client):
+        stream = asyncio.create_task(client.events())
+        await backend.hanging.wait()
+        stream.cancel()
+        await asyncio.wait([stream])
+        await asyncio.wait_for(backend.left.wait(), 5)
+        assert backend.running == 0
+
+
+async def test_only_the_model_that_is_served_may_be_named() -> None:
+    async with running(Scripted()) as (_, client):
+        for name in ("", "bundled", "local"):
+            assert await client.events(v1.GenerationSpec(model=name, text=SPEC.text))
+        with pytest.raises(ModelUnknown, match=r"spec\.model"):
+            await client.events(v1.GenerationSpec(model="other", text=SPEC.text))
+
+
+async def test_the_merging_window_is_the_callers_or_the_settings() -> None:
+    backend = Scripted()
+    async with running(backend) as (_, client):
+        await client.events()
+        await client.events(v1.GenerationSpec(text=SPEC.text, coalescing=v1.Coalescing(window_ms=0)))
+    assert backend.windows[1:] == [0.02, 0.0]
+
+
+async def test_models_and_tokens_are_told() -> None:
+    async with running(Scripted()) as (app, _), insecure_channel(app.server.address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        (model,) = (await stub.ListModels(v1.ListModelsRequest())).models
+        assert (model.name, model.target, model.region, model.context_window) == ("bundled", "local", "site", 10)
+        assert model.kind == v1.TARGET_KIND_LOCAL
+        counted = await stub.CountTokens(v1.CountTokensRequest(spec=SPEC))
+        assert (counted.tokens, counted.exact, counted.model) == (7, True, "bundled")
+
+
+async def test_a_service_on_its_way_out_says_draining() -> None:
+    async with running(Scripted()) as (app, client):
+        await app.server.health.set_ready(False, "stopping")
+        assert (await client.load()).state == v1.ENGINE_STATE_DRAINING

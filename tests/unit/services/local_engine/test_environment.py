@@ -1,0 +1,38 @@
+"""What vLLM reads from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.local_engine.environment import compile_nothing, prepare, wanted
+from services.local_engine.settings import CpuSettings, LocalEngineSettings, VllmSettings
+from spillway.settings import TelemetrySettings
+
+
+def test_nothing_is_reported_to_the_makers_and_no_hub_is_asked_for_a_local_model(tmp_path: Path) -> None:
+    found = wanted(LocalEngineSettings(model=str(tmp_path)))
+    assert found["VLLM_NO_USAGE_STATS"] == "1"
+    assert found["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in wanted(LocalEngineSettings(model="owner/small"))
+
+
+def test_what_the_operator_set_stays() -> None:
+    environ = {"VLLM_LOGGING_LEVEL": "DEBUG"}
+    prepare(LocalEngineSettings(), environ)
+    assert environ["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    assert environ["VLLM_NO_USAGE_STATS"] == "1"
+    compile_nothing(environ)
+    assert environ["TORCHDYNAMO_DISABLE"] == "1"
+
+
+def test_the_span_exporter_never_outlasts_ours() -> None:
+    assert not any(name.startswith("OTEL") for name in wanted(LocalEngineSettings()))
+    telemetry = TelemetrySettings(otlp_endpoint="http://127.0.0.1:4317", export_timeout_s=2)
+    found = wanted(LocalEngineSettings(telemetry=telemetry))
+    assert found["OTEL_EXPORTER_OTLP_TIMEOUT"] == "2"
+    assert found["OTEL_SERVICE_NAME"] == "vllm"
+
+
+def test_cpu_threads_are_bound_as_told() -> None:
+    found = wanted(LocalEngineSettings(vllm=VllmSettings(cpu=CpuSettings(bind="nobind", threads=3))))
+    assert (found["VLLM_CPU_OMP_THREADS_BIND"], found["OMP_NUM_THREADS"]) == ("nobind", "3")

@@ -1,0 +1,93 @@
+"""From messages to tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.local_engine import prompt
+from spillway import v1
+from spillway.errors import ConstraintUnsupported, ContextLengthExceeded, RequestInvalid
+
+
+class Letters:
+    """A tokenizer whose tokens are code points, with a template of angle brackets."""
+
+    chat_template: str | None = "a template"
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return ([0] if add_special_tokens else []) + [ord(char) for char in text]
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> str:
+        if self.chat_template is None or [message["role"] for message in messages[:2]] == ["user", "user"]:
+            raise ValueError("secret words of the prompt")
+        said = "".join(f"<{message['role']}>{message['content']}" for message in messages)
+        return said + ("<assistant>" if options["add_generation_prompt"] else "")
+
+
+def chat(*messages: tuple[v1.Role.ValueType, str]) -> v1.Chat:
+    return v1.Chat(messages=[v1.Message(role=role, parts=[v1.Part(text=text)]) for role, text in messages])
+
+
+def text_of(ids: list[int]) -> str:
+    return "".join(map(chr, ids))
+
+
+def test_a_chat_is_written_by_the_models_template_without_special_tokens_of_ours() -> None:
+    spec = v1.GenerationSpec(chat=chat((v1.ROLE_SYSTEM, "be kind"), (v1.ROLE_USER, "hi")))
+    assert text_of(prompt.tokens(spec, Letters())) == "<system>be kind<user>hi<assistant>"
+
+
+def test_an_assistants_last_message_is_continued() -> None:
+    assert prompt.rendered(chat((v1.ROLE_USER, "hi"), (v1.ROLE_ASSISTANT, "Hel")), Letters()).endswith("<assistant>Hel")
+
+
+def test_a_text_gets_the_tokenizers_special_tokens() -> None:
+    assert prompt.tokens(v1.GenerationSpec(text=v1.TextPrompt(text="a")), Letters()) == [0, 97]
+
+
+def test_parts_of_a_message_are_joined() -> None:
+    message = v1.Message(role=v1.ROLE_USER, name="ann", parts=[v1.Part(text="a"), v1.Part(text="b")])
+    assert prompt.messages(v1.Chat(messages=[message])) == [{"role": "user", "content": "ab", "name": "ann"}]
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (v1.Message(role=v1.ROLE_USER, parts=[v1.Part(image=v1.Image(url="x"))]), "parts[0].image"),
+        (v1.Message(role=v1.ROLE_ASSISTANT, parts=[v1.Part(tool_call=v1.ToolCall(id="1"))]), "parts[0].tool_call"),
+        (v1.Message(role=v1.ROLE_TOOL, parts=[v1.Part(tool_result=v1.ToolResult())]), "role"),
+    ],
+)
+def test_what_the_model_cannot_read_is_refused_by_field(message: v1.Message, field: str) -> None:
+    with pytest.raises(ConstraintUnsupported) as refusal:
+        prompt.messages(v1.Chat(messages=[message]))
+    assert refusal.value.fields[0].field == f"spec.chat.messages[0].{field}"
+
+
+def test_a_template_that_refuses_is_the_callers_error_and_tells_no_prompt() -> None:
+    with pytest.raises(RequestInvalid) as refusal:
+        prompt.rendered(chat((v1.ROLE_USER, "a"), (v1.ROLE_USER, "b")), Letters())
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_model_without_template_takes_no_chat() -> None:
+    tokenizer = Letters()
+    tokenizer.chat_template = None
+    with pytest.raises(ConstraintUnsupported, match=r"spec\.chat"):
+        prompt.rendered(chat((v1.ROLE_USER, "a")), tokenizer)
+
+
+def test_token_ids_pass_as_they_are_unless_the_model_has_no_such_token() -> None:
+    assert prompt.known([3, 9], vocabulary=10) == [3, 9]
+    with pytest.raises(RequestInvalid, match=r"spec\.tokens\.ids: has the id 10"):
+        prompt.known([10], vocabulary=10)
+
+
+def test_a_prompt_that_fills_the_context_is_refused_with_the_numbers() -> None:
+    assert prompt.room(9, 10, "chat") == 1
+    with pytest.raises(ContextLengthExceeded) as refusal:
+        prompt.room(10, 10, "chat")
+    assert refusal.value.metadata == {"tokens": "10", "limit": "10"}
+    assert refusal.value.fields[0].field == "spec.chat"
