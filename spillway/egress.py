@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 
 class Residency(IntEnum):
@@ -13,6 +15,10 @@ class Residency(IntEnum):
     ANY = 1
     REGIONS = 2
     LOCAL_ONLY = 3
+
+    @classmethod
+    def _missing_(cls, value: object) -> Residency:
+        return cls.LOCAL_ONLY  # a word of a newer contract: in doubt it stays
 
 
 class Sensitivity(IntEnum):
@@ -24,6 +30,21 @@ class Sensitivity(IntEnum):
     CONFIDENTIAL = 3
     RESTRICTED = 4
 
+    @classmethod
+    def _missing_(cls, value: object) -> Sensitivity:
+        return cls.RESTRICTED
+
+
+class Stated(Protocol):
+    """A data policy as the contract's message states it."""
+
+    @property
+    def residency(self) -> int: ...
+    @property
+    def sensitivity(self) -> int: ...
+    @property
+    def regions(self) -> Iterable[str]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class DataPolicy:
@@ -32,6 +53,11 @@ class DataPolicy:
     residency: Residency = Residency.UNSPECIFIED
     regions: frozenset[str] = frozenset()
     sensitivity: Sensitivity = Sensitivity.UNSPECIFIED
+
+    @classmethod
+    def read(cls, stated: Stated) -> DataPolicy:
+        """The policy that a message states."""
+        return cls(Residency(stated.residency), frozenset(stated.regions), Sensitivity(stated.sensitivity))
 
     def tightened(self, other: DataPolicy) -> DataPolicy:
         """Both at once: the tightest of each, and only regions that both allow."""

@@ -6,6 +6,8 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
+from google.protobuf.message import Message
+
 from spillway import v1
 from spillway.errors import FieldViolation, RequestInvalid, SchemaInvalid, StreamInterrupted
 
@@ -31,6 +33,24 @@ def check(spec: v1.GenerationSpec) -> None:
             raise _bad_schema("nested too deep") from None
         if not isinstance(schema, dict | bool):
             raise _bad_schema("a schema is a JSON object or a boolean")
+
+
+def check_routing(policy: v1.RoutingPolicy) -> None:
+    """Raise RequestInvalid naming every choice of `policy` that this version does not know."""
+    wrong = list(_unknown_choices(policy, "policy"))
+    if wrong:
+        said = "; ".join(f"{violation.field}: {violation.description}" for violation in wrong[:3])
+        raise RequestInvalid(said, fields=wrong)
+
+
+def _unknown_choices(message: Message, path: str) -> Iterator[FieldViolation]:
+    for field, value in message.ListFields():
+        place = f"{path}.{field.name}"
+        if field.enum_type is not None and value not in field.enum_type.values_by_number:
+            known = ", ".join(field.enum_type.values_by_name)
+            yield FieldViolation(place, f"{value} is not known here; one of {known}")
+        elif field.message_type is not None:
+            yield from _unknown_choices(value, place)
 
 
 def _bad_schema(description: str) -> SchemaInvalid:

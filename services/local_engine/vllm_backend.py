@@ -1,4 +1,4 @@
-"""vLLM, in this process as AsyncLLM, with its core in a child process. The one module that imports it.
+"""vLLM, in this process as AsyncLLM, with its core in a child process. With json_grammar, all that imports it.
 
 One code for GPUs and CPUs: which it is was decided when vLLM was built.
 """
@@ -25,9 +25,9 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from services.local_engine import environment, model_source, prompt
+from services.local_engine import environment, json_grammar, model_source, prompt
 from services.local_engine.answer import Answer
-from services.local_engine.decoding import Decoding, decoding, refused
+from services.local_engine.decoding import Decoding, Guide, decoding, refused
 from services.local_engine.load import LoadMeter
 from services.local_engine.pace import Pace
 from services.local_engine.settings import LocalEngineSettings
@@ -72,7 +72,7 @@ class VllmBackend:
         # A fast tokenizer is not to be used by two threads at once, and vLLM uses its own.
         self._tokenizer = copy.deepcopy(llm.get_tokenizer())
         self._long_tokenizer = copy.deepcopy(self._tokenizer)
-        self._tokenizing = ThreadPoolExecutor(1, "tokenize")
+        self._thread = ThreadPoolExecutor(1, "prompts")
         self._vocabulary = int(llm.model_config.get_vocab_size())
         self.context_window = int(llm.model_config.max_model_len)
 
@@ -105,6 +105,7 @@ class VllmBackend:
         room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
         how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults)
         answer = Answer(spec, how.guide)
+        parameters = _parameters(how, await self._structure(how.guide), whole=whole)
         name = f"{call.request_id}/{next(self._numbers)}"
         pace = self._reports.paces[name] = Pace(0.0 if whole else window_s)
         first_token_at: float | None = None
@@ -113,7 +114,7 @@ class VllmBackend:
             async for output in self._llm.generate(
                 # A guide's check may take long: with it the prompt has a form that vLLM looks at in a thread.
                 tokens_input(ids) if how.guide is None else {"prompt_token_ids": ids},
-                _parameters(how, whole=whole),
+                parameters,
                 name,
                 trace_headers=(inject(call.span) or None) if self._traced else None,
             ):
@@ -161,7 +162,7 @@ class VllmBackend:
         return "the process of vLLM's engine core ended, or its output could not be read"
 
     async def close(self) -> None:
-        self._tokenizing.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S)
         self._release()
 
@@ -171,7 +172,20 @@ class VllmBackend:
         if prompt_bytes(spec) <= LONG_PROMPT_BYTES:
             return prompt.tokens(spec, self._tokenizer)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizing, prompt.tokens, spec, self._long_tokenizer)
+        return await loop.run_in_executor(self._thread, prompt.tokens, spec, self._long_tokenizer)
+
+    async def _structure(self, guide: Guide | None) -> dict[str, Any]:
+        """Return the guide as a field of vLLM's StructuredOutputsParams; empty if there is none."""
+        if guide is None:
+            return {}
+        if guide.kind in ("json", "json_object"):
+            schema = json_grammar.ANY_OBJECT if guide.kind == "json_object" else str(guide.value)
+            # Off the event loop: a schema can be made to take long.
+            loop = asyncio.get_running_loop()
+            grammar = await loop.run_in_executor(self._thread, json_grammar.bounded, schema)
+            if grammar is not None:
+                return {"grammar": grammar}
+        return {guide.kind: guide.value}
 
     def _silent_s(self) -> float:
         return time.monotonic() - max(self._asked_at, self._reports.meter.reported_at or 0.0)
@@ -261,11 +275,10 @@ def _dtype(settings: LocalEngineSettings) -> str:
     return "float32" if 0 < model_source.weights_bytes(settings.model) <= SMALL_WEIGHTS_BYTES else "auto"
 
 
-def _parameters(how: Decoding, *, whole: bool) -> SamplingParams:
-    guide: dict[str, Any] = {} if how.guide is None else {how.guide.kind: how.guide.value}
+def _parameters(how: Decoding, structure: Mapping[str, Any], *, whole: bool) -> SamplingParams:
     return SamplingParams(
         **how.arguments,
-        structured_outputs=StructuredOutputsParams(**guide) if guide else None,
+        structured_outputs=StructuredOutputsParams(**structure) if structure else None,
         output_kind=RequestOutputKind.DELTA,
         stream_interval=WHOLE if whole else None,
         skip_clone=True,

@@ -43,7 +43,7 @@ class TargetClient:
         """
         attempt = journal.begin(self.target)
         try:
-            response = v1.GenerateResponse()
+            responses: list[v1.GenerateResponse] = []
             async with (
                 asyncio.timeout(silence_s) as silence,
                 self._remote.stream(self._generate, request, call, span_name=names.ATTEMPT) as rpc,
@@ -51,13 +51,12 @@ class TargetClient:
                 await rpc.initial_metadata()
                 silence.reschedule(None)
                 journal.first_token(attempt)
-                async for response in rpc:
-                    pass
-            if not response.HasField("usage") or not response.choices:
+                responses = [response async for response in rpc]
+            if len(responses) != 1 or not responses[0].HasField("usage") or not responses[0].choices:
                 raise TargetDown("the target's answer has no usage or no choice")
         except BaseException as error:
             raise self._fail(error, journal, attempt, silence_s) from None
-        return attempt, response
+        return attempt, responses[0]
 
     async def stream(
         self, request: v1.StreamGenerateRequest, call: Call, journal: Journal, silence_s: float, idle_s: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spillway import v1
-from spillway.egress import DataPolicy, Residency, Sensitivity
+from spillway.egress import DataPolicy
 from spillway.generation import prompt_bytes
 
 from .facts import Category, Delivery, Facts, Validation
@@ -69,11 +69,6 @@ def _needs(spec: v1.GenerationSpec, constraint: str) -> frozenset[str]:
     if spec.adapter:
         needs.add("adapters")
     return frozenset(needs)
-
-
-def read_data_policy(message: v1.DataPolicy) -> DataPolicy:
-    """Return the contract's data policy as policy sees it."""
-    return DataPolicy(Residency(message.residency), frozenset(message.regions), Sensitivity(message.sensitivity))
 
 
 def tell_data_policy(policy: DataPolicy) -> v1.DataPolicy:

@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from spillway import v1
 from spillway.deadline import Clock
+from spillway.egress import DataPolicy
 from spillway.errors import SpillwayError
-from spillway.generation import check
+from spillway.generation import check, check_routing
 from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
@@ -17,7 +18,7 @@ from .dispatch import Dispatch, Work
 from .journal import Journal, Keep
 from .plan import Plan
 from .policy import Policy, worth_counting
-from .reading import read_data_policy, read_facts
+from .reading import read_facts
 from .refusal import refusal
 from .target import Target
 
@@ -57,6 +58,7 @@ class Router:
     async def explain(self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call) -> Plan:
         """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""
         check(spec)
+        check_routing(policy)
         return await self._plan(spec, policy, v1.DataPolicy(), call)
 
     async def count_tokens(self, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
@@ -72,6 +74,7 @@ class Router:
 
     async def _work(self, request: v1.GenerateRequest | v1.StreamGenerateRequest, call: Call) -> Work:
         check(request.spec)
+        check_routing(request.policy)
         call = call.onward()
         plan = await self._plan(request.spec, request.policy, request.stamp.data_policy, call)
         if not plan.taken:
@@ -84,7 +87,7 @@ class Router:
         span = self._tracing.start(names.DECIDE, call.span)
         try:
             # What caller and routers before this one say can only tighten what the owner's policy says.
-            data_policy = self._policy.resolve(read_data_policy(policy.data_policy), read_data_policy(stamped))
+            data_policy = self._policy.resolve(DataPolicy.read(policy.data_policy), DataPolicy.read(stamped))
             facts = read_facts(spec, policy, data_policy)
             if worth_counting(facts, self._targets, self._policy):
                 counted = await self._count_locally(spec, call.under(span))

@@ -14,6 +14,7 @@ from spillway.settings import SettingsError, overlay, read_environment, read_yam
 SERVICES = ("validator", "router", "cloud_proxy", "local_engine")
 """In the order of their start: what starts quickest first, so that the engine's start has the processor for itself."""
 SIMULATOR = "openai_simulator"
+DEFAULT_BASE = 7070
 OFFSETS = {"router": 0, "local_engine": 1, "cloud_proxy": 2, "validator": 3, SIMULATOR: 9}
 """Service -> its port, counted from the port base."""
 
@@ -24,7 +25,7 @@ class Wanted:
 
     config: Path | None = None
     model: str | None = None
-    port_base: int = 7070
+    port_base: int = DEFAULT_BASE
     log_dir: Path | None = None
     engine_command: tuple[str, ...] | None = None
     folder: Path = field(default_factory=lambda: Path.cwd() / state.FOLDER)
@@ -109,7 +110,7 @@ def _addresses(base: int, simulated: bool, notes: list[str]) -> dict[str, str]:
 
 def _listens(told: Mapping[str, Any], name: str) -> str:
     """Return where this machine reaches the service that a configuration describes."""
-    default = f"{ports.LOOPBACK}:{7070 + OFFSETS[name]}"
+    default = f"{ports.LOOPBACK}:{DEFAULT_BASE + OFFSETS[name]}"
     listen = str(((told.get(name) or {}).get("server") or {}).get("listen", default))
     host, _, port = listen.rpartition(":")
     if not port.isdecimal() or int(port) == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spillway.cli import state
-from spillway.cli.layout import OFFSETS
+from spillway.cli.layout import DEFAULT_BASE, OFFSETS
 from spillway.cli.ports import LOOPBACK
 
 
@@ -25,7 +25,7 @@ class Reach:
         if self.mesh is not None:
             return {name: self.mesh.addresses[name] for name in OFFSETS if name in self.mesh.addresses}
         return {"router": self.router} | {
-            name: f"{LOOPBACK}:{7070 + offset}" for name, offset in OFFSETS.items() if 0 < offset < 4
+            name: f"{LOOPBACK}:{DEFAULT_BASE + offset}" for name, offset in OFFSETS.items() if 0 < offset < 4
         }
 
 

@@ -17,6 +17,7 @@ from spillway.errors import (
     DeadlineExceeded,
     OutputInvalid,
     ProviderRateLimited,
+    RequestInvalid,
     StreamInterrupted,
     TargetDown,
     ValidatorUnavailable,
@@ -269,3 +270,10 @@ async def test_a_stamp_can_only_tighten(mesh: Mesh) -> None:
     with pytest.raises(AllTargetsFailed):
         await mesh.remote.unary(mesh.stub.Generate, request, Call("x", Deadline.after(5)), span_name="test")
     assert mesh.cloud.seen == []
+
+
+async def test_a_choice_that_is_not_known_is_refused_by_name(mesh: Mesh) -> None:
+    policy = v1.RoutingPolicy(category=99, data_policy=v1.DataPolicy(residency=77))  # type: ignore[arg-type]
+    with pytest.raises(RequestInvalid) as caught:
+        await mesh.generate(text(), policy)
+    assert [violation.field for violation in caught.value.fields] == ["policy.category", "policy.data_policy.residency"]

@@ -37,14 +37,14 @@ def test_what_the_stamp_allows_may_go(told: v1.PolicyStamp) -> None:
     ("told", "why"),
     [
         (None, "only a router"),
-        (v1.PolicyStamp(router="router"), "no data policy"),
-        (stamp(v1.RESIDENCY_UNSPECIFIED), "names no residency"),
+        (v1.PolicyStamp(router="router"), "no data policy was resolved"),
+        (stamp(v1.RESIDENCY_UNSPECIFIED), "no data policy was resolved"),
         (stamp(v1.RESIDENCY_LOCAL_ONLY), "on the site"),
         (stamp(v1.RESIDENCY_REGIONS, "eu"), "region us"),
         (stamp(v1.RESIDENCY_REGIONS), "region us"),
-        (stamp(9), "names no residency"),  # type: ignore[arg-type]
-        (stamp(v1.RESIDENCY_ANY, sensitivity=v1.SENSITIVITY_CONFIDENTIAL), "more sensitive"),
-        (stamp(v1.RESIDENCY_ANY, sensitivity=v1.SENSITIVITY_RESTRICTED), "more sensitive"),
+        (stamp(9), "on the site"),  # type: ignore[arg-type]
+        (stamp(v1.RESIDENCY_ANY, sensitivity=v1.SENSITIVITY_CONFIDENTIAL), "stays on the site"),
+        (stamp(v1.RESIDENCY_ANY, sensitivity=v1.SENSITIVITY_RESTRICTED), "stays on the site"),
     ],
 )
 def test_in_doubt_it_stays(told: v1.PolicyStamp | None, why: str) -> None:
