@@ -1,4 +1,4 @@
-"""vLLM, in this process as AsyncLLM, with its core in a child process. With json_grammar, all that imports it.
+"""vLLM, in this process as AsyncLLM, with its core in a child process. The one module that imports it.
 
 One code for GPUs and CPUs: which it is was decided when vLLM was built.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import json
 import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,9 +23,10 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams, check_json_nesting
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
 from services.local_engine import environment, json_grammar, model_source, prompt
 from services.local_engine.answer import Answer
@@ -182,7 +185,7 @@ class VllmBackend:
             schema = json_grammar.ANY_OBJECT if guide.kind == "json_object" else str(guide.value)
             # Off the event loop: a schema can be made to take long.
             loop = asyncio.get_running_loop()
-            grammar = await loop.run_in_executor(self._thread, json_grammar.bounded, schema)
+            grammar = await loop.run_in_executor(self._thread, _grammar, schema)
             if grammar is not None:
                 return {"grammar": grammar}
         return {guide.kind: guide.value}
@@ -283,6 +286,18 @@ def _parameters(how: Decoding, structure: Mapping[str, Any], *, whole: bool) -> 
         stream_interval=WHOLE if whole else None,
         skip_clone=True,
     )
+
+
+@lru_cache(512)
+def _grammar(schema: str) -> str | None:
+    """Return a bounded grammar for `schema`; None leaves it to vLLM, which has other libraries, or words, for it."""
+    try:
+        check_json_nesting(schema)
+        if has_xgrammar_unsupported_json_features(json.loads(schema)):
+            return None
+    except (VLLMClientError, ValueError, TypeError, AttributeError):
+        return None
+    return json_grammar.bounded(schema)
 
 
 def _timings(metrics: Any, began: float, first_token_at: float | None) -> v1.Timings:

@@ -44,6 +44,8 @@ def tell(error: SpillwayError, reach: Reach, console: Console) -> int:
         console.print(f"  {plain(key)}: {plain(value)}", style="dim", markup=False)
     if error.retry_after_s is not None:
         console.print(f"  the same request may succeed in {error.retry_after_s:g} s", style="dim")
+    elif reach.mesh is not None and not reach.mesh.ready:
+        console.print("  the mesh is still starting", style="dim")
     elif isinstance(error, AllTargetsFailed):
         console.print("  `spillway status` shows what is down", style="dim")
     return next((code for kind, code in EXITS if isinstance(error, kind)), EXIT_FAILED)
