@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from bench import mesh
+import argparse
+
+from bench import engine_rate, mesh
 
 
 def main() -> None:
-    for row in mesh.run():
-        print(f"{row.load:42} {row.through:16} {row.cpu_us:8.1f} us per {row.unit:6} {row.note}", flush=True)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", choices=["router", "engine"], help="half of it")
+    only = parser.parse_args().only
+    if only != "engine":
+        for row in mesh.run():
+            print(row, flush=True)
+    if only != "router":
+        for rate in engine_rate.run():
+            print(rate, flush=True)
 
 
 if __name__ == "__main__":

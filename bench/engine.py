@@ -13,7 +13,7 @@ from spillway.testing.server import serving
 
 def answer(spec: v1.GenerationSpec) -> str:
     """As many words as the request's `extra.words` says, five by default."""
-    return " ".join(["word"] * int(spec.extra["words"] if "words" in spec.extra else 5))
+    return " ".join(["word"] * int(spec.extra.fields["words"].number_value or 5))
 
 
 async def main() -> None:

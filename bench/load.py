@@ -34,6 +34,13 @@ class Streamed:
     gaps: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens / max(1, self.messages):.1f} tokens a message, "
+            f"gap p50 {percentile(self.gaps, 0.5) * 1e3:.0f} p99 {percentile(self.gaps, 0.99) * 1e3:.0f} ms, "
+            f"first token p50 {percentile(self.first, 0.5) * 1e3:.0f} ms, {self.tokens / self.wall_s:.0f} tokens/s"
+        )
+
 
 async def calls(address: str, total: int, callers: int) -> float:
     """Make `total` unary calls from `callers` at once; return the wall time in seconds."""
@@ -45,23 +52,22 @@ async def calls(address: str, total: int, callers: int) -> float:
             for _ in range(total // callers):
                 await stub.Generate(request, timeout=DEADLINE_S)
 
-        await caller_warm(stub, request)
+        for _ in range(20):
+            await stub.Generate(request, timeout=DEADLINE_S)
         began = time.perf_counter()
         await asyncio.gather(*(caller() for _ in range(callers)))
         return time.perf_counter() - began
 
 
-async def caller_warm(stub: inference_pb2_grpc.InferenceServiceAsyncStub, request: v1.GenerateRequest) -> None:
-    for _ in range(20):
-        await stub.Generate(request, timeout=DEADLINE_S)
-
-
 async def streams(address: str, count: int, words: int, window_ms: int) -> Streamed:
     """Read `count` streams of `words` tokens at once."""
+    return await _read(address, v1.StreamGenerateRequest(spec=spec(words, window_ms)), count)
+
+
+async def _read(address: str, request: v1.StreamGenerateRequest, count: int) -> Streamed:
     seen = Streamed()
     async with grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        request = v1.StreamGenerateRequest(spec=spec(words, window_ms))
 
         async def reader() -> None:
             began = last = time.perf_counter()
@@ -81,6 +87,16 @@ async def streams(address: str, count: int, words: int, window_ms: int) -> Strea
         await asyncio.gather(*(reader() for _ in range(count)))
         seen.wall_s = time.perf_counter() - began
     return seen
+
+
+async def engine_streams(address: str, prompt: list[int], count: int, tokens: int) -> Streamed:
+    """Read `count` greedy streams of `tokens` tokens each from an engine, merged as it does by default."""
+    wanted = v1.GenerationSpec(
+        tokens=v1.TokenPrompt(ids=prompt),
+        sampling=v1.Sampling(temperature=0, max_tokens=tokens),
+        stop=v1.Stop(ignore_eos=True),
+    )
+    return await _read(address, v1.StreamGenerateRequest(spec=wanted), count)
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -7,37 +7,27 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from bench.load import calls, percentile, streams
-from bench.processes import Measured, started
+from bench.load import Streamed, calls, streams
+from bench.processes import Measured, free_address, started
+from bench.row import Row
 
-ROUTER_PORT = 7970
 CALLS, CALLERS, ROUNDS = 3000, 16, 5
-PACED_STREAMS, PACED_WORDS, PACED_INTERVAL_MS = 128, 300, 10.0
-FLAT_STREAMS, FLAT_WORDS, FLAT_INTERVAL_MS = 64, 6000, 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table."""
-
-    load: str
-    through: str
-    cpu_us: float
-    unit: str
-    note: str
+WINDOWS_MS = (0, 20, 40)
+PACED = {"count": 128, "words": 400}
+PACED_INTERVAL_MS = 10.0
+FLAT = {"count": 64, "words": 6000}
+FLAT_INTERVAL_MS = 0.25
 
 
 @contextmanager
 def router(engine: str) -> Iterator[Measured]:
-    """A router with everything on but validation, one target."""
+    """A router with everything on but validation, before one target."""
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "spillway.yaml"
-        address = f"127.0.0.1:{ROUTER_PORT}"
+        address = free_address()
         target = {
             "name": "local",
             "kind": "local",
@@ -47,60 +37,57 @@ def router(engine: str) -> Iterator[Measured]:
             "price": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0},
         }
         ledger = {"url": f"sqlite:///{folder}/ledger.sqlite"}
-        settings = {"server": {"listen": address}, "targets": [target], "ledger": ledger}
-        config.write_text(yaml.safe_dump({"router": settings}))
+        config = Path(folder) / "spillway.yaml"
+        config.write_text(
+            yaml.safe_dump({"router": {"server": {"listen": address}, "targets": [target], "ledger": ledger}})
+        )
         with started("services.router", "--config", str(config), address=address) as measured:
             yield measured
 
 
-def unary() -> list[Row]:
-    """CPU per unary call in the process between, interleaved over rounds."""
-    with ExitStack() as stack:
-        engine = stack.enter_context(started("bench.engine"))
-        between = {
-            "engine directly": engine,
-            "bare relay": stack.enter_context(started("bench.relay", "--to", engine.address)),
-            "router": stack.enter_context(router(engine.address)),
-        }
-        cpu: dict[str, list[float]] = {name: [] for name in between}
-        rate: dict[str, list[float]] = {name: [] for name in between}
-        for _ in range(ROUNDS):
-            for name, process in between.items():
-                before = process.cpu_s()
-                wall = asyncio.run(calls(process.address, CALLS, CALLERS))
-                cpu[name].append((process.cpu_s() - before) / CALLS * 1e6)
-                rate[name].append(CALLS / wall)
-    return [
-        Row(f"unary, {CALLERS} callers", name, statistics.median(cpu[name]), "call", f"{statistics.median(rate[name]):.0f}/s")
-        for name in between
-    ]
-
-
-def streaming(load: str, count: int, words: int, interval_ms: float, windows: tuple[int, ...]) -> Iterator[Row]:
-    """CPU per token in the process between, for each merging window."""
+@contextmanager
+def between(interval_ms: float) -> Iterator[dict[str, Measured]]:
+    """A fake engine, a bare relay before it and a router before it."""
     with ExitStack() as stack:
         engine = stack.enter_context(started("bench.engine", "--interval-ms", str(interval_ms)))
-        between = {
-            "engine directly": engine,
-            "bare relay": stack.enter_context(started("bench.relay", "--to", engine.address)),
-            "router": stack.enter_context(router(engine.address)),
-        }
-        for window_ms in windows:
-            for name, process in between.items():
+        relay = stack.enter_context(started("bench.relay", "--to", engine.address))
+        yield {"engine directly": engine, "bare relay": relay, "router": stack.enter_context(router(engine.address))}
+
+
+def unary() -> Iterator[Row]:
+    """CPU per unary call, the median of rounds that take turns."""
+    with between(0.0) as processes:
+        cpu: dict[str, list[float]] = {name: [] for name in processes}
+        rate: dict[str, list[float]] = {name: [] for name in processes}
+        for _ in range(ROUNDS):
+            for name, process in processes.items():
                 before = process.cpu_s()
-                seen = asyncio.run(streams(process.address, count, words, window_ms))
-                used = process.cpu_s() - before
-                note = (
-                    f"{seen.tokens / max(1, seen.messages):.1f} tokens a message, gap p50 "
-                    f"{percentile(seen.gaps, 0.5) * 1e3:.0f} p99 {percentile(seen.gaps, 0.99) * 1e3:.0f} ms, first token p50 "
-                    f"{percentile(seen.first, 0.5) * 1e3:.0f} ms, {seen.tokens / seen.wall_s:.0f} tokens/s"
-                )
-                yield Row(f"{load}, merging {window_ms} ms", name, used / seen.tokens * 1e6, "token", note)
+                wall_s = asyncio.run(calls(process.address, CALLS, CALLERS))
+                cpu[name].append((process.cpu_s() - before) / CALLS * 1e6)
+                rate[name].append(CALLS / wall_s)
+    for name in processes:
+        note = f"{statistics.median(rate[name]):.0f} calls/s"
+        yield Row(f"unary, {CALLERS} callers", name, statistics.median(cpu[name]), "call", note)
+
+
+def streaming(load: str, interval_ms: float, size: dict[str, int], rounds: int = 3) -> Iterator[Row]:
+    """CPU per token for each merging window, the median of rounds that take turns."""
+    with between(interval_ms) as processes:
+        for window_ms in WINDOWS_MS:
+            cpu: dict[str, list[float]] = {name: [] for name in processes}
+            seen: dict[str, Streamed] = {}
+            for _ in range(rounds):
+                for name, process in processes.items():
+                    before = process.cpu_s()
+                    seen[name] = asyncio.run(streams(process.address, window_ms=window_ms, **size))
+                    cpu[name].append((process.cpu_s() - before) / seen[name].tokens * 1e6)
+            for name in processes:
+                label = f"{load}, merging {window_ms} ms"
+                yield Row(label, name, statistics.median(cpu[name]), "token", str(seen[name]))
 
 
 def run() -> Iterator[Row]:
     """All loads of the router."""
-    windows = (0, 20, 40)
     yield from unary()
-    yield from streaming(f"{PACED_STREAMS} streams x 100 tokens/s", PACED_STREAMS, PACED_WORDS, PACED_INTERVAL_MS, windows)
-    yield from streaming(f"{FLAT_STREAMS} streams flat out", FLAT_STREAMS, FLAT_WORDS, FLAT_INTERVAL_MS, windows)
+    yield from streaming(f"{PACED['count']} streams x 100 tokens/s", PACED_INTERVAL_MS, PACED)
+    yield from streaming(f"{FLAT['count']} streams flat out", FLAT_INTERVAL_MS, FLAT)

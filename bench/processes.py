@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -24,10 +25,25 @@ class Measured:
         self._process = process
         self.address = address
 
+    def ask(self, line: str) -> str:
+        """Write a line to the process and return the line it answers."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
     def cpu_s(self) -> float:
         """User and system time used so far, in seconds, to the clock tick (10 ms)."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) * _TICK_S
+
+
+def free_address() -> str:
+    """A loopback address that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @contextmanager
@@ -35,6 +51,7 @@ def started(*arguments: str, address: str | None = None) -> Iterator[Measured]:
     """Run `python -m ARGUMENTS` for the block. Without `address` the process prints its own first."""
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -51,9 +68,10 @@ def started(*arguments: str, address: str | None = None) -> Iterator[Measured]:
         yield Measured(process, address)
     finally:
         process.terminate()
-        process.wait(10)
-        if process.stdout is not None:
-            process.stdout.close()
+        process.wait(30)
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 def _await_health(address: str, process: subprocess.Popen[str]) -> None:

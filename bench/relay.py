@@ -14,6 +14,8 @@ from spillway.v1 import inference_pb2_grpc
 
 
 class Relay(inference_pb2_grpc.InferenceServiceServicer):
+    """Generate and StreamGenerate, passed on."""
+
     def __init__(self, address: str) -> None:
         self._stub = inference_pb2_grpc.InferenceServiceStub(grpc.aio.insecure_channel(address))
 
@@ -31,7 +33,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", required=True)
     server = grpc.aio.server()
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(Relay(parser.parse_args().to), server)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(Relay(parser.parse_args().to), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"127.0.0.1:{port}", flush=True)

@@ -44,12 +44,12 @@ def check_routing(policy: v1.RoutingPolicy) -> None:
 
 
 def _unknown_choices(message: Message, path: str) -> Iterator[FieldViolation]:
-    for field, value in message.ListFields():
-        place = f"{path}.{field.name}"
-        if field.enum_type is not None and value not in field.enum_type.values_by_number:
-            known = ", ".join(field.enum_type.values_by_name)
+    for declared, value in message.ListFields():
+        place = f"{path}.{declared.name}"
+        if declared.enum_type is not None and value not in declared.enum_type.values_by_number:
+            known = ", ".join(declared.enum_type.values_by_name)
             yield FieldViolation(place, f"{value} is not known here; one of {known}")
-        elif field.message_type is not None:
+        elif declared.message_type is not None:
             yield from _unknown_choices(value, place)
 
 

@@ -42,11 +42,12 @@ class Guide:
     field: str
     """Path in the request, for errors."""
 
-    def refused(self, why: str) -> SpillwayError:
-        """Return the error for a guide the engine does not accept."""
-        why = why[:300]
+    def refused(self, why: str, *, sound: bool) -> SpillwayError:
+        """Return the error for a guide the engine does not accept, though it may be `sound`: beyond the engine only."""
+        if sound:
+            return unsupported(self.field, why[:300])
         kind = SchemaInvalid if self.kind == "json" else RequestInvalid
-        return kind(f"{self.field}: {why}", fields=[FieldViolation(self.field, why)])
+        return kind(f"{self.field}: {why[:300]}", fields=[FieldViolation(self.field, why[:300])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +181,15 @@ FIELDS = {
 """vLLM's name of a parameter -> its path in the contract."""
 
 
-def refused(parameter: str | None, why: str, decoding: Decoding) -> SpillwayError:
-    """Return the error for a request that vLLM's own checks refuse, naming the field where it can be told."""
+def refused(parameter: str | None, why: str, decoding: Decoding, *, sound: bool = False) -> SpillwayError:
+    """Return the error for a request that vLLM's own checks refuse, naming the field where it can be told.
+
+    `sound` says that the guide, if there is one, is well formed.
+    """
     if parameter in FIELDS:
         return _invalid(FIELDS[parameter], why[:300])
     if decoding.guide is not None:
-        return decoding.guide.refused(why)
+        return decoding.guide.refused(why, sound=sound)
     return _invalid("spec", why[:300])
 
 

@@ -52,19 +52,21 @@ class Engine:
         began = time.monotonic()
         self._backend = backend = await self._open()
         loaded = time.monotonic()
-        warm = v1.GenerationSpec(text=v1.TextPrompt(text="Hello"), sampling=v1.Sampling(max_tokens=1, temperature=0))
-        async with aclosing(
-            backend.generate(warm, Call("warm-up", Deadline.after(WARM_S)), window_s=0, whole=True)
-        ) as events:
-            async for _ in events:
-                pass
+        await _first_token(backend, v1.GenerationSpec())
+        ready = time.monotonic()
+        constraint = v1.OutputConstraint(choices=v1.Choices(values=["a", "b"]))
+        try:  # what the first caller who wants it would wait for
+            await _first_token(backend, v1.GenerationSpec(constraint=constraint, logprobs=v1.Logprobs(top=1)))
+        except SpillwayError as error:
+            log.warning("engine.unguided", why=error.message)
         self.state = v1.ENGINE_STATE_SERVING
         log.info(
             "engine.ready",
             model=self.model,
             context=backend.context_window,
             load_s=round(loaded - began, 1),
-            first_token_s=round(time.monotonic() - loaded, 2),
+            first_token_s=round(ready - loaded, 2),
+            start_s=round(time.monotonic() - began, 1),
         )
 
     async def generate(
@@ -156,3 +158,12 @@ class Engine:
     def __repr__(self) -> str:
         state = v1.EngineState.Name(self.state).removeprefix("ENGINE_STATE_").lower()
         return f"<Engine {self.model} {state} {self.running} running>"
+
+
+async def _first_token(backend: Backend, spec: v1.GenerationSpec) -> None:
+    spec.text.text = "Hello"
+    spec.sampling.CopyFrom(v1.Sampling(max_tokens=1, temperature=0))
+    events = backend.generate(spec, Call("warm-up", Deadline.after(WARM_S)), window_s=0, whole=True)
+    async with asyncio.timeout(WARM_S), aclosing(events):
+        async for _ in events:
+            pass

@@ -10,8 +10,7 @@ from typing import Generic, TypeVar
 
 Kept = TypeVar("Kept")
 
-KILL_EVERY_S = 0.1
-KILL_FOR_S = 15.0
+REAP_EVERY_S = 0.1
 
 
 class Keeper(Generic[Kept]):
@@ -49,26 +48,24 @@ class Keeper(Generic[Kept]):
             self._over.set()
             if not self._abandoned.is_set():
                 loop.call_soon_threadsafe(settle, value, error)
-                self._released.wait()
+                if error is None:
+                    self._released.wait()
 
         # A daemon, so that a process told to stop does not wait for an import to end.
         threading.Thread(target=run, name="engine-keeper", daemon=True).start()
         try:
             return await loaded
         except asyncio.CancelledError:
-            await asyncio.shield(self._abandon())
+            self._abandoned.set()
+            threading.Thread(target=self._reap, name="engine-reaper", daemon=True).start()
             raise
 
     def release(self) -> None:
         """Let the thread end."""
         self._released.set()
 
-    async def _abandon(self) -> None:
-        self._abandoned.set()
-        for _ in range(round(KILL_FOR_S / KILL_EVERY_S)):
-            children = multiprocessing.active_children()
-            for child in children:
+    def _reap(self) -> None:
+        """Kill what loading still spawns: a process cannot exit before its children have."""
+        while not self._over.wait(REAP_EVERY_S):
+            for child in multiprocessing.active_children():
                 child.kill()
-            if self._over.is_set() or not children:
-                return
-            await asyncio.sleep(KILL_EVERY_S)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from functools import lru_cache
 from typing import Any
 
@@ -71,7 +72,7 @@ class VllmBackend:
         self._traced = settings.telemetry.otlp_endpoint is not None
         self._defaults: Mapping[str, Any] = llm.model_config.get_diff_sampling_param()
         self._numbers = itertools.count()
-        self._asked_at = time.monotonic()
+        self._busy_since = time.monotonic()
         # A fast tokenizer is not to be used by two threads at once, and vLLM uses its own.
         self._tokenizer = copy.deepcopy(llm.get_tokenizer())
         self._long_tokenizer = copy.deepcopy(self._tokenizer)
@@ -103,33 +104,37 @@ class VllmBackend:
     async def generate(
         self, spec: v1.GenerationSpec, call: Call, *, window_s: float, whole: bool
     ) -> AsyncGenerator[v1.GenerationEvent, None]:
-        began = self._asked_at = time.monotonic()
+        began = time.monotonic()
         ids = await self._tokens(spec)
         room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
         how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults)
         answer = Answer(spec, how.guide)
-        parameters = _parameters(how, await self._structure(how.guide), whole=whole)
+        structure = await self._structure(how.guide)
+        if not self._llm.get_num_unfinished_requests():
+            self._busy_since = time.monotonic()
         name = f"{call.request_id}/{next(self._numbers)}"
         pace = self._reports.paces[name] = Pace(0.0 if whole else window_s)
         first_token_at: float | None = None
         over = False
         try:
-            async for output in self._llm.generate(
+            outputs = self._llm.generate(
                 # A guide's check may take long: with it the prompt has a form that vLLM looks at in a thread.
                 tokens_input(ids) if how.guide is None else {"prompt_token_ids": ids},
-                parameters,
+                _parameters(how, structure, whole=whole),
                 name,
                 trace_headers=(inject(call.span) or None) if self._traced else None,
-            ):
-                pace.pulled()
-                if first_token_at is None:
-                    first_token_at = time.monotonic()
-                    yield v1.GenerationEvent(started=v1.Started(prompt_tokens=len(ids)))
-                for delta in answer.deltas(output.outputs):
-                    yield v1.GenerationEvent(delta=delta)
-                over = output.finished
-                if not over and not whole:
-                    await pace.rest()
+            )
+            async with aclosing(outputs):
+                async for output in outputs:
+                    pace.pulled()
+                    if first_token_at is None:
+                        first_token_at = time.monotonic()
+                        yield v1.GenerationEvent(started=v1.Started(prompt_tokens=len(ids)))
+                    for delta in answer.deltas(output.outputs):
+                        yield v1.GenerationEvent(delta=delta)
+                    over = output.finished
+                    if not over and not whole:
+                        await pace.rest()
             yield v1.GenerationEvent(finished=answer.finished())
             yield v1.GenerationEvent(
                 usage=v1.Usage(
@@ -142,7 +147,7 @@ class VllmBackend:
         except VLLMClientError as error:
             parameter = getattr(error, "parameter", None)
             why = str(error.args[0]) if error.args else "the engine refuses this request"
-            raise refused(parameter, why, how) from None
+            raise refused(parameter, why, how, sound=_is_sound(how.guide)) from None
         except EngineDeadError:
             raise TargetDown("the engine died") from None
         finally:
@@ -191,7 +196,7 @@ class VllmBackend:
         return {guide.kind: guide.value}
 
     def _silent_s(self) -> float:
-        return time.monotonic() - max(self._asked_at, self._reports.meter.reported_at or 0.0)
+        return time.monotonic() - max(self._busy_since, self._reports.meter.reported_at or 0.0)
 
     def __repr__(self) -> str:
         return f"<VllmBackend {self.context_window} context{' errored' if self._llm.errored else ''}>"
@@ -298,6 +303,11 @@ def _grammar(schema: str) -> str | None:
     except (VLLMClientError, ValueError, TypeError, AttributeError):
         return None
     return json_grammar.bounded(schema)
+
+
+def _is_sound(guide: Guide | None) -> bool:
+    """Whether a schema is one, though no library here can hold a decoder to all of it."""
+    return guide is not None and guide.kind == "json" and json_grammar.bounded(str(guide.value)) is not None
 
 
 def _timings(metrics: Any, began: float, first_token_at: float | None) -> v1.Timings:

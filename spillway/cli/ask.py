@@ -18,7 +18,7 @@ from spillway.cli import failure, reach
 from spillway.cli.figures import Figures
 from spillway.cli.plan_table import plan_table
 from spillway.cli.reach import Reach
-from spillway.cli.terminal import err, out, plain
+from spillway.cli.terminal import err, out, plain, quiet
 from spillway.cli.trace_tree import ENGINE_SPAN, trace_tree
 from spillway.client import AnswerStream, Client, Options, connect
 from spillway.deadline import Clock
@@ -60,6 +60,7 @@ def read_schema(given: str) -> str:
 
 def run(prompt: str, wanted: Options, *, address: str | None, key: str | None, explain: bool, trace: bool) -> int:
     """Ask; return the exit code."""
+    quiet()
     found = reach.find(address)
     try:
         return asyncio.run(_ask(prompt, wanted, found, key, explain=explain, trace=trace))
@@ -72,6 +73,7 @@ def run(prompt: str, wanted: Options, *, address: str | None, key: str | None, e
 
 def run_explain(prompt: str, wanted: Options, *, address: str | None, key: str | None) -> int:
     """Explain; return the exit code."""
+    quiet()
     found = reach.find(address)
 
     async def explain() -> int:
@@ -175,5 +177,5 @@ def is_simulated(found: Reach, target: str) -> bool:
 
 def tracing_to(collector: str) -> Tracing:
     """Return the client's tracing, to the collector of the mesh where there is one."""
-    settings = TelemetrySettings(otlp_endpoint=collector or None, export_interval_s=EXPORT_S, export_timeout_s=1.0)
+    settings = TelemetrySettings(otlp_endpoint=collector or None, export_interval_s=EXPORT_S, export_timeout_s=2.0)
     return Tracing("client", settings)

@@ -26,7 +26,7 @@ from spillway.cli.mesh import running
 from spillway.cli.plan_table import plan_table
 from spillway.cli.progress import until_healthy
 from spillway.cli.reach import Reach
-from spillway.cli.terminal import out, plain
+from spillway.cli.terminal import out, plain, quiet
 from spillway.cli.trace_tree import ENGINE_SPAN, trace_tree
 from spillway.client import Answer, Client, connect
 from spillway.errors import SpillwayError
@@ -62,6 +62,7 @@ class NotShown(Exception):
 
 def run(wanted: Wanted) -> int:
     """Run the demo; return 0 if everything it shows has really happened."""
+    quiet()
     console = out()
     began = time.monotonic()
     try:

@@ -15,7 +15,7 @@ from spillway.cli.probe import Prober, listens
 from spillway.store.embedded import embedded_valkey
 from spillway.telemetry.collector import Collector
 
-STOP_S = 12.0
+STOP_S = 15.0
 """Longest end of one process: what the configuration grants running calls, and a little more."""
 
 

@@ -12,7 +12,7 @@ from spillway.cli import reach
 from spillway.cli.layout import SIMULATOR
 from spillway.cli.probe import Prober, listens
 from spillway.cli.reach import Reach
-from spillway.cli.terminal import out, plain, style_of
+from spillway.cli.terminal import out, plain, quiet, style_of
 from spillway.deadline import Deadline
 from spillway.errors import SpillwayError
 from spillway.rpc.call import Call
@@ -27,6 +27,7 @@ _COLOURS = {"ready": "green", "not ready": "yellow", "no answer": "red"}
 
 def run(*, address: str | None, key: str | None) -> int:
     """Print the state of the mesh; return 0 if all of it is ready."""
+    quiet()
     return asyncio.run(_status(reach.find(address), key))
 
 

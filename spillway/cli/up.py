@@ -15,7 +15,7 @@ from spillway.cli.layout import Layout, Wanted, lay_out
 from spillway.cli.loglines import readable
 from spillway.cli.mesh import Mesh, running
 from spillway.cli.progress import until_healthy
-from spillway.cli.terminal import err, style_of
+from spillway.cli.terminal import err, quiet, style_of
 from spillway.process import EXIT_SETTINGS, EXIT_START
 from spillway.settings import SettingsError
 
@@ -28,6 +28,7 @@ def run(wanted: Wanted) -> int:
 
     0 after Ctrl-C, 1 if one runs here already, 2 for wrong settings, 3 if it could not start.
     """
+    quiet()
     console = err()
     found = state.read(wanted.folder)
     if found is not None and found.alive:

@@ -124,9 +124,8 @@ class Boundary(grpc.aio.ServerInterceptor):
                     if (close := getattr(answers, "aclose", None)) is not None:
                         await close()
             except BaseException as error:
-                if stall.barked:
-                    error = StreamInterrupted(f"the reader took nothing for {stall.limit_s:g} s")
-                await rpc.fail(error)
+                stalled = StreamInterrupted(f"the reader took nothing for {stall.limit_s:g} s")
+                await rpc.fail(stalled if stall.barked else error)
                 raise
             rpc.span.end()
 

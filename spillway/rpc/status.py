@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2 as details

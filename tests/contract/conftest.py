@@ -17,7 +17,7 @@ from spillway.settings import StoreSettings
 from spillway.store.embedded import embedded_valkey
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, serving_engine
-from spillway.testing.faults import Cut, Refuse, Script
+from spillway.testing.faults import Cut, Refuse, Script, SlowFirst
 from spillway.testing.server import LOOPBACK
 from tests.contract.target import LONG, Target
 
@@ -55,6 +55,7 @@ def faulty(target: Target, engine: FakeEngine) -> Target:
     def next_fault(fault: Any) -> None:
         engine.faults = Script(fault)
 
+    target.be_silent = lambda: next_fault(SlowFirst(3600))
     target.break_after = lambda after: next_fault(Cut(after))
     target.exhaust = lambda: next_fault(exhausted())
     return target
@@ -129,6 +130,7 @@ async def cloud_proxy() -> AsyncIterator[Target]:
         def next_fault(fault: Any) -> None:
             simulator.faults = Faults(fault)
 
+        target.be_silent = lambda: next_fault(SlowFirst(3600))
         target.break_after = lambda after: next_fault(ErrorInStream(after))
         target.exhaust = lambda: next_fault(rate_limited(1.5))
         yield target
@@ -193,7 +195,7 @@ def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
 
     async def wait(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
-            while not condition():
+            while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     return wait

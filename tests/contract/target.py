@@ -20,8 +20,9 @@ LONG = "Please write a long text."
 class Target:
     """`running` tells the generations in flight at the very end of the line: the engine's or the provider's.
 
-    `break_after` makes the next answer fail after so many tokens, `exhaust` makes the next call hit a limit; None where
-    a target cannot be made to. `endless` is what keeps a target going where its model would stop by itself.
+    `be_silent` keeps the next answer's first token back, `break_after` makes it fail after so many tokens, `exhaust`
+    makes the call hit a limit; None where a target cannot be made to. `endless` is what keeps a target going where its
+    model would stop by itself.
     """
 
     remote: Remote
@@ -29,6 +30,7 @@ class Target:
     model: str = ""
     unknown_model: str = "nobody"
     stamp: v1.PolicyStamp | None = None
+    be_silent: Callable[[], None] | None = None
     break_after: Callable[[int], None] | None = None
     exhaust: Callable[[], None] | None = None
     endless: v1.Stop | None = None

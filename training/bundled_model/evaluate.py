@@ -171,6 +171,7 @@ def main() -> None:
         "engine": "vLLM on CPU, temperature 0",
         "seed": options.seed,
         "weights_bytes": weights.stat().st_size,
+        "parameters": weights.stat().st_size // 2,
         "groups": {name: score.report() for name, score in scores.items()},
     }
     training = options.model / "training.json"

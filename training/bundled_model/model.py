@@ -119,9 +119,10 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(shape.width, shape.norm_epsilon)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
-                nn.init.normal_(weight, std=0.02)
+                nn.init.normal_(weight, std=0.04)
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     nn.init.zeros_(weight)
+        wire(self)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Scores of the tokens that follow ``positions``, flat indices into ``tokens`` (batch, length)."""
@@ -136,6 +137,57 @@ class Decoder(nn.Module):
             x = layer(x, cos, sin)
         scores: Tensor = self.norm(self.layers[-1](x, cos, sin, positions)) @ self.embed_tokens.weight.T
         return scores
+
+
+SHARED = 0.05
+"""Size, per dimension, of a direction that all embeddings share at the start."""
+FAST_PAIRS, STEP_BACK = 10, 0.6
+"""Rotary pairs that tell neighbours apart, and the weight of each in the head that looks one token back."""
+SLOW_PAIR, MATCH = 21, 3.0
+"""The first rotary pair that hardly turns within a prompt, and the weight of the match on the slow ones."""
+WRITE, COPY = 0.1, 0.5
+"""How strongly the wired heads of the first and of the second layer write."""
+
+
+@torch.no_grad()
+def wire(model: Decoder) -> None:
+    """Start training with a rough copying circuit, which small models otherwise find late (Olsson et al., 2022).
+
+    The first head of layer 0 passes on the token before; two heads of layer 1 look for the place where that equals the
+    current token, and write what stands there. All of it is only a starting point that training changes.
+    """
+    shape = model.shape
+    width, head = shape.width, shape.head_width
+    half = head // 2
+    shared = torch.randn(width).sign() * SHARED
+    model.embed_tokens.weight.add_(shared)
+    direction = shared / shared.norm()
+
+    def basis(rows: int) -> Tensor:
+        free = torch.randn(rows, width)
+        free -= torch.outer(free @ direction, direction)
+        return torch.linalg.qr(free.T).Q.T
+
+    back, match = model.layers[0].self_attn, model.layers[1].self_attn
+    assert isinstance(back, Attention) and isinstance(match, Attention)
+    turn = shape.rope_theta ** -(torch.arange(half) / half)
+    strength = torch.where(torch.arange(half) < FAST_PAIRS, STEP_BACK, 0.0)
+    first = slice(0, head)
+    back.q_proj.weight[first] = torch.outer(torch.cat((strength * turn.cos(), -strength * turn.sin())), direction)
+    back.k_proj.weight[first] = torch.outer(torch.cat((strength, torch.zeros(half))), direction)
+    read, written = basis(head), basis(head)
+    back.v_proj.weight[first] = read
+    back.o_proj.weight[:, first] = WRITE * written.T
+    slow = [pair + offset for offset in (0, half) for pair in range(SLOW_PAIR, half)]
+    for index in (0, 1):
+        rows = slice(index * head, (index + 1) * head)
+        used = range(index * len(slow), (index + 1) * len(slow))
+        query, key = torch.zeros(head, width), torch.zeros(head, width)
+        query[slow], key[slow] = MATCH * read[list(used)], MATCH * written[list(used)]
+        match.q_proj.weight[rows], match.k_proj.weight[rows] = query, key
+        seen = basis(head)
+        match.v_proj.weight[rows] = seen
+        match.o_proj.weight[:, rows] = COPY * seen.T
 
 
 def export(model: Decoder, folder: Path) -> None:

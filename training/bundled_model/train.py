@@ -41,7 +41,7 @@ class Settings:
     workers: int = 2
     """Processes that update the same weights without waiting for one another, each on one core; 1: reproducible."""
     batch_tokens: int = 3072
-    matrix_rate: float = 0.03
+    matrix_rate: float = 0.02
     other_rate: float = 0.003
     warm_up: float = 0.02
     """Share of the run in which the learning rate rises."""
@@ -99,8 +99,8 @@ class Progress:
         return max(0.0, min(rising, falling))
 
     def copy_share(self) -> float:
-        """Share of copying exercises: half at first, then few."""
-        return max(0.03, min(0.5, 0.5 - (self.share - 0.08) * 1.6))
+        """Share of copying exercises: a third at first, then few."""
+        return max(0.04, 0.35 - 0.9 * self.share)
 
 
 def make_tokenizer(seed: int) -> Tokenizer:

@@ -167,6 +167,11 @@ async def test_a_seed_makes_sampling_repeatable(client: Any) -> None:
             SchemaInvalid,
             "spec.constraint.json_schema",
         ),
+        (
+            asked(constraint=v1.OutputConstraint(json_schema='{"type": "array", "uniqueItems": true}')),
+            ConstraintUnsupported,
+            "spec.constraint.json_schema",
+        ),
         (asked(constraint=v1.OutputConstraint(regex="(((")), RequestInvalid, "spec.constraint.regex"),
         (asked(constraint=v1.OutputConstraint(grammar="root ::= (")), RequestInvalid, "spec.constraint.grammar"),
         (asked(sampling=v1.Sampling(n=2, temperature=0)), RequestInvalid, "spec.sampling.n"),

@@ -156,7 +156,7 @@ async def test_nothing_runs_past_the_deadline(mesh: Mesh) -> None:
 
 async def test_a_caller_that_leaves_ends_the_targets_work(mesh: Mesh) -> None:
     mesh.local.interval_s = 0.05
-    async with aclosing(mesh.stream(text())) as events:  # type: ignore[type-var]
+    async with aclosing(mesh.stream(text())) as events:
         async for event in events:
             if event.HasField("delta"):
                 break

@@ -33,7 +33,7 @@ def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
 
     async def wait(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
-            while not condition():
+            while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
     return wait
@@ -108,7 +108,7 @@ class Client:
 
 
 class Relay(inference_pb2_grpc.InferenceServiceServicer):
-    """A service that passes everything on to another."""
+    """A service that passes generations on to another."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -135,7 +135,11 @@ class Mesh:
 
     async def relay(self, to: Server | str, *, tracing: Tracing | None = None, **seams: Any) -> Server:
         client = self.client(to, tracing=tracing)
-        service = Service(INFERENCE, Relay(client), inference_pb2_grpc.add_InferenceServiceServicer_to_server)
+        service = Service(
+            INFERENCE,
+            Relay(client),  # type: ignore[abstract]
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server,
+        )
         return await self.serve(service, tracing=tracing, **seams)
 
     def client(self, to: Server | str, *, tracing: Tracing | None = None, **arguments: Any) -> Client:

@@ -26,7 +26,7 @@ class Source:
         try:
             while sent < self.total:
                 self.pulls.append(clock())
-                while (due := min(int((clock() - began) / 0.001) + 1, self.total)) <= sent:
+                while (due := min(int((clock() - began) / 0.001) + 1, self.total)) <= sent:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
                 yield list(range(sent, due))
                 sent = due

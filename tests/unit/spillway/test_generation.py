@@ -6,7 +6,7 @@ import pytest
 
 from spillway import v1
 from spillway.errors import RequestInvalid, SchemaInvalid, StreamInterrupted
-from spillway.generation import MAX_PROMPT_BYTES, Folder, check, fold, prompt_bytes
+from spillway.generation import MAX_PROMPT_BYTES, Folder, check, check_routing, fold, prompt_bytes
 
 USER, ASSISTANT, TOOL = v1.ROLE_USER, v1.ROLE_ASSISTANT, v1.ROLE_TOOL
 
@@ -19,7 +19,7 @@ def chat(*messages: v1.Message) -> v1.GenerationSpec:
     return v1.GenerationSpec(chat=v1.Chat(messages=messages))
 
 
-def said(words: str, role: v1.Role = USER) -> v1.Message:
+def said(words: str, role: v1.Role.ValueType = USER) -> v1.Message:
     return v1.Message(role=role, parts=[v1.Part(text=words)])
 
 
@@ -135,6 +135,15 @@ def test_all_violations_are_told_at_once_and_none_repeats_the_prompt() -> None:
     assert "private" not in raised.value.message + repr(raised.value.fields)
 
 
+def test_a_routing_choice_of_another_version_is_refused_by_name() -> None:
+    check_routing(v1.RoutingPolicy(category=v1.CATEGORY_COMPLEX, data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY)))
+
+    unknown = v1.RoutingPolicy(category=99, data_policy=v1.DataPolicy(residency=77))  # type: ignore[arg-type]
+    with pytest.raises(RequestInvalid) as raised:
+        check_routing(unknown)
+    assert [violation.field for violation in raised.value.fields] == ["policy.category", "policy.data_policy.residency"]
+
+
 def test_the_size_of_a_prompt_is_that_of_all_its_text() -> None:
     assert prompt_bytes(text("é")) == 2
     assert prompt_bytes(chat(said("ab"), said("c", ASSISTANT))) == 3
@@ -160,7 +169,7 @@ def delta(words: str = "", **fields: object) -> v1.GenerationEvent:
     return v1.GenerationEvent(delta=v1.Delta(text=words, **fields))  # type: ignore[arg-type]
 
 
-def finished(*reasons: v1.FinishReason) -> v1.GenerationEvent:
+def finished(*reasons: v1.FinishReason.ValueType) -> v1.GenerationEvent:
     finishes = [v1.ChoiceFinish(choice=number, reason=reason) for number, reason in enumerate(reasons)]
     return v1.GenerationEvent(finished=v1.Finished(choices=finishes))
 

@@ -154,7 +154,7 @@ def test_settings_are_frozen() -> None:
     read = EngineSettings()
 
     with pytest.raises(ValidationError, match="frozen"):
-        read.limits.max_queue = 5
+        read.limits.max_queue = 5  # type: ignore[misc]
 
 
 def test_a_list_is_replaced_whole_and_a_mapping_is_merged() -> None:

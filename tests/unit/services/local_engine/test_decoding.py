@@ -154,5 +154,6 @@ def test_a_refusal_of_the_engine_names_the_field_it_is_about() -> None:
     free, schema = Decoding({}, None), Decoding({}, Guide("json", "{}", "spec.constraint.json_schema"))
     assert refused("logit_bias", "out of vocabulary", schema).fields[0].field == "spec.sampling.logit_bias"
     assert isinstance(refused(None, "not a schema", schema), SchemaInvalid)
+    assert isinstance(refused(None, "a keyword it does not know", schema, sound=True), ConstraintUnsupported)
     assert isinstance(refused(None, "no", Decoding({}, Guide("regex", "(", "spec.constraint.regex"))), RequestInvalid)
     assert refused(None, "no", free).fields[0].field == "spec"

@@ -81,7 +81,7 @@ async def test_a_late_reply_is_never_taken_for_the_next_ones(valkey: str) -> Non
         with pytest.raises(StoreUnavailable):
             await store.run(slow, [], [])
         async with asyncio.timeout(30):
-            while not await store.ping():
+            while not await store.ping():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await store.run(ADD, ["counter"], [7]) == 7
 

@@ -1,0 +1,32 @@
+"""A line of the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """CPU of the process named `through`, in microseconds per `unit`, under `load`."""
+
+    load: str
+    through: str
+    cpu_us: float
+    unit: str
+    note: str
+
+    def __str__(self) -> str:
+        return f"{self.load:42} {self.through:16} {self.cpu_us:8.1f} us per {self.unit:6} {self.note}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Tokens per second of `through` under `load`."""
+
+    load: str
+    through: str
+    tokens_per_s: float
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.load:42} {self.through:24} {self.tokens_per_s:8.0f} tokens/s {self.note}"
