@@ -46,7 +46,9 @@ class TargetClient:
             responses: list[v1.GenerateResponse] = []
             async with (
                 asyncio.timeout(silence_s) as silence,
-                self._remote.stream(self._generate, request, call, span_name=names.ATTEMPT) as rpc,
+                self._remote.stream(
+                    self._generate, request, call, span_name=names.ATTEMPT, attributes=_told(attempt)
+                ) as rpc,
             ):
                 await rpc.initial_metadata()
                 silence.reschedule(None)
@@ -68,7 +70,9 @@ class TargetClient:
         attempt = journal.begin(self.target)
         model, usage, finished, tokens = "", None, False, 0
         try:
-            async with self._remote.stream(self._stream, request, call, span_name=names.ATTEMPT) as rpc:
+            async with self._remote.stream(
+                self._stream, request, call, span_name=names.ATTEMPT, attributes=_told(attempt)
+            ) as rpc:
                 dog = Watchdog(silence_s, rpc.cancel)
                 try:
                     dog.watch()
@@ -134,3 +138,8 @@ class TargetClient:
 
     def __repr__(self) -> str:
         return f"<TargetClient {self.target!r}>"
+
+
+def _told(attempt: Attempt) -> dict[str, str | int]:
+    """What the span of an attempt tells."""
+    return {names.TARGET: attempt.target.name, names.ATTEMPT_NUMBER: attempt.number}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 
 from spillway import v1
 from spillway.client.answer import Answer
@@ -18,7 +18,7 @@ class AnswerStream:
     anew, `text` begins anew too and `restarts` counts it; only `events()` shows where.
     """
 
-    def __init__(self, responses: AsyncIterator[v1.StreamGenerateResponse]) -> None:
+    def __init__(self, responses: AsyncIterable[v1.StreamGenerateResponse]) -> None:
         self._responses = responses
         self._folder = Folder()
         self.restarts = 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import grpc
 from grpc.aio import AioRpcError
 from opentelemetry.trace import Span, SpanKind
+from opentelemetry.util.types import AttributeValue
 
 from spillway.errors import Cancelled, DeadlineExceeded, SpillwayError, TargetDown
 from spillway.rpc import metadata
@@ -73,9 +74,10 @@ class Remote:
         call: Call,
         *,
         span_name: str,
+        attributes: Mapping[str, AttributeValue] | None = None,
     ) -> AsyncIterator[grpc.aio.UnaryStreamCall[Any, Response]]:
         """Open `method` under `call`; leaving the block ends it on the other side too."""
-        span = self._tracing.start(span_name, call.span, kind=SpanKind.CLIENT)
+        span = self._tracing.start(span_name, call.span, kind=SpanKind.CLIENT, attributes=attributes)
         rpc = None
         try:
             rpc = method(request, timeout=self._left(call), metadata=self._headers(call, span))

@@ -67,6 +67,7 @@ def test_a_second_mesh_in_the_same_folder_is_refused(mesh: Any, run: Any) -> Non
     assert "runs here already" in second.stderr
 
 
+@pytest.mark.chaos
 async def test_when_the_engine_is_killed_the_cloud_answers_and_private_prompts_fail(
     mesh: Any, run: Any, until: Any
 ) -> None:
@@ -103,6 +104,7 @@ def test_one_interrupt_ends_everything_in_order(tmp_path: Path, starts: Callable
     assert said.rstrip().endswith("stopped")
 
 
+@pytest.mark.chaos
 def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path, starts: Callable[..., Any], until: Any) -> None:
     up = starts(tmp_path)
     up.wait_ready()

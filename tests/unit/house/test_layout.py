@@ -47,7 +47,7 @@ def test_every_module_is_named_after_a_noun() -> None:
 
 
 def test_no_module_asks_to_be_two() -> None:
-    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in modules()}
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in modules() if not path.startswith("tests/")}
     assert {path: lines for path, lines in lengths.items() if lines > LONGEST_MODULE} == {}
 
 
