@@ -10,25 +10,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.bundled_model.corpus import Case, Turn, conversation, training_stream
+from training.bundled_model.corpus import conversation, training_stream
+from training.bundled_model.encoding import PAD_ID, Encoded, encode
 from training.bundled_model.message import TRAINING
-from training.bundled_model.tokenizer import ASSISTANT, END, PAD, SPECIALS, SYSTEM, USER
 
 LONGEST = 1000
 """Conversations of more tokens than this are left out."""
 BUCKET = 640
 """Conversations drawn at a time; batches are cut from them in order of length."""
-
-_ROLES = {"system": SPECIALS.index(SYSTEM), "user": SPECIALS.index(USER), "assistant": SPECIALS.index(ASSISTANT)}
-_END, _PAD = SPECIALS.index(END), SPECIALS.index(PAD)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Tokens of one conversation, with the weight of each as a target (0 for what the user says)."""
-
-    tokens: list[int]
-    weights: list[float]
 
 
 @dataclass(frozen=True)
@@ -41,21 +30,10 @@ class Batch:
     weights: Tensor
 
 
-def encode(tokenizer: Tokenizer, turns: list[Turn]) -> Encoded:
-    """Encode a conversation exactly as the chat template renders it; an answer of n tokens weighs sqrt(n) in all."""
-    tokens: list[int] = []
-    weights: list[float] = []
-    for turn in turns:
-        body = [*tokenizer.encode(turn.content).ids, _END]
-        tokens += [_ROLES[turn.role], *body]
-        weights += [0.0, *([len(body) ** -0.5 if turn.role == "assistant" else 0.0] * len(body))]
-    return Encoded(tokens, weights)
-
-
 def collate(items: list[Encoded]) -> Batch:
     """Pad to the longest and keep apart the positions that are learned from."""
     longest = max(len(item.tokens) for item in items)
-    tokens = torch.tensor([item.tokens + [_PAD] * (longest - len(item.tokens)) for item in items])
+    tokens = torch.tensor([item.tokens + [PAD_ID] * (longest - len(item.tokens)) for item in items])
     weights = torch.tensor([item.weights + [0.0] * (longest - len(item.weights)) for item in items])
     following = weights[:, 1:].reshape(-1)
     positions = following.nonzero().squeeze(1)
@@ -88,10 +66,3 @@ def stream(tokenizer: Tokenizer, seed: int, batch_tokens: int, copy_share: Calla
         order.shuffle(groups)
         for group in groups:
             yield collate(group)
-
-
-def encode_case(tokenizer: Tokenizer, case: Case) -> Encoded:
-    """A measured question with its expected answer as the only target."""
-    asked = encode(tokenizer, list(case.turns))
-    answered = encode(tokenizer, [Turn("assistant", case.answer)])
-    return Encoded(asked.tokens + answered.tokens, asked.weights + answered.weights)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from training.bundled_model import words
 from training.bundled_model.clauses import LABELS, Pool, expand, pools
-from training.bundled_model.message import SPLITS, UNSEEN_VALUES, Message, Split, compose
+from training.bundled_model.message import SPLITS, UNSEEN_VALUES_LONG, Message, Split, compose
 
 FIELDS = ("name", "product", "order_id", "issue")
 TASKS = ("classify", "extract", "summarize", "smalltalk")
@@ -398,11 +398,6 @@ def follow_up_cases(split_name: str, count: int, seed: int) -> list[Case]:
 
 
 def long_cases(task: str, count: int, seed: int) -> list[Case]:
-    """Questions on unseen values whose prompt has 1,200 to 2,500 characters."""
-    found: list[Case] = []
-    block = 0
-    while len(found) < count:
-        drawn = cases(UNSEEN_VALUES.name, task, 500, seed + 1000 + block)
-        found += [case for case in drawn if 1200 <= sum(len(turn.content) for turn in case.turns) <= 2500]
-        block += 1
-    return found[:count]
+    """Questions on unseen values whose prompt has 700 to 2,500 characters."""
+    drawn = cases(UNSEEN_VALUES_LONG.name, task, 8 * count, seed)
+    return [case for case in drawn if 700 <= sum(len(turn.content) for turn in case.turns) <= 2500][:count]

@@ -106,8 +106,8 @@ def groups(count: int, seed: int) -> list[Group]:
         found += [Group(f"{split}/{task}", cases(split, task, count, seed)) for task in TASKS]
     some = max(count // 2, 1)
     found.append(Group("unseen_values/extract, follow-up turn", follow_up_cases(UNSEEN_VALUES.name, some, seed)))
-    found.append(Group("unseen_values/extract, long (1,200-2,500 characters)", long_cases("extract", some, seed)))
-    found.append(Group("unseen_values/classify, long (1,200-2,500 characters)", long_cases("classify", some, seed)))
+    found.append(Group("unseen_values/extract, long (700-2,500 characters)", long_cases("extract", some, seed)))
+    found.append(Group("unseen_values/classify, long (700-2,500 characters)", long_cases("classify", some, seed)))
     chosen = cases(HELD_OUT_TEMPLATES.name, "extract", some, seed + 1)
     found.append(Group("held_out_templates/extract, constrained by schema", chosen, constrained=True))
     labels = ", ".join(LABELS)

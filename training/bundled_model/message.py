@@ -22,12 +22,15 @@ class Split:
     held_out_clauses: bool
     unseen_values: bool
     noise: float
+    long: float = 0.05
+    """Share of messages that ramble on."""
 
 
 TRAINING = Split("training", held_out_clauses=False, unseen_values=False, noise=0.25)
 UNSEEN_VALUES = Split("unseen_values", held_out_clauses=False, unseen_values=True, noise=0.0)
 HELD_OUT_TEMPLATES = Split("held_out_templates", held_out_clauses=True, unseen_values=True, noise=0.0)
-SPLITS = {split.name: split for split in (TRAINING, UNSEEN_VALUES, HELD_OUT_TEMPLATES)}
+UNSEEN_VALUES_LONG = Split("unseen_values_long", held_out_clauses=False, unseen_values=True, noise=0.0, long=0.6)
+SPLITS = {split.name: split for split in (TRAINING, UNSEEN_VALUES, HELD_OUT_TEMPLATES, UNSEEN_VALUES_LONG)}
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Composer:
         elif chance < 0.14:
             text = self._keywords()
         else:
-            text = self._letter(short=chance < 0.36, long=chance > 0.95)
+            text = self._letter(short=chance < min(0.36, 1 - self.split.long), long=chance > 1 - self.split.long)
         name, product, order = self.name, self.product, self.order
         if self.lower:
             text = text.lower()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -188,6 +188,12 @@ def wire(model: Decoder) -> None:
         seen = basis(head)
         match.v_proj.weight[rows] = seen
         match.o_proj.weight[:, rows] = COPY * seen.T
+
+
+def load(model: Decoder, folder: Path) -> None:
+    """Take over the weights of an exported folder."""
+    tensors = load_file(str(folder / "model.safetensors"))
+    model.load_state_dict({name.removeprefix("model."): value.float() for name, value in tensors.items()})
 
 
 def export(model: Decoder, folder: Path) -> None:

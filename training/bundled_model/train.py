@@ -22,10 +22,11 @@ from torch import Tensor, multiprocessing
 from torch.nn import functional
 
 from training.bundled_model import tokenizer as tokenization
-from training.bundled_model.batches import Batch, Encoded, collate, cut, encode_case, stream
+from training.bundled_model.batches import Batch, collate, cut, stream
 from training.bundled_model.corpus import TASKS, cases, conversation, training_stream
+from training.bundled_model.encoding import Encoded, encode_case
 from training.bundled_model.message import HELD_OUT_TEMPLATES, TRAINING, UNSEEN_VALUES
-from training.bundled_model.model import Decoder, Shape, export
+from training.bundled_model.model import Decoder, Shape, export, load
 from training.bundled_model.optimizer import Muon
 
 
@@ -35,6 +36,8 @@ class Settings:
 
     out: Path
     minutes: float
+    start: Path | None = None
+    """Folder of a trained model to go on from, at half the rate; None: from scratch."""
     tokens: int = 0
     """End after this many tokens if that is sooner; 0: no such end."""
     seed: int = 1
@@ -96,11 +99,11 @@ class Progress:
         share = self.share
         rising = min(1.0, share / self.settings.warm_up + 0.02)
         falling = min(1.0, (1 - share) / self.settings.cool_down)
-        return max(0.0, min(rising, falling))
+        return max(0.0, min(rising, falling)) * (0.5 if self.settings.start else 1.0)
 
     def copy_share(self) -> float:
         """Share of copying exercises: a third at first, then few."""
-        return max(0.04, 0.35 - 0.9 * self.share)
+        return 0.04 if self.settings.start else max(0.04, 0.35 - 0.9 * self.share)
 
 
 def make_tokenizer(seed: int) -> Tokenizer:
@@ -182,9 +185,13 @@ def run(settings: Settings) -> None:
     """The whole training run: the first worker, which also reports and exports."""
     torch.manual_seed(settings.seed)
     torch.set_num_threads(1)
-    tokenizer = make_tokenizer(settings.seed)
-    tokenization.save(tokenizer, settings.out)
     model = Decoder(Shape())
+    if settings.start:
+        tokenizer = Tokenizer.from_file(str(settings.start / "tokenizer.json"))
+        load(model, settings.start)
+    else:
+        tokenizer = make_tokenizer(settings.seed)
+    tokenization.save(tokenizer, settings.out)
     average = copy.deepcopy(model)
     export(average, settings.out)
     checks = {
@@ -238,11 +245,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--minutes", type=float, default=60.0, help="length of the run")
+    parser.add_argument("--start", type=Path, help="folder of a trained model to go on from")
     parser.add_argument("--tokens", type=int, default=0, help="end after this many tokens if that is sooner")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2, help="processes, one core each; 1: reproducible")
     chosen = parser.parse_args()
-    run(Settings(chosen.out, chosen.minutes, tokens=chosen.tokens, seed=chosen.seed, workers=chosen.workers))
+    run(
+        Settings(
+            chosen.out,
+            chosen.minutes,
+            start=chosen.start,
+            tokens=chosen.tokens,
+            seed=chosen.seed,
+            workers=chosen.workers,
+        )
+    )
 
 
 if __name__ == "__main__":

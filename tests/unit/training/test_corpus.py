@@ -135,8 +135,7 @@ def test_an_unfinished_answer_can_be_continued_from_its_last_character() -> None
 
 def test_training_sees_tokens_exactly_as_the_chat_template_renders_them() -> None:
     tokenizers = pytest.importorskip("tokenizers")
-    pytest.importorskip("torch")
-    from training.bundled_model.batches import encode
+    from training.bundled_model.encoding import encode
 
     tokenizer = tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     turns = [Turn("system", "Be brief."), Turn("user", "Hello, Anna?"), Turn("assistant", "returns")]
