@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 
@@ -18,6 +19,7 @@ from spillway.settings import LogSettings
 
 
 async def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that vLLM's own processes end with this one
     logs.configure(LogSettings(level="error"), "vllm_alone")
     settings = LocalEngineSettings()  # the defaults, as the service beside it
     environment.prepare(settings, os.environ)

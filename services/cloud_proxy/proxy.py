@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from opentelemetry.trace import Span, SpanKind
 
@@ -115,7 +115,7 @@ class CloudProxy:
         try:
             source = route.adapter.stream(prepared, call.under(span), exchange)
             window = window_s(spec.coalescing, self._window)
-            async with aclosing(source), aclosing(_pulled(source, window)) as merged:
+            async with aclosing(source), aclosing(pulled(source, window)) as merged:
                 async for deltas in merged:
                     if attempt.first is None:
                         attempt.first = self._clock()
@@ -224,8 +224,6 @@ def prompt_estimate(spec: v1.GenerationSpec) -> int:
     size, images = prompt_bytes(spec), 0
     for message in spec.chat.messages:
         for part in message.parts:
-            call, result = part.tool_call, part.tool_result
-            size += len(call.name) + len(call.arguments.encode()) + len(result.content.encode())
             images += part.HasField("image")
     size += sum(len(tool.name) + len(tool.description) + len(tool.parameters_json_schema) for tool in spec.tools)
     size += len(spec.constraint.json_schema)
@@ -250,7 +248,3 @@ def _cost(route: Route, usage: v1.Usage) -> int | None:
     return route.tariff.cost_nano_usd(
         Tokens(usage.prompt_tokens, usage.completion_tokens, cached=usage.cached_prompt_tokens)
     )
-
-
-def _pulled(source: AsyncGenerator[list[v1.Delta], None], window: float) -> AsyncGenerator[list[v1.Delta], None]:
-    return cast("AsyncGenerator[list[v1.Delta], None]", pulled(source, window))

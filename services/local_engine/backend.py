@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from services.local_engine.pace import Window
 from spillway import v1
 from spillway.rpc.call import Call
 
@@ -21,11 +22,11 @@ class Backend(Protocol):
     def capabilities(self) -> tuple[v1.Capability.ValueType, ...]: ...
 
     def generate(
-        self, spec: v1.GenerationSpec, call: Call, *, window_s: float, whole: bool
+        self, spec: v1.GenerationSpec, call: Call, *, window: Window, whole: bool
     ) -> AsyncGenerator[v1.GenerationEvent, None]:
         """Yield Started with prompt_tokens, deltas, Finished, Usage; sequences and names are left to the caller.
 
-        Deltas after the first are merged for up to `window_s` seconds. With `whole` there is one when the first token
+        Deltas after the first are merged for up to `window()` seconds. With `whole` there is one when the first token
         is there, as a sign of life, and one with all the rest.
         """
         ...

@@ -9,9 +9,9 @@ from contextlib import aclosing
 
 from services.local_engine import support
 from services.local_engine.backend import Backend
+from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
 from spillway import v1
-from spillway.coalescing import window_s
 from spillway.deadline import Deadline
 from spillway.errors import SpillwayError, TargetDown
 from spillway.generation import check
@@ -26,6 +26,8 @@ Opener = Callable[[], Awaitable[Backend]]
 
 WARM_S = 300.0
 """Longest time for the first token of all, compilation included."""
+MAX_WINDOW_S = 0.1
+"""Longest merging window that the number of streams alone can make."""
 FAREWELL_S = 1.0
 """Longest time for running streams to tell their callers that the engine died."""
 
@@ -38,6 +40,7 @@ class Engine:
         self.target = settings.target
         self._region = settings.region
         self._window_s = settings.merge_window_ms / 1000
+        self._message_s = 1 / settings.messages_per_s
         self._names = frozenset({self.model, self.target, settings.model})
         self._open = open_backend
         self._tracing = tracing
@@ -76,14 +79,14 @@ class Engine:
         backend = self._ready()
         check(spec)
         support.require(spec, self._names)
-        window = window_s(spec.coalescing, self._window_s)
+        window = self._window(spec.coalescing)
         span = self._tracing.start(
             names.ENGINE_GENERATE, call.span, attributes={names.MODEL: self.model, names.TARGET: self.target}
         )
         self.running += 1
         self._idle.clear()
         try:
-            events = backend.generate(spec, call.under(span), window_s=window, whole=whole)
+            events = backend.generate(spec, call.under(span), window=window, whole=whole)
             async with aclosing(events):
                 sequence = 0
                 async for event in events:
@@ -148,6 +151,13 @@ class Engine:
         if self._backend is not None:
             await self._backend.close()
 
+    def _window(self, coalescing: v1.Coalescing) -> Window:
+        """How long deltas may be held back: what the caller says, or more the more streams there are."""
+        if coalescing.HasField("window_ms"):
+            told = coalescing.window_ms / 1000
+            return lambda: told
+        return lambda: max(self._window_s, min(self.running * self._message_s, MAX_WINDOW_S))
+
     def _ready(self) -> Backend:
         if self._backend is None or self.state == v1.ENGINE_STATE_STARTING:
             raise TargetDown(f"{self.target}: the engine is starting", retry_after_s=1.0)
@@ -163,7 +173,7 @@ class Engine:
 async def _first_token(backend: Backend, spec: v1.GenerationSpec) -> None:
     spec.text.text = "Hello"
     spec.sampling.CopyFrom(v1.Sampling(max_tokens=1, temperature=0))
-    events = backend.generate(spec, Call("warm-up", Deadline.after(WARM_S)), window_s=0, whole=True)
+    events = backend.generate(spec, Call("warm-up", Deadline.after(WARM_S)), window=lambda: 0.0, whole=True)
     async with asyncio.timeout(WARM_S), aclosing(events):
         async for _ in events:
             pass

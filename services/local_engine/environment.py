@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from services.local_engine.settings import LocalEngineSettings
+from services.local_engine.settings import LocalEngineSettings, VllmSettings
 from spillway.settings import TelemetrySettings
+
+FEW_CORES = 4
 
 
 def prepare(settings: LocalEngineSettings, environ: MutableMapping[str, str]) -> None:
@@ -24,7 +26,6 @@ def wanted(settings: LocalEngineSettings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_LEVEL": vllm.log_level.upper(),
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-        "VLLM_CPU_OMP_THREADS_BIND": vllm.cpu.bind,
         "TOKENIZERS_PARALLELISM": "false",
     }
     if quiet:
@@ -35,8 +36,6 @@ def wanted(settings: LocalEngineSettings) -> dict[str, str]:
             "PYTHONWARNINGS": "ignore",  # for the processes vLLM spawns: libraries' notes to their own developers
             "TORCH_CPP_LOG_LEVEL": "ERROR",
         }
-    if vllm.cpu.threads is not None:
-        variables["OMP_NUM_THREADS"] = str(vllm.cpu.threads)
     if Path(settings.model).is_dir():
         variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if settings.telemetry.otlp_endpoint:
@@ -62,3 +61,19 @@ def compile_nothing(environ: MutableMapping[str, str]) -> None:
     seconds of that request, and without one it fails.
     """
     environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+def compute_on_cpu(vllm: VllmSettings, cores: int, environ: MutableMapping[str, str]) -> None:
+    """Share out the `cores` of this machine between computing and all else.
+
+    vLLM's own way gives the worker a process, bound to all cores but one, and lets the core spin on that one while it
+    waits for the worker. Where there are few cores the worker computes inside the core's process instead: measured on
+    two busy cores that is half the CPU time and up to three times the tokens, and one process less to start.
+    """
+    threads = vllm.cpu.threads
+    if vllm.cpu.bind == "auto" and cores <= FEW_CORES and vllm.tensor_parallel_size == 1:
+        environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        threads = threads or max(1, cores - 1)
+    environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", vllm.cpu.bind)
+    if threads is not None:
+        environ.setdefault("OMP_NUM_THREADS", str(threads))

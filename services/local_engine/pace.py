@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+
+Window = Callable[[], float]
+"""Seconds that deltas may be held back now."""
 
 
 class Pace:
@@ -11,18 +15,18 @@ class Pace:
     See spillway/coalescing.py for why resting merges.
     """
 
-    __slots__ = ("_due", "_ended", "_loop", "_waiter", "window_s")
+    __slots__ = ("_due", "_ended", "_loop", "_waiter", "_window")
 
-    def __init__(self, window_s: float) -> None:
+    def __init__(self, window: Window) -> None:
         self._loop = asyncio.get_running_loop()
         self._due = 0.0
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
-        self.window_s = window_s
+        self._window = window
 
     def pulled(self) -> None:
         """Say that something was just pulled: the window begins."""
-        self._due = self._loop.time() + self.window_s
+        self._due = self._loop.time() + self._window()
 
     async def rest(self) -> None:
         """Wait out the window, or until the answer has ended."""
@@ -46,4 +50,4 @@ class Pace:
             self._waiter.set_result(None)
 
     def __repr__(self) -> str:
-        return f"<Pace {self.window_s * 1000:g} ms{' ended' if self._ended else ''}>"
+        return f"<Pace {self._window() * 1000:g} ms{' ended' if self._ended else ''}>"

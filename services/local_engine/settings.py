@@ -22,7 +22,7 @@ class CpuSettings(Section):
         pattern=r"^(auto|nobind|[0-9,|-]+)$",
         description="cores of the compute threads: auto, nobind, or a list as in 0-3, with | between workers",
     )
-    threads: int | None = Field(None, gt=0, description="compute threads with `bind: nobind`; absent: one a core")
+    threads: int | None = Field(None, gt=0, description="compute threads, where `bind` names no cores")
 
 
 class VllmSettings(Section):
@@ -58,6 +58,9 @@ class LocalEngineSettings(ServiceSettings):
     region: str = Field("site", description="where its content stays")
     max_tokens: int | None = Field(None, gt=0, description="of an answer that names none; absent: what the context has")
     merge_window_ms: float = Field(20.0, ge=0, le=1000, description="longest time a delta after the first is held back")
+    messages_per_s: float = Field(
+        1000.0, gt=0, description="messages of all streams together; more streams are merged more, up to 100 ms"
+    )
     idle_s: float = Field(120.0, gt=0, description="an engine with work that reports nothing for so long is dead")
     vllm: VllmSettings = VllmSettings()
 

@@ -33,7 +33,7 @@ from services.local_engine import environment, json_grammar, model_source, promp
 from services.local_engine.answer import Answer
 from services.local_engine.decoding import Decoding, Guide, decoding, refused
 from services.local_engine.load import LoadMeter
-from services.local_engine.pace import Pace
+from services.local_engine.pace import Pace, Window
 from services.local_engine.settings import LocalEngineSettings
 from services.local_engine.spawned import standing_apart
 from services.local_engine.support import CAPABILITIES
@@ -87,7 +87,10 @@ class VllmBackend:
         """Load the model; takes seconds to minutes. Raises SettingsError where it cannot be loaded."""
         reports = Reports()
         try:
-            arguments = engine_arguments(settings, cpu=current_platform.is_cpu())
+            cpu = current_platform.is_cpu()
+            arguments = engine_arguments(settings, cpu=cpu)
+            if cpu:
+                environment.compute_on_cpu(settings.vllm, len(os.sched_getaffinity(0)), os.environ)
             if arguments["enforce_eager"]:
                 environment.compile_nothing(os.environ)
             if abandoned.is_set():
@@ -102,7 +105,7 @@ class VllmBackend:
         return cls(llm, reports, settings, release)
 
     async def generate(
-        self, spec: v1.GenerationSpec, call: Call, *, window_s: float, whole: bool
+        self, spec: v1.GenerationSpec, call: Call, *, window: Window, whole: bool
     ) -> AsyncGenerator[v1.GenerationEvent, None]:
         began = time.monotonic()
         ids = await self._tokens(spec)
@@ -113,7 +116,7 @@ class VllmBackend:
         if not self._llm.get_num_unfinished_requests():
             self._busy_since = time.monotonic()
         name = f"{call.request_id}/{next(self._numbers)}"
-        pace = self._reports.paces[name] = Pace(0.0 if whole else window_s)
+        pace = self._reports.paces[name] = Pace(window)
         first_token_at: float | None = None
         over = False
         try:

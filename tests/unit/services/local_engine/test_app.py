@@ -12,6 +12,7 @@ from grpc.aio import insecure_channel
 
 from services.local_engine.app import LocalEngine, build
 from services.local_engine.backend import Backend
+from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
 from spillway import v1
 from spillway.deadline import Deadline
@@ -42,11 +43,11 @@ class Scripted:
     windows: list[float] = field(default_factory=list)
 
     async def generate(
-        self, spec: v1.GenerationSpec, call: Call, *, window_s: float, whole: bool
+        self, spec: v1.GenerationSpec, call: Call, *, window: Window, whole: bool
     ) -> AsyncGenerator[v1.GenerationEvent, None]:
         self.running += 1
         self.left.clear()
-        self.windows.append(window_s)
+        self.windows.append(window())
         try:
             yield v1.GenerationEvent(started=v1.Started(prompt_tokens=1))
             for word in self.words:
@@ -216,6 +217,16 @@ async def test_the_merging_window_is_the_callers_or_the_settings() -> None:
         await client.events()
         await client.events(v1.GenerationSpec(text=SPEC.text, coalescing=v1.Coalescing(window_ms=0)))
     assert backend.windows[-2:] == [0.02, 0.0]
+
+
+async def test_many_streams_are_merged_more() -> None:
+    backend = Scripted()
+    async with running(backend) as (app, client):
+        app.engine.running = 50
+        await client.events()
+        app.engine.running = 5000
+        await client.events()
+    assert backend.windows[-2:] == [pytest.approx(0.051), 0.1]
 
 
 async def test_models_and_tokens_are_told() -> None:

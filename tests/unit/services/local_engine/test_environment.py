@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from services.local_engine.environment import compile_nothing, prepare, wanted
+from services.local_engine.environment import compile_nothing, compute_on_cpu, prepare, wanted
 from services.local_engine.settings import CpuSettings, LocalEngineSettings, VllmSettings
 from spillway.settings import TelemetrySettings
 
@@ -33,6 +34,20 @@ def test_the_span_exporter_never_outlasts_ours() -> None:
     assert found["OTEL_SERVICE_NAME"] == "vllm"
 
 
-def test_cpu_threads_are_bound_as_told() -> None:
-    found = wanted(LocalEngineSettings(vllm=VllmSettings(cpu=CpuSettings(bind="nobind", threads=3))))
-    assert (found["VLLM_CPU_OMP_THREADS_BIND"], found["OMP_NUM_THREADS"]) == ("nobind", "3")
+def computed(cores: int, **cpu: Any) -> dict[str, str]:
+    environ: dict[str, str] = {}
+    compute_on_cpu(VllmSettings(cpu=CpuSettings(**cpu)), cores, environ)
+    return environ
+
+
+def test_on_few_cores_the_worker_has_no_process_of_its_own_and_one_core_is_left_for_the_rest() -> None:
+    expected = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "auto"}
+    assert computed(2) == {**expected, "OMP_NUM_THREADS": "1"}
+    assert computed(1)["OMP_NUM_THREADS"] == "1"
+    assert computed(4, threads=2) == {**expected, "OMP_NUM_THREADS": "2"}
+
+
+def test_on_many_cores_or_as_told_vllm_binds_its_worker() -> None:
+    assert computed(32) == {"VLLM_CPU_OMP_THREADS_BIND": "auto"}
+    assert computed(2, bind="0-1") == {"VLLM_CPU_OMP_THREADS_BIND": "0-1"}
+    assert computed(2, bind="nobind", threads=3) == {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "3"}
