@@ -148,8 +148,9 @@ class Engine:
         return why
 
     async def close(self) -> None:
-        if self._backend is not None:
-            await self._backend.close()
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            await backend.close()
 
     def _window(self, coalescing: v1.Coalescing) -> Window:
         """How long deltas may be held back: what the caller says, or more the more streams there are."""

@@ -59,7 +59,7 @@ class LocalEngineSettings(ServiceSettings):
     max_tokens: int | None = Field(None, gt=0, description="of an answer that names none; absent: what the context has")
     merge_window_ms: float = Field(20.0, ge=0, le=1000, description="longest time a delta after the first is held back")
     messages_per_s: float = Field(
-        1000.0, gt=0, description="messages of all streams together; more streams are merged more, up to 100 ms"
+        600.0, gt=0, description="messages of all streams together; more streams are merged more, up to 100 ms"
     )
     idle_s: float = Field(120.0, gt=0, description="an engine with work that reports nothing for so long is dead")
     vllm: VllmSettings = VllmSettings()

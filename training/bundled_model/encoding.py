@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from training.bundled_model.cases import Case
 from training.bundled_model.clauses import LABELS
-from training.bundled_model.corpus import Case, Turn
+from training.bundled_model.corpus import Turn
 from training.bundled_model.tokenizer import ASSISTANT, END, PAD, SPECIALS, SYSTEM, USER
 
 LABEL_WEIGHT = 2.0

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.bundled_model.cases import Case, cases, follow_up_cases, long_cases
 from training.bundled_model.clauses import LABELS
-from training.bundled_model.corpus import FIELDS, TASKS, Case, Turn, cases, follow_up_cases, long_cases, record
+from training.bundled_model.corpus import FIELDS, TASKS, Turn, record
 from training.bundled_model.message import HELD_OUT_TEMPLATES, UNSEEN_VALUES, Message
 
 DEFAULT_MODEL = Path(__file__).resolve().parents[2] / "services" / "local_engine" / "bundled_model"
@@ -93,7 +94,7 @@ class Score:
 
 
 def handwritten() -> list[Message]:
-    """Messages that a person wrote without looking at the clauses."""
+    """Messages written one by one instead of composed, by the author of the clauses."""
     lines = (Path(__file__).parent / "handwritten.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [Message(r["message"], r["label"], "", r["name"], r["product"], r["order_id"]) for r in rows]

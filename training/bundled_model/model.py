@@ -166,7 +166,8 @@ def wire(model: Decoder) -> None:
     def basis(rows: int) -> Tensor:
         free = torch.randn(rows, width)
         free -= torch.outer(free @ direction, direction)
-        return torch.linalg.qr(free.T).Q.T
+        rows_apart: Tensor = torch.linalg.qr(free.T).Q.T
+        return rows_apart
 
     back, match = model.layers[0].self_attn, model.layers[1].self_attn
     assert isinstance(back, Attention) and isinstance(match, Attention)
@@ -238,4 +239,5 @@ def export(model: Decoder, folder: Path) -> None:
     }
     partial = folder / "model.safetensors.partial"
     save_file(tensors, str(partial), metadata={"format": "pt"})
+    partial.chmod(0o644)
     partial.replace(folder / "model.safetensors")

@@ -21,7 +21,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     for _ in range(_STEPS):
         gram = x @ x.transpose(1, 2)
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return x.transpose(1, 2) if tall else x
+    result: Tensor = x.transpose(1, 2) if tall else x
+    return result
 
 
 class Muon:

@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from training.bundled_model import tokenizer as tokenization
 from training.bundled_model.batches import Batch, collate, cut, stream
-from training.bundled_model.corpus import TASKS, cases, conversation, training_stream
+from training.bundled_model.cases import cases
+from training.bundled_model.corpus import TASKS, conversation, training_stream
 from training.bundled_model.encoding import Encoded, encode_case
 from training.bundled_model.message import HELD_OUT_TEMPLATES, TRAINING, UNSEEN_VALUES
 from training.bundled_model.model import Decoder, Shape, export, load
@@ -146,7 +147,7 @@ class Learner:
         matrices = [w for name, w in model.named_parameters() if w.dim() == 2 and name.startswith("layers")]
         chosen = {id(weight) for weight in matrices}
         self.others = [weight for weight in model.parameters() if id(weight) not in chosen]
-        self.muon = Muon(matrices)
+        self.muon = Muon(list[Tensor](matrices))
         self.adam = torch.optim.AdamW(self.others, lr=settings.other_rate, betas=(0.9, 0.95), weight_decay=0.0)
         seed = settings.seed + 1000 * worker
         self.batches = stream(tokenizer, seed, settings.batch_tokens, progress.copy_share)
@@ -200,7 +201,8 @@ def run(settings: Settings) -> None:
         for task in TASKS
     }
     model.share_memory()
-    counts = torch.zeros(settings.workers, 2, dtype=torch.int64).share_memory_()
+    counts = torch.zeros(settings.workers, 2, dtype=torch.int64)
+    counts.share_memory_()  # type: ignore[no-untyped-call]
     progress = Progress(settings, time.monotonic(), counts)
     spawn = multiprocessing.get_context("spawn")
     others = [

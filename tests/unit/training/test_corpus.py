@@ -10,8 +10,9 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from training.bundled_model import words
+from training.bundled_model.cases import cases
 from training.bundled_model.clauses import LABELS, Pool, expand, matters, pools, requests
-from training.bundled_model.corpus import FIELDS, UNKNOWN, Turn, cases, conversation
+from training.bundled_model.corpus import FIELDS, UNKNOWN, Turn, conversation
 from training.bundled_model.message import HELD_OUT_TEMPLATES, TRAINING, UNSEEN_VALUES, Message, Split, compose
 
 MODEL = Path(__file__).resolve().parents[3] / "services" / "local_engine" / "bundled_model"

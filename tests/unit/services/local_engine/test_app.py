@@ -222,11 +222,11 @@ async def test_the_merging_window_is_the_callers_or_the_settings() -> None:
 async def test_many_streams_are_merged_more() -> None:
     backend = Scripted()
     async with running(backend) as (app, client):
-        app.engine.running = 50
+        app.engine.running = 29
         await client.events()
         app.engine.running = 5000
         await client.events()
-    assert backend.windows[-2:] == [pytest.approx(0.051), 0.1]
+    assert backend.windows[-2:] == [pytest.approx(0.05), 0.1]
 
 
 async def test_models_and_tokens_are_told() -> None:
