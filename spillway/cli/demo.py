@@ -37,12 +37,9 @@ from spillway.telemetry.collector import SpanRecord, read_trace
 from spillway.telemetry.tracing import trace_id
 
 SMALL_TALK = "Hi! What can you do?"
-MESSAGE = (
-    "I'd like to send back the walking boots I got last week, they pinch my toes. "
-    "Order number 5561203, name is Gwen Albright."
-)
-EXTRACT = f"Extract name, product and order_id as JSON.\n\n{MESSAGE}"
-FIELDS = ("name", "product", "order_id")
+MESSAGE = "I was charged twice for my Lumora kettle. Order 48213. Thanks, Anna Reed"
+EXTRACT = f"Extract the fields as JSON: name, product, order_id, issue.\n\n{MESSAGE}"
+FIELDS = ("name", "product", "order_id", "issue")
 SCHEMA = {
     "type": "object",
     "properties": {name: {"type": ["string", "null"]} for name in FIELDS},
@@ -50,7 +47,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 COMPLEX = "Weigh three ways to reorganise a support team of forty people, and recommend one."
-PRIVATE = f"Summarize this message in one line.\n\n{MESSAGE}"
+PRIVATE = f"Classify this message: {MESSAGE}"
 SERVICES = frozenset({"client", "router", "local_engine", "cloud_proxy", "validator"})
 TRACE_S = 20.0
 """Longest wait for the last span: vLLM sends its spans every few seconds."""
