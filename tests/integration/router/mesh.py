@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +48,7 @@ class Mesh:
 
     async def stream(
         self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy | None = None, deadline_s: float = 10.0
-    ) -> AsyncIterator[v1.GenerationEvent]:
+    ) -> AsyncGenerator[v1.GenerationEvent]:
         call = Call("test", Deadline.after(deadline_s))
         request = v1.StreamGenerateRequest(spec=spec, policy=policy)
         async with self.remote.stream(self.stub.StreamGenerate, request, call, span_name="test") as rpc:

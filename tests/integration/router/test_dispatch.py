@@ -240,7 +240,7 @@ async def test_without_the_validator_a_request_that_asked_for_validation_fails(
     validation: v1.Validation.ValueType,
 ) -> None:
     for arrangement in ({"verdict": None}, {"validator_address": "127.0.0.1:1"}):
-        async with running_mesh(**arrangement) as mesh:  # type: ignore[arg-type]
+        async with running_mesh(**arrangement) as mesh:
             with pytest.raises(ValidatorUnavailable):
                 await mesh.generate(json_spec(), v1.RoutingPolicy(validation=validation))
             assert mesh.outcomes() == ["local:failed"]
