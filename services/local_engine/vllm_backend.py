@@ -175,6 +175,8 @@ class VllmBackend:
     async def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S)
+        # It shuts itself down again when it is collected, and at the interpreter's end its modules are gone by then.
+        vars(self._llm)["shutdown"] = lambda timeout=None: None
         self._release()
 
     async def _tokens(self, spec: v1.GenerationSpec) -> list[int]:
