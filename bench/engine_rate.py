@@ -14,7 +14,7 @@ from bench.load import Streamed, engine_streams
 from bench.processes import free_address, started
 from bench.row import Rate
 
-STREAMS, TOKENS, ROUNDS = 64, 256, 5
+STREAMS, TOKENS, ROUNDS = 64, 256, 3
 PROMPT = list(range(5, 45))
 """Token ids; which does not matter, every answer runs to its full length."""
 

@@ -67,11 +67,16 @@ def started(*arguments: str, address: str | None = None) -> Iterator[Measured]:
             _await_health(address, process)
         yield Measured(process, address)
     finally:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()  # who waits for a line ends by itself
         process.terminate()
-        process.wait(30)
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            pipe.close()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
 
 
 def _await_health(address: str, process: subprocess.Popen[str]) -> None:
