@@ -172,7 +172,7 @@ async def test_a_request_is_one_trace_under_the_clients_root(engine: FakeEngine)
 
 
 class Scripted(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grpc.RouterServiceServicer):
-    """Sends the events it is given, whatever they are."""
+    """Sends the events it is given, whatever they are. What it lacks is UNIMPLEMENTED, as gRPC has it."""
 
     def __init__(self, *events: v1.GenerationEvent) -> None:
         self.events = events
@@ -183,21 +183,12 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grpc.Rout
         for event in self.events:
             yield v1.StreamGenerateResponse(event=event)
 
-    async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
-        raise NotImplementedError
-
-    async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
-        raise NotImplementedError
-
-    async def ListModels(self, request: v1.ListModelsRequest, context: Any) -> v1.ListModelsResponse:
-        raise NotImplementedError
-
     async def ExplainRoute(self, request: v1.ExplainRouteRequest, context: Any) -> v1.ExplainRouteResponse:
         return v1.ExplainRouteResponse(plan=v1.Plan(reason=f"{v1.Category.Name(request.policy.category)}"))
 
 
 async def scripted(*events: v1.GenerationEvent) -> AsyncIterator[Server]:
-    servicer = Scripted(*events)
+    servicer = Scripted(*events)  # type: ignore[abstract]  # see its docstring
     async with serving(
         Service("spillway.v1.InferenceService", servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server),
         Service("spillway.v1.RouterService", servicer, router_pb2_grpc.add_RouterServiceServicer_to_server),
