@@ -24,12 +24,15 @@ def compile_protos(root: Path) -> None:
     """Run protoc over every proto, writing `spillway/v1` below `root`."""
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     descriptors = root / "descriptors.binpb"
+    programs = Path(sys.executable).parent
     arguments = [
         "protoc",
         f"-I{PROTOS}",
         f"-I{files('grpc_tools') / '_proto'}",
         f"--python_out={root}",
         f"--grpc_python_out={root}",
+        f"--plugin=protoc-gen-mypy={programs / 'protoc-gen-mypy'}",
+        f"--plugin=protoc-gen-mypy_grpc={programs / 'protoc-gen-mypy_grpc'}",
         f"--mypy_out=quiet:{root}",
         f"--mypy_grpc_out=quiet:{root}",
         f"--descriptor_set_out={descriptors}",
