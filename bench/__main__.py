@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from bench import engine_rate, mesh
+from bench import cancelling, engine_rate, mesh
+
+PARTS = {"router": mesh.run, "engine": engine_rate.run, "cancel": cancelling.run}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", choices=["router", "engine"], help="half of it")
+    parser.add_argument("--only", choices=PARTS, help="one part of it")
     only = parser.parse_args().only
-    if only != "engine":
-        for row in mesh.run():
-            print(row, flush=True)
-    if only != "router":
-        for rate in engine_rate.run():
-            print(rate, flush=True)
+    for name, run in PARTS.items():
+        if only in (None, name):
+            for row in run():
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

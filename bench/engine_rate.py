@@ -15,8 +15,6 @@ from bench.processes import free_address, started
 from bench.row import Rate
 
 STREAMS, TOKENS, ROUNDS = 64, 256, 3
-PROMPT = list(range(5, 45))
-"""Token ids; which does not matter, every answer runs to its full length."""
 
 
 def run() -> Iterator[Rate]:
@@ -33,8 +31,8 @@ def run() -> Iterator[Rate]:
             served: list[float] = []
             seen = Streamed()
             for counted in range(-1, ROUNDS):  # the first round warms both up
-                seconds = float(alone.ask(f"{STREAMS} {TOKENS}"))
-                seen = asyncio.run(engine_streams(service.address, PROMPT, STREAMS, TOKENS))
+                seconds = float(alone.ask(f"streams {STREAMS} {TOKENS}"))
+                seen = asyncio.run(engine_streams(service.address, STREAMS, TOKENS))
                 if counted >= 0:
                     direct.append(STREAMS * TOKENS / seconds)
                     served.append(seen.tokens / seen.wall_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterable
 from dataclasses import dataclass, field
 
 import grpc
@@ -12,6 +13,12 @@ from spillway import v1
 from spillway.v1 import inference_pb2_grpc
 
 DEADLINE_S = 120.0
+PROMPT = list(range(5, 45))
+"""Token ids; which does not matter, every answer runs to its full length."""
+ENDLESS = 1500
+"""Tokens that take longer than anything measured beside them."""
+SETTLE_S = 0.1
+"""Time for a request to reach an engine's queue."""
 
 
 def spec(words: int, window_ms: int = 0) -> v1.GenerationSpec:
@@ -89,14 +96,40 @@ async def _read(address: str, request: v1.StreamGenerateRequest, count: int) -> 
     return seen
 
 
-async def engine_streams(address: str, prompt: list[int], count: int, tokens: int) -> Streamed:
-    """Read `count` greedy streams of `tokens` tokens each from an engine, merged as it does by default."""
-    wanted = v1.GenerationSpec(
-        tokens=v1.TokenPrompt(ids=prompt),
-        sampling=v1.Sampling(temperature=0, max_tokens=tokens),
-        stop=v1.Stop(ignore_eos=True),
+def engine_request(tokens: int) -> v1.StreamGenerateRequest:
+    """A greedy answer of exactly `tokens` tokens, merged as the engine does by default."""
+    return v1.StreamGenerateRequest(
+        spec=v1.GenerationSpec(
+            tokens=v1.TokenPrompt(ids=PROMPT),
+            sampling=v1.Sampling(temperature=0, max_tokens=tokens),
+            stop=v1.Stop(ignore_eos=True),
+        )
     )
-    return await _read(address, v1.StreamGenerateRequest(spec=wanted), count)
+
+
+async def engine_streams(address: str, count: int, tokens: int) -> Streamed:
+    """Read `count` streams of `tokens` tokens each from an engine."""
+    return await _read(address, engine_request(tokens), count)
+
+
+async def cancel(address: str) -> float:
+    """Seconds from a cancel to the first token of a request that waited for the cancelled one's place."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+
+        async def first_delta(responses: AsyncIterable[v1.StreamGenerateResponse]) -> None:
+            async for response in responses:
+                if response.event.WhichOneof("event") == "delta":
+                    return
+
+        running = stub.StreamGenerate(engine_request(ENDLESS), timeout=DEADLINE_S)
+        await first_delta(running)
+        waiting = asyncio.create_task(first_delta(stub.StreamGenerate(engine_request(1), timeout=DEADLINE_S)))
+        await asyncio.sleep(SETTLE_S)
+        began = time.perf_counter()
+        running.cancel()
+        await waiting
+        return time.perf_counter() - began
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -33,7 +33,7 @@ def router(engine: str) -> Iterator[Measured]:
             "kind": "local",
             "address": engine,
             "context_window": 100_000,
-            "capabilities": ["text_input", "json_schema"],
+            "capabilities": ["text_input", "token_input", "json_schema"],
             "price": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0},
         }
         ledger = {"url": f"sqlite:///{folder}/ledger.sqlite"}

@@ -30,3 +30,21 @@ class Rate:
 
     def __str__(self) -> str:
         return f"{self.load:42} {self.through:24} {self.tokens_per_s:8.0f} tokens/s {self.note}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Median and longest time of `through` under `load`, in seconds, beside that of the bare way."""
+
+    load: str
+    through: str
+    median_s: float
+    bare_s: float
+    longest_s: float
+
+    def __str__(self) -> str:
+        ratio = self.median_s / self.bare_s
+        return (
+            f"{self.load:42} {self.through:24} {self.median_s * 1e3:8.1f} ms, "
+            f"{ratio:.2f} of the bare abort, longest {self.longest_s * 1e3:.1f} ms"
+        )

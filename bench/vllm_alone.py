@@ -1,19 +1,21 @@
 """The ceiling: vLLM's AsyncLLM called in process, with the engine arguments that local_engine uses.
 
-Reads lines `STREAMS TOKENS` on stdin and answers each with the seconds that many greedy streams took.
+Reads lines on stdin and answers each with seconds: `streams STREAMS TOKENS` with what that many greedy streams took,
+`cancel` with the time from a cancel to the first token of a request that waited for the cancelled one's place.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import signal
 import sys
 import time
 
-from bench.engine_rate import PROMPT
+from bench.load import ENDLESS, PROMPT, SETTLE_S
 from services.local_engine import environment
-from services.local_engine.settings import LocalEngineSettings
+from services.local_engine.settings import LocalEngineSettings, VllmSettings
 from spillway import logs
 from spillway.settings import LogSettings
 
@@ -21,7 +23,10 @@ from spillway.settings import LogSettings
 async def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that vLLM's own processes end with this one
     logs.configure(LogSettings(level="error"), "vllm_alone")
-    settings = LocalEngineSettings()  # the defaults, as the service beside it
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--max-num-seqs", type=int)
+    seats = parser.parse_args().max_num_seqs
+    settings = LocalEngineSettings(vllm=VllmSettings(max_num_seqs=seats))  # else the defaults, as the service beside it
     environment.prepare(settings, os.environ)
     environment.compile_nothing(os.environ)
     from vllm import AsyncEngineArgs, SamplingParams
@@ -32,21 +37,37 @@ async def main() -> None:
 
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(settings, cpu=True)))
 
-    async def read(parameters: SamplingParams, name: str) -> None:
-        async for _ in engine.generate({"prompt_token_ids": PROMPT}, parameters, name):
-            pass
+    def wanted(tokens: int) -> SamplingParams:
+        return SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
+
+    async def read(tokens: int, name: str, first: asyncio.Event | None = None) -> None:
+        async for _ in engine.generate({"prompt_token_ids": PROMPT}, wanted(tokens), name):
+            if first is not None:
+                first.set()
+
+    async def streams(count: int, tokens: int) -> float:
+        began = time.perf_counter()
+        await asyncio.gather(*(read(tokens, f"{began}-{index}") for index in range(count)))
+        return time.perf_counter() - began
+
+    async def cancel() -> float:
+        runs, comes = asyncio.Event(), asyncio.Event()
+        running = asyncio.create_task(read(ENDLESS, f"{time.perf_counter()}-running", runs))
+        await runs.wait()
+        waiting = asyncio.create_task(read(1, f"{time.perf_counter()}-waiting", comes))
+        await asyncio.sleep(SETTLE_S)
+        began = time.perf_counter()
+        running.cancel()
+        await comes.wait()
+        seconds = time.perf_counter() - began
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        return seconds
 
     try:
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            count, tokens = map(int, line.split())
-            parameters = SamplingParams(
-                temperature=0.0, max_tokens=tokens, ignore_eos=True, output_kind=RequestOutputKind.DELTA
-            )
-
-            began = time.perf_counter()
-            await asyncio.gather(*(read(parameters, f"{began}-{index}") for index in range(count)))
-            print(time.perf_counter() - began, flush=True)
+            command, *numbers = line.split()
+            print(await (streams(*map(int, numbers)) if command == "streams" else cancel()), flush=True)
     finally:
         engine.shutdown()
 

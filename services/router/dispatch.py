@@ -118,12 +118,11 @@ class Dispatch:
                 yield event
             return
         failures = _Failures(work)
-        hold = 1 if work.plan.delivery is Delivery.LIVE else self._probe_tokens(work)
         sequence, left = 0, ""
         for candidate in failures.still_worth_trying():
             committed = False
             try:
-                async with aclosing(self._relay(work, candidate, hold)) as events:
+                async with aclosing(self._relay(work, candidate)) as events:
                     async for event in events:
                         if not committed:
                             committed = True
@@ -150,12 +149,17 @@ class Dispatch:
             raise _interrupted(failures.outcome(), sequence, work)
         raise failures.outcome()
 
-    async def _relay(self, work: Work, candidate: Candidate, hold: int) -> AsyncGenerator[v1.GenerationEvent]:
-        """Yield one target's events, holding them back until `hold` tokens have come."""
+    async def _relay(self, work: Work, candidate: Candidate) -> AsyncGenerator[v1.GenerationEvent]:
+        """Yield one target's events, from the first token on, or in PROBED delivery from where the probe ends.
+
+        A probe ends with its last token, or with the first that comes after the target's share of the deadline.
+        """
+        hold = 1 if work.plan.delivery is Delivery.LIVE else self._probe_tokens(work)
         request = v1.StreamGenerateRequest(spec=work.spec, stamp=self._stamp(work, candidate))
         request.spec.model = candidate.target.model
         client = self._clients[candidate.target.name]
         silence_s = self._silence_s(work, candidate)
+        probe_ends = work.call.deadline.left() - self._share_s(work, candidate)  # as seconds left
         held: list[v1.GenerationEvent] = []
         events = client.stream(request, work.call, work.journal, silence_s, self._limits.idle_s)
         last: v1.GenerationEvent | None = None
@@ -167,7 +171,8 @@ class Dispatch:
                         yield event
                         continue
                     held.append(event)
-                    hold = max(0, hold - (event.delta.tokens or 1))
+                    over = work.call.deadline.left() <= probe_ends
+                    hold = 0 if over else max(0, hold - (event.delta.tokens or 1))
                 elif kind == "started":
                     self._sign(event.started, work, candidate)
                     held.append(event)
@@ -228,9 +233,13 @@ class Dispatch:
 
     def _silence_s(self, work: Work, candidate: Candidate) -> float:
         """Seconds a target may stay silent: its share of what is left; for the last one the deadline itself rules."""
-        left = work.call.deadline.left()
         if candidate is work.plan.taken[-1]:
-            return left + 1.0
+            return work.call.deadline.left() + 1.0
+        return self._share_s(work, candidate)
+
+    def _share_s(self, work: Work, candidate: Candidate) -> float:
+        """Seconds of the deadline that are this target's, to show itself."""
+        left = work.call.deadline.left()
         return min(left, max(candidate.target.first_token_floor_s, left * self._limits.first_token_share))
 
     def _probe_tokens(self, work: Work) -> int:

@@ -36,14 +36,10 @@ def spec(text: str = "hello there", **more: Any) -> v1.GenerationSpec:
 
 
 @dataclass(slots=True)
-class Rig:
-    """A running cloud proxy, a client of it, and what it tells."""
+class Caller:
+    """A client of one cloud proxy."""
 
-    app: CloudProxyApp
-    simulator: OpenAISimulator
     remote: Remote
-    exporter: InMemorySpanExporter
-    tracing: Tracing
 
     async def generate(
         self, asked: v1.GenerationSpec, *, stamp: v1.PolicyStamp | None = STAMP, seconds: float = 20.0
@@ -75,6 +71,16 @@ class Rig:
     async def count(self, asked: v1.GenerationSpec) -> v1.CountTokensResponse:
         stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
         return await self.remote.unary(stub.CountTokens, v1.CountTokensRequest(spec=asked), call(), span_name="test")
+
+
+@dataclass(slots=True)
+class Rig(Caller):
+    """A cloud proxy in this process, a client of it, and what it tells."""
+
+    app: CloudProxyApp
+    simulator: OpenAISimulator
+    exporter: InMemorySpanExporter
+    tracing: Tracing
 
     def spans(self, name: str) -> list[ReadableSpan]:
         self.tracing.flush()
@@ -113,6 +119,19 @@ def call(seconds: float = 20.0) -> Call:
     return Call("test-request", Deadline.after(seconds))
 
 
+def declared(base_url: str, **more: Any) -> dict[str, Any]:
+    """Settings of the simulated provider at `base_url`."""
+    return {
+        "name": "openai",
+        "region": "us",
+        "base_url": base_url,
+        "simulated": True,
+        "models": [{"name": "gpt-4o-mini", "context_window": 128_000}],
+        "price_list": "openai",
+        **more,
+    }
+
+
 @asynccontextmanager
 async def running(
     simulator: OpenAISimulator,
@@ -126,20 +145,11 @@ async def running(
 ) -> AsyncIterator[Rig]:
     """Run a cloud proxy before `simulator` (served here unless `url` says where), with `provider` settings."""
     async with AsyncExitStack() as stack:
-        base_url = url or await stack.enter_async_context(serving_openai(simulator))
-        told = {
-            "name": "openai",
-            "region": "us",
-            "base_url": base_url,
-            "simulated": True,
-            "models": [{"name": "gpt-4o-mini", "context_window": 128_000}],
-            "price_list": "openai",
-            **provider,
-        }
+        base_url: str = url or await stack.enter_async_context(serving_openai(simulator))
         settings = CloudProxySettings(
             server=server or ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=0),
             store=StoreSettings(url=store_url, timeout_s=5.0),
-            providers=(ProviderSettings.model_validate(told),),
+            providers=(ProviderSettings.model_validate(declared(base_url, **provider)),),
             replicas=replicas,
         )
         exporter = InMemorySpanExporter()
@@ -148,4 +158,4 @@ async def running(
         app = await stack.enter_async_context(build(settings, environ=environ or {}, tracing=tracing))
         remote = Remote(app.server.address, tracing=tracing, name=app.server.address)
         stack.push_async_callback(remote.close)
-        yield Rig(app, simulator, remote, exporter, tracing)
+        yield Rig(remote, app, simulator, exporter, tracing)

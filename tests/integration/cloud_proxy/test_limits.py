@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +18,15 @@ from services.cloud_proxy.limiter import Limiter, Reservation
 from services.cloud_proxy.limits import ALLOWED, REQUESTS, TOKENS, Amounts, Limits, Window
 from spillway import v1
 from spillway.errors import ProviderRateLimited
+from spillway.rpc.remote import Remote
 from spillway.settings import StoreSettings
 from spillway.store.redis import Script, Store, StoreUnavailable
+from spillway.telemetry.tracing import Tracing
 from spillway.testing.clock import HandClock
 from spillway.testing.openai_faults import Cut, Faults, Reset, Stall
-from spillway.testing.openai_simulator import OpenAISimulator
-from tests.integration.cloud_proxy.rig import NOWHERE, Rig, running, spec
+from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
+from tests.integration.cloud_proxy.rig import NOWHERE, Caller, declared, running, spec
+from tests.integration.processes import started
 
 
 @asynccontextmanager
@@ -40,21 +44,32 @@ async def take(limiter: Limiter, id: str, limits: Limits, *amounts: int) -> Rese
     return reservation
 
 
-async def ask(rig: Rig, text: str = "hello", **more: Any) -> ProviderRateLimited | None:
+async def ask(caller: Caller, text: str = "hello", **more: Any) -> ProviderRateLimited | None:
     """The refusal, or None for an answer."""
     try:
-        await rig.generate(spec(text, **more), seconds=60)
+        await caller.generate(spec(text, **more), seconds=60)
     except ProviderRateLimited as error:
         return error
     return None
 
 
-async def test_two_proxies_sharing_one_store_admit_exactly_the_limit(valkey: str) -> None:
+async def test_two_proxies_sharing_one_store_admit_exactly_the_limit(valkey: str, tmp_path: Path) -> None:
     simulator = OpenAISimulator()
-    limits = {"requests_per_minute": 60}
-    async with running(simulator, valkey, limits=limits) as one, running(simulator, valkey, limits=limits) as two:
-        refusals = await asyncio.gather(*(ask(one if at % 2 else two) for at in range(500)))
-        remaining = (await one.providers()).providers[0].limits[0].remaining
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving_openai(simulator))
+        section = {
+            "store": {"url": valkey, "timeout_s": 5.0},
+            "providers": [declared(url, limits={"requests_per_minute": 60})],
+        }
+        callers = []
+        for name in ("one", "two"):
+            proxy = started("cloud_proxy", section, tmp_path / f"{name}.yaml")
+            address, _ = await stack.enter_async_context(proxy)
+            remote = Remote(address, tracing=Tracing("test"), name=name)
+            stack.push_async_callback(remote.close)
+            callers.append(Caller(remote))
+        refusals = await asyncio.gather(*(ask(callers[at % 2]) for at in range(500)))
+        remaining = (await callers[0].providers()).providers[0].limits[0].remaining
     assert refusals.count(None) == 60
     assert len(simulator.seen) == 60
     assert remaining == 0

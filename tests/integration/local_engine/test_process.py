@@ -6,15 +6,10 @@ import asyncio
 import importlib.util
 import os
 import signal
-import socket
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
-import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from spillway import v1
@@ -24,53 +19,14 @@ from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.telemetry.tracing import Tracing
 from spillway.v1 import inference_pb2_grpc
+from tests.integration.processes import END_S, started
 
 pytestmark = [pytest.mark.engine, pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm")]
 
-START_S = 300.0
-END_S = 30.0
 EXIT_START, EXIT_DIED = 3, 70
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-@asynccontextmanager
-async def started(
-    folder: Path, *, ready: bool = True, **local_engine: object
-) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
-    address = f"127.0.0.1:{free_port()}"
-    section = {
-        "server": {"listen": address, "announce_s": 0},
-        "vllm": {"max_model_len": 512, "cpu": {"kv_cache_gib": 0.25}},
-        **local_engine,
-    }
-    config = folder / "spillway.yaml"
-    config.write_text(yaml.safe_dump({"local_engine": section}))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.local_engine", "--config", str(config)), stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        if ready:
-            async with asyncio.timeout(START_S):
-                await serving(address, process)
-        yield address, process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await asyncio.wait_for(process.wait(), END_S)
-
-
-async def serving(address: str, process: asyncio.subprocess.Process) -> None:
-    async with grpc.aio.insecure_channel(address) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
-        async for answer in watch:
-            if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                return
-            assert process.returncode is None
+SMALL = {"vllm": {"max_model_len": 512, "cpu": {"kv_cache_gib": 0.25}}}
 
 
 def children(pid: int) -> list[int]:
@@ -100,7 +56,7 @@ async def gone(pid: int) -> None:
 async def test_when_the_engine_core_is_killed_streams_end_with_target_down_and_the_process_says_so(
     tmp_path: Path,
 ) -> None:
-    async with started(tmp_path) as (address, process):
+    async with started("local_engine", SMALL, tmp_path / "spillway.yaml") as (address, process):
         core = engine_core(process.pid)
         assert os.getsid(core) == core, "a terminal's Ctrl-C would reach the engine before the drain"
         remote = Remote(address, tracing=Tracing("test"))
@@ -119,7 +75,7 @@ async def test_when_the_engine_core_is_killed_streams_end_with_target_down_and_t
 
 
 async def test_when_the_process_is_killed_nothing_of_the_engine_lives_on(tmp_path: Path) -> None:
-    async with started(tmp_path) as (_, process):
+    async with started("local_engine", SMALL, tmp_path / "spillway.yaml") as (_, process):
         core = engine_core(process.pid)
         workers = children(core)
         process.kill()
@@ -129,12 +85,15 @@ async def test_when_the_process_is_killed_nothing_of_the_engine_lives_on(tmp_pat
 
 
 async def test_a_folder_that_is_no_model_ends_the_process_with_its_own_code(tmp_path: Path) -> None:
-    async with started(tmp_path, ready=False, model=str(tmp_path)) as (_, process):
+    async with started("local_engine", {"model": str(tmp_path)}, tmp_path / "spillway.yaml", ready=False) as (
+        _,
+        process,
+    ):
         assert await asyncio.wait_for(process.wait(), END_S) == EXIT_START
 
 
 async def test_a_process_told_to_stop_while_it_starts_stops(tmp_path: Path) -> None:
-    async with started(tmp_path, ready=False) as (address, process):
+    async with started("local_engine", {}, tmp_path / "spillway.yaml", ready=False) as (address, process):
         async with grpc.aio.insecure_channel(address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             request = health_pb2.HealthCheckRequest(service="liveness")

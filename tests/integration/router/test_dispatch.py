@@ -118,6 +118,14 @@ async def test_a_cut_before_the_probe_is_full_is_replaced_silently(mesh: Mesh) -
     assert answer.choices[0].content.text == "from the cloud"
 
 
+async def test_a_probe_that_takes_longer_than_the_targets_share_is_over() -> None:
+    async with running_mesh(PolicySettings(first_token_share=0.01, probe_tokens=100)) as mesh:
+        mesh.local.interval_s = 0.4  # the fourth token comes after the share's floor of 1 s
+        mesh.local.faults = Script(Cut(4))
+        with pytest.raises(StreamInterrupted):
+            await fold(mesh.stream(text(), v1.RoutingPolicy(delivery=v1.Delivery(mode=v1.DELIVERY_MODE_PROBED)), 30))
+
+
 async def test_a_caller_that_accepts_a_restart_gets_one_and_is_told(mesh: Mesh) -> None:
     mesh.local.faults = Script(Cut(2))
     policy = v1.RoutingPolicy(delivery=v1.Delivery(accepts_restart=True))
