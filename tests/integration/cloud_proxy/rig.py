@@ -145,11 +145,12 @@ async def running(
 ) -> AsyncIterator[Rig]:
     """Run a cloud proxy before `simulator` (served here unless `url` says where), with `provider` settings."""
     async with AsyncExitStack() as stack:
-        base_url: str = url or await stack.enter_async_context(serving_openai(simulator))
+        if url is None:
+            url = await stack.enter_async_context(serving_openai(simulator))
         settings = CloudProxySettings(
             server=server or ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=0),
             store=StoreSettings(url=store_url, timeout_s=5.0),
-            providers=(ProviderSettings.model_validate(declared(base_url, **provider)),),
+            providers=(ProviderSettings.model_validate(declared(url, **provider)),),
             replicas=replicas,
         )
         exporter = InMemorySpanExporter()
