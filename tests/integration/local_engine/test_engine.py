@@ -55,9 +55,11 @@ async def test_a_streamed_answer_is_the_unary_answer(client: Any) -> None:
 
 async def test_deltas_between_the_first_and_the_last_are_merged_within_the_window(client: Any) -> None:
     merged = await client.events(asked(stop=ENDLESS, coalescing=v1.Coalescing(window_ms=1000)))
-    deltas = [event.delta for event in merged if event.HasField("delta")]
-    assert len(deltas) == 2
-    assert [delta.tokens for delta in deltas] == [1, 31]
+    first, *others = [event.delta for event in merged if event.HasField("delta")]
+    assert first.tokens == 1
+    assert sum(delta.tokens for delta in others) == 31
+    windows = merged[-1].usage.timings.total_ms / 1000
+    assert len(others) <= windows + 1  # one, unless the engine needs more than a window for 31 tokens
 
 
 async def test_usage_tells_tokens_and_times(client: Any) -> None:
