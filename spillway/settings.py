@@ -106,7 +106,7 @@ def load(section: str, model: type[S], *, path: Path | None, environ: Mapping[st
     merged: dict[str, Any] = {}
     for layer in (layers, from_environment):
         for name in (SHARED, section):
-            merged = overlay(merged, _mapping(layer.get(name), name))
+            merged = overlay(merged, mapping(layer.get(name), name))
     try:
         return model.model_validate(merged)
     except ValidationError as error:
@@ -116,13 +116,13 @@ def load(section: str, model: type[S], *, path: Path | None, environ: Mapping[st
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, or raise SettingsError with the place of the mistake."""
     try:
-        return _mapping(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        return mapping(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not UTF-8 text") from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {_mistake(error)}") from None
+        raise SettingsError(f"{path} is not YAML: {mistake(error)}") from None
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -152,10 +152,10 @@ def _read_value(name: str, value: str) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{name} is not YAML: {_mistake(error)}") from None
+        raise SettingsError(f"{name} is not YAML: {mistake(error)}") from None
 
 
-def _mistake(error: yaml.YAMLError) -> str:
+def mistake(error: yaml.YAMLError) -> str:
     """What is wrong and where, without the text itself: it may be a secret."""
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -189,7 +189,7 @@ def explain(error: ValidationError, section: str, own: Mapping[str, Any] | None 
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any], section: str) -> dict[str, Any]:
-    return overlay(_mapping(below.get(section), section), _mapping(above.get(section), section))
+    return overlay(mapping(below.get(section), section), mapping(above.get(section), section))
 
 
 def _is_set(values: Mapping[str, Any], path: tuple[int | str, ...]) -> bool:
@@ -203,7 +203,8 @@ def _is_set(values: Mapping[str, Any], path: tuple[int | str, ...]) -> bool:
     return True
 
 
-def _mapping(value: object, name: str) -> dict[str, Any]:
+def mapping(value: object, name: str) -> dict[str, Any]:
+    """Return `value`, a mapping or nothing, as one; raises SettingsError for anything else."""
     if value is None:
         return {}
     if not isinstance(value, dict):

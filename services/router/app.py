@@ -9,21 +9,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from spillway.deadline import Clock
-from spillway.egress import DataPolicy, Residency, Sensitivity
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Server
 from spillway.telemetry.tracing import Tracing
 
-from .attempt import TargetClient
-from .dispatch import Dispatch, Limits
+from .dispatch import Dispatch
+from .fleet import Fleet
 from .journal import Keep
 from .judge import Judge
 from .ledger import Ledger
-from .policy import Policy
+from .policy_document import opened
+from .policy_file import PolicyFile
 from .router import Router
-from .servicer import services
-from .settings import PolicySettings, RouterSettings
-from .target import Target
+from .servicer import SCOPES, services
+from .settings import RouterSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,59 +56,37 @@ async def build(
             stack.push_async_callback(ledger.close)
             keep = ledger.keep
 
-        def remote(address: str, name: str) -> Remote:
+        def remote(address: str, name: str = "") -> Remote:
             return Remote(
                 address,
                 tracing=tracing,
                 key=settings.target_key,
                 max_receive_bytes=settings.server.max_receive_bytes,
-                name=name,
+                name=name or address,
             )
 
-        targets = [Target.declared(declared) for declared in settings.targets]
-        clients = {target.name: TargetClient(target, remote(target.address, target.name)) for target in targets}
-        for client in clients.values():
-            stack.push_async_callback(client.close)
+        fleet = Fleet(remote, retire_s=settings.server.default_deadline_s)
+        stack.push_async_callback(fleet.close)
         judge = None
         if settings.validator is not None:
             validator = remote(settings.validator.address, "validator")
             stack.push_async_callback(validator.close)
             judge = Judge(validator, settings.validator.timeout_s)
+        file = PolicyFile(settings.policy_file, settings.policy_reload_s) if settings.policy_file is not None else None
         router = Router(
-            policy=policy_of(settings.policy),
-            targets=targets,
-            clients=clients,
-            dispatch=Dispatch(settings.name, clients, judge, limits_of(settings.policy)),
+            book=file.start() if file is not None else opened(settings).in_force("router."),
+            fleet=fleet,
+            dispatch=Dispatch(settings.name, fleet, judge),
             keep=keep or (lambda attempt, call: None),
             tracing=tracing,
             clock=clock,
         )
-        server = Server(settings.server, services(router), tracing=tracing, clock=clock)
+        if file is not None:
+            file.adopt = router.adopt
+            watching = asyncio.create_task(file.watch(), name="policy file")
+            stack.callback(watching.cancel)
+        server = Server(settings.server, services(router, file), tracing=tracing, clock=clock, scopes=SCOPES)
         await server.start()
         stack.push_async_callback(server.close)
         await server.health.set_ready(True)
         yield App(server, router)
-
-
-def policy_of(settings: PolicySettings) -> Policy:
-    """The rules that `settings` state."""
-    return Policy(
-        revision=settings.revision,
-        data_policy=DataPolicy(
-            Residency[settings.residency.upper()], settings.regions, Sensitivity[settings.sensitivity.upper()]
-        ),
-        local_context_limit=settings.local_context_limit,
-        complex_prefers=settings.complex_prefers,
-        cloud_sensitivity_limit=Sensitivity[settings.cloud_sensitivity_limit.upper()],
-        min_bits_for={str(task): bits for task, bits in settings.min_bits_for.items()},
-    )
-
-
-def limits_of(settings: PolicySettings) -> Limits:
-    """How patient dispatch is by `settings`."""
-    return Limits(
-        constrained_retries=settings.constrained_retries,
-        first_token_share=settings.first_token_share,
-        idle_s=settings.idle_s,
-        probe_tokens=settings.probe_tokens,
-    )

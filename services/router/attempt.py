@@ -18,10 +18,12 @@ from .target import Target
 
 
 class TargetClient:
-    """Calls one target. Raises SpillwayError alone; every attempt is settled in its journal, whatever happens."""
+    """Calls the targets at one address.
 
-    def __init__(self, target: Target, remote: Remote) -> None:
-        self.target = target
+    Raises SpillwayError alone; every attempt is settled in its journal, whatever happens.
+    """
+
+    def __init__(self, remote: Remote) -> None:
         self._remote = remote
         stub = inference_pb2_grpc.InferenceServiceStub(remote.channel)
         # A unary call is a stream of one message on the wire. Called as one, it shows the answer's headers, which a
@@ -35,13 +37,13 @@ class TargetClient:
         self._count = stub.CountTokens
 
     async def generate(
-        self, request: v1.GenerateRequest, call: Call, journal: Journal, silence_s: float
+        self, target: Target, request: v1.GenerateRequest, call: Call, journal: Journal, silence_s: float
     ) -> tuple[Attempt, v1.GenerateResponse]:
         """Return the target's whole answer and the open attempt; the caller settles it, having judged the answer.
 
         Raises TargetTimeout after `silence_s` without a first token.
         """
-        attempt = journal.begin(self.target)
+        attempt = journal.begin(target)
         try:
             responses: list[v1.GenerateResponse] = []
             async with (
@@ -61,13 +63,19 @@ class TargetClient:
         return attempt, responses[0]
 
     async def stream(
-        self, request: v1.StreamGenerateRequest, call: Call, journal: Journal, silence_s: float, idle_s: float
+        self,
+        target: Target,
+        request: v1.StreamGenerateRequest,
+        call: Call,
+        journal: Journal,
+        silence_s: float,
+        idle_s: float,
     ) -> AsyncGenerator[v1.GenerationEvent]:
         """Yield the target's events; returns only after Finished and Usage.
 
         Raises TargetTimeout after `silence_s` without a first token, or `idle_s` without another.
         """
-        attempt = journal.begin(self.target)
+        attempt = journal.begin(target)
         model, usage, finished, tokens = "", None, False, 0
         try:
             async with self._remote.stream(
@@ -107,14 +115,15 @@ class TargetClient:
             raise self._fail(error, journal, attempt, silence_s, model, usage) from None
         journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=model, usage=usage)
 
-    async def count_tokens(self, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
+    async def count_tokens(self, target: Target, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
         """Return the prompt's tokens as the target counts them."""
         request = v1.CountTokensRequest(spec=spec)
-        request.spec.model = self.target.model
+        request.spec.model = target.model
         return await self._remote.unary(self._count, request, call, span_name=names.COUNT)
 
-    async def close(self) -> None:
-        await self._remote.close()
+    async def close(self, grace_s: float | None = None) -> None:
+        """Close the channel, once its calls have ended or `grace_s` seconds have passed; None: at once."""
+        await self._remote.close(grace_s)
 
     def _fail(
         self,
@@ -137,7 +146,7 @@ class TargetClient:
         return error
 
     def __repr__(self) -> str:
-        return f"<TargetClient {self.target!r}>"
+        return f"<TargetClient {self._remote.address}>"
 
 
 def _told(attempt: Attempt) -> dict[str, str | int]:

@@ -6,7 +6,7 @@ delivery asks for whole answers and has them judged; LIVE and PROBED hold the fi
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -23,24 +23,14 @@ from spillway.errors import (
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
 
-from .attempt import TargetClient
 from .facts import Delivery, Validation
+from .fleet import Fleet
 from .journal import Journal
 from .judge import Judge, accepted, correction, worst
 from .plan import Candidate, Plan
 from .reading import tell_data_policy
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How patient dispatch is. Fields as in `settings.PolicySettings`."""
-
-    constrained_retries: int = 1
-    first_token_share: float = 0.5
-    idle_s: float = 30.0
-    probe_tokens: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +47,17 @@ class Work:
 class Dispatch:
     """Carries out plans over the targets it is given."""
 
-    def __init__(self, router: str, clients: Mapping[str, TargetClient], judge: Judge | None, limits: Limits) -> None:
+    def __init__(self, router: str, fleet: Fleet, judge: Judge | None) -> None:
         self._router = router
-        self._clients = clients
+        self._fleet = fleet
         self._judge = judge
-        self._limits = limits
 
     async def generate(self, work: Work) -> v1.GenerateResponse:
         """Return the first answer that is accepted. Raises what `_outcome` says when there is none."""
         failures = _Failures(work)
         for candidate in failures.still_worth_trying():
             spec = work.spec
-            for _ in range(1 + self._limits.constrained_retries):
+            for _ in range(1 + work.plan.limits.constrained_retries):
                 verdict = await self._try(work, candidate, spec, failures)
                 if isinstance(verdict, v1.GenerateResponse):
                     return verdict
@@ -81,12 +70,12 @@ class Dispatch:
         self, work: Work, candidate: Candidate, spec: v1.GenerationSpec, failures: _Failures
     ) -> v1.GenerateResponse | v1.Verdict | None:
         """Make one attempt: an accepted answer, the verdict on a refused one, or None after a failure."""
-        client = self._clients[candidate.target.name]
+        target = candidate.target
         request = v1.GenerateRequest(spec=spec, stamp=self._stamp(work, candidate))
-        request.spec.model = candidate.target.model
+        request.spec.model = target.model
         try:
-            attempt, response = await client.generate(
-                request, work.call, work.journal, self._silence_s(work, candidate)
+            attempt, response = await self._fleet.client(target).generate(
+                target, request, work.call, work.journal, self._silence_s(work, candidate)
             )
         except SpillwayError as error:
             failures.add(error)
@@ -157,11 +146,12 @@ class Dispatch:
         hold = 1 if work.plan.delivery is Delivery.LIVE else self._probe_tokens(work)
         request = v1.StreamGenerateRequest(spec=work.spec, stamp=self._stamp(work, candidate))
         request.spec.model = candidate.target.model
-        client = self._clients[candidate.target.name]
         silence_s = self._silence_s(work, candidate)
         probe_ends = work.call.deadline.left() - self._share_s(work, candidate)  # as seconds left
         held: list[v1.GenerationEvent] = []
-        events = client.stream(request, work.call, work.journal, silence_s, self._limits.idle_s)
+        events = self._fleet.client(candidate.target).stream(
+            candidate.target, request, work.call, work.journal, silence_s, work.plan.limits.idle_s
+        )
         last: v1.GenerationEvent | None = None
         async with aclosing(events):
             async for event in events:
@@ -240,11 +230,11 @@ class Dispatch:
     def _share_s(self, work: Work, candidate: Candidate) -> float:
         """Seconds of the deadline that are this target's, to show itself."""
         left = work.call.deadline.left()
-        return min(left, max(candidate.target.first_token_floor_s, left * self._limits.first_token_share))
+        return min(left, max(candidate.target.first_token_floor_s, left * work.plan.limits.first_token_share))
 
     def _probe_tokens(self, work: Work) -> int:
         delivery = work.policy.delivery
-        return max(1, delivery.probe_tokens) if delivery.HasField("probe_tokens") else self._limits.probe_tokens
+        return max(1, delivery.probe_tokens) if delivery.HasField("probe_tokens") else work.plan.limits.probe_tokens
 
 
 class _Failures:

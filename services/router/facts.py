@@ -44,9 +44,12 @@ TEMPLATE_TOKENS = 64
 class Facts:
     """What the router reads off a request to decide."""
 
+    tenant: str = ""
     model: str = ""
     category: Category = Category.UNSPECIFIED
     task: str = ""
+    labels: frozenset[str] = frozenset()
+    priority: str = ""
     data_policy: DataPolicy = UNRESOLVED
     needs: frozenset[str] = frozenset()
     """Capabilities a target must have."""
@@ -62,6 +65,8 @@ class Facts:
     failover: bool = True
     delivery: Delivery = Delivery.UNSPECIFIED
     validation: Validation = Validation.UNSPECIFIED
+    policy_because: str = ""
+    """What chose the policy, once the rulebook has."""
 
     @property
     def prompt_tokens(self) -> int:

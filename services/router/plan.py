@@ -27,6 +27,20 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How patient dispatch is. Fields as in `policy_settings.PolicySettings`."""
+
+    constrained_retries: int = 1
+    first_token_share: float = 0.5
+    idle_s: float = 30.0
+    probe_tokens: int = 8
+
+
+PATIENCE = Limits()
+"""The defaults."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Targets in the order they are tried, and how their answer is delivered and judged."""
 
@@ -35,5 +49,8 @@ class Plan:
     left_out: tuple[Candidate, ...]
     delivery: Delivery
     validation: Validation
+    limits: Limits
+    policy: str
+    """Name of the policy that decided."""
     policy_revision: str
     reason: str

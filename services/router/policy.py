@@ -1,6 +1,7 @@
 """Policy: which targets may answer a request, and in which order. Pure: facts and targets in, a plan out.
 
-Precedence: data policy, then model and wishes of the caller, then capability and context, then category, then cost.
+Precedence: data policy, then model and wishes of the caller, then the owner's order, then capability and context, then
+category, then cost.
 """
 
 from __future__ import annotations
@@ -11,27 +12,36 @@ from dataclasses import dataclass
 from spillway.egress import UNRESOLVED, DataPolicy, Sensitivity
 
 from .facts import Category, Delivery, Facts, Validation
-from .plan import Candidate, Plan
+from .plan import PATIENCE, Candidate, Limits, Plan
 from .target import Target
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules in force. Fields as in `settings.PolicySettings`."""
+    """The rules in force for one request. Fields as in `policy_settings.PolicySettings`."""
 
+    name: str = ""
     revision: str = "1"
     data_policy: DataPolicy = UNRESOLVED
+    sensitivity_floor: Sensitivity = Sensitivity.UNSPECIFIED
+    """Content is at least this sensitive, whatever its caller says."""
     local_context_limit: int = 4096
     complex_prefers: str = "large"
     cloud_sensitivity_limit: Sensitivity = Sensitivity.INTERNAL
     min_bits_for: Mapping[str, int] | None = None
+    order: tuple[str, ...] = ()
+    max_cost_nano_usd: int | None = None
+    delivery: Delivery = Delivery.UNSPECIFIED
+    validation: Validation = Validation.UNSPECIFIED
+    limits: Limits = PATIENCE
 
     def resolve(self, *asked: DataPolicy) -> DataPolicy:
         """The data policy in force: the owner's, tightened by every other; who says nothing is taken as the owner."""
         resolved = DataPolicy(self.data_policy.residency, self.data_policy.regions)
         for policy in asked:
             resolved = resolved.tightened(policy)
-        return resolved if resolved.sensitivity else resolved.tightened(self.data_policy)
+        resolved = resolved if resolved.sensitivity else resolved.tightened(self.data_policy)
+        return resolved.tightened(DataPolicy(sensitivity=self.sensitivity_floor))
 
     def decide(self, facts: Facts, targets: Sequence[Target]) -> Plan:
         """Choose among `targets`. A plan may have taken none: `refusal` then says why."""
@@ -47,13 +57,19 @@ class Policy:
                 for candidate in taken[1:]
             ]
             del taken[1:]
-        validation = facts.validation or (Validation.REQUIRED if facts.json else Validation.OFF)
-        delivery = facts.delivery or (Delivery.COMMITTED if validation is not Validation.OFF else Delivery.LIVE)
+        judged = Validation.REQUIRED if facts.json else Validation.OFF
+        validation = facts.validation or self.validation or judged
+        whole = Delivery.COMMITTED if validation is not Validation.OFF else Delivery.LIVE
+        delivery = facts.delivery or self.delivery or whole
         if taken:
             reason = f"{taken[0].target.name}: {taken[0].reasons[0]}"
         else:
             reason = "no target may answer: " + "; ".join(f"{out.target.name}: {out.reasons[0]}" for out in left_out)
-        return Plan(facts, tuple(taken), tuple(left_out), delivery, validation, self.revision, reason)
+        if facts.policy_because:
+            reason = f"{facts.policy_because}; {reason}"
+        return Plan(
+            facts, tuple(taken), tuple(left_out), delivery, validation, self.limits, self.name, self.revision, reason
+        )
 
     def _weigh(self, facts: Facts, target: Target, place: int) -> Candidate:
         for rule, objection in OBJECTIONS.items():
@@ -67,6 +83,9 @@ class Policy:
 
     def _rank(self, facts: Facts, target: Target) -> tuple[list[str], float]:
         """Return why `target` stands where it stands, and its score: hundreds for rules, ones for cost."""
+        if self.order:
+            place = self._place(target)
+            return [f"place {place + 1} in the order of policy {self.name}"], 1000.0 - 10.0 * place
         if facts.category is Category.COMPLEX:
             if target.tier == self.complex_prefers:
                 return [f"complex requests prefer tier {self.complex_prefers}"], 300.0
@@ -83,6 +102,11 @@ class Policy:
                 f"{facts.prompt_tokens} prompt tokens are over the local limit of {self.local_context_limit}"
             ], 150.0
         return ["fallback when no local target answers"], 50.0
+
+    def _place(self, target: Target) -> int:
+        """Index of the first entry of `order` that names `target`, its tier or its kind; -1 if none does."""
+        called = (target.name, target.tier, target.kind)
+        return next((place for place, entry in enumerate(self.order) if entry in called), -1)
 
     # Objections, in the order of precedence. Each returns why `target` may not answer, or an empty string.
 
@@ -103,6 +127,11 @@ class Policy:
         if facts.allowed and target.name not in facts.allowed:
             return "not among the targets the caller allows"
         return ""
+
+    def _order(self, facts: Facts, target: Target) -> str:
+        if not self.order or self._place(target) >= 0:
+            return ""
+        return f"not in the order of policy {self.name}: {', '.join(self.order)}"
 
     def _capability(self, facts: Facts, target: Target) -> str:
         missing = facts.needs - target.capabilities
@@ -128,13 +157,14 @@ class Policy:
         return ""
 
     def _cost(self, facts: Facts, target: Target) -> str:
-        if facts.max_cost_nano_usd is None:
+        caps = [cap for cap in (facts.max_cost_nano_usd, self.max_cost_nano_usd) if cap is not None]
+        if not caps:
             return ""
         cost = estimate(facts, target)
         if cost is None:
-            return "its price is unknown and the request has a cost cap"
-        if cost > facts.max_cost_nano_usd:
-            return f"about {cost} nano-USD are over the cap of {facts.max_cost_nano_usd}"
+            return "its price is unknown and there is a cost cap"
+        if cost > min(caps):
+            return f"about {cost} nano-USD are over the cap of {min(caps)}"
         return ""
 
 
@@ -142,6 +172,7 @@ OBJECTIONS: Mapping[str, Callable[[Policy, Facts, Target], str]] = {
     "data_policy": Policy._data_policy,
     "model": Policy._model,
     "wishes": Policy._wishes,
+    "order": Policy._order,
     "capability": Policy._capability,
     "context": Policy._context,
     "quantization": Policy._quantization,

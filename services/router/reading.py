@@ -8,6 +8,7 @@ from spillway.generation import prompt_bytes
 
 from .facts import Category, Delivery, Facts, Validation
 from .plan import Plan
+from .rulebook import Rulebook
 from .target import Target
 
 _CONSTRAINT_NEEDS = {
@@ -18,17 +19,25 @@ _CONSTRAINT_NEEDS = {
     "choices": "choices",
 }
 _TASKS = {number: name.removeprefix("TASK_").lower() for name, number in v1.Task.items() if number}
+_PRIORITIES = {
+    v1.PRIORITY_UNSPECIFIED: "interactive",
+    v1.PRIORITY_INTERACTIVE: "interactive",
+    v1.PRIORITY_BACKGROUND: "background",
+}
 _KINDS = {"local": v1.TARGET_KIND_LOCAL, "cloud": v1.TARGET_KIND_CLOUD}
 
 
-def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, data_policy: DataPolicy) -> Facts:
-    """Read off a request what policy decides on; `data_policy` is the one already resolved for its tenant."""
+def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: str) -> Facts:
+    """Read off a request what policy decides on; `asked` is the data policy of its caller and earlier routers."""
     constraint = spec.constraint.WhichOneof("constraint") or ""
     return Facts(
+        tenant=tenant,
         model=spec.model,
         category=Category(policy.category),
         task=_TASKS.get(policy.task, ""),
-        data_policy=data_policy,
+        labels=frozenset(policy.labels),
+        priority=_PRIORITIES[spec.priority],
+        data_policy=asked,
         needs=_needs(spec, constraint),
         json=constraint in ("json_schema", "json_object"),
         prompt_bytes=prompt_bytes(spec),
@@ -90,6 +99,7 @@ def tell_plan(plan: Plan) -> v1.Plan:
         prompt_tokens=plan.facts.prompt_tokens,
         policy_revision=plan.policy_revision,
         reason=plan.reason,
+        policy=plan.policy,
         candidates=[
             v1.Candidate(
                 target=candidate.target.name,
@@ -106,8 +116,13 @@ def tell_plan(plan: Plan) -> v1.Plan:
     )
 
 
-def tell_target(target: Target) -> v1.Model:
-    """Return a target as a model that callers can ask for."""
+def tell_models(book: Rulebook) -> list[v1.Model]:
+    """Return what callers can ask for: every target's model, and every alias."""
+    aliases = [v1.Model(name=alias) for alias in book.document.aliases]
+    return [_model(target) for target in book.targets] + aliases
+
+
+def _model(target: Target) -> v1.Model:
     return v1.Model(
         name=target.model or target.name,
         target=target.name,

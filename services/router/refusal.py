@@ -5,6 +5,7 @@ from __future__ import annotations
 from spillway.errors import (
     ConstraintUnsupported,
     ContextLengthExceeded,
+    CostCap,
     FieldViolation,
     ModelUnknown,
     NoCompliantTarget,
@@ -47,6 +48,8 @@ def refusal(plan: Plan) -> SpillwayError:
         case "capability":
             fields = [FieldViolation(_FIELD_OF.get(need, "spec"), why) for need in sorted(facts.needs)]
             return ConstraintUnsupported(why, fields=fields)
+        case "cost":
+            return CostCap(why)
         case _:
             return NoCompliantTarget(why)
 

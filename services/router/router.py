@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
 
 from spillway import v1
 from spillway.deadline import Clock
@@ -13,14 +13,14 @@ from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
 
-from .attempt import TargetClient
 from .dispatch import Dispatch, Work
+from .fleet import Fleet
 from .journal import Journal, Keep
 from .plan import Plan
-from .policy import Policy, worth_counting
+from .policy import worth_counting
 from .reading import read_facts
 from .refusal import refusal
-from .target import Target
+from .rulebook import Rulebook
 
 COUNT_TIMEOUT_S = 2.0
 
@@ -31,17 +31,15 @@ class Router:
     def __init__(
         self,
         *,
-        policy: Policy,
-        targets: Sequence[Target],
-        clients: Mapping[str, TargetClient],
+        book: Rulebook,
+        fleet: Fleet,
         dispatch: Dispatch,
         keep: Keep,
         tracing: Tracing,
         clock: Clock,
     ) -> None:
-        self._policy = policy
-        self._targets = tuple(targets)
-        self._clients = clients
+        self.book = book
+        self._fleet = fleet
         self._dispatch = dispatch
         self._keep = keep
         self._tracing = tracing
@@ -66,11 +64,13 @@ class Router:
         plan = await self.explain(spec, v1.RoutingPolicy(), call)
         if not plan.taken:
             raise refusal(plan)
-        return await self._clients[plan.taken[0].target.name].count_tokens(spec, call)
+        target = plan.taken[0].target
+        return await self._fleet.client(target).count_tokens(target, spec, call)
 
-    def targets(self) -> Sequence[Target]:
-        """The targets that policy chooses from."""
-        return self._targets
+    def adopt(self, book: Rulebook) -> None:
+        """Decide by `book` from now on; what was decided before goes on as it was."""
+        self.book = book
+        self._fleet.keep(book.targets)
 
     async def _work(self, request: v1.GenerateRequest | v1.StreamGenerateRequest, call: Call) -> Work:
         check(request.spec)
@@ -84,27 +84,30 @@ class Router:
     async def _plan(
         self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, stamped: v1.DataPolicy, call: Call
     ) -> Plan:
+        book = self.book
         span = self._tracing.start(names.DECIDE, call.span)
         try:
             # What caller and routers before this one say can only tighten what the owner's policy says.
-            data_policy = self._policy.resolve(DataPolicy.read(policy.data_policy), DataPolicy.read(stamped))
-            facts = read_facts(spec, policy, data_policy)
-            if worth_counting(facts, self._targets, self._policy):
-                counted = await self._count_locally(spec, call.under(span))
-                facts = facts.counted(counted) if counted is not None else facts
-            plan = self._policy.decide(facts, self._targets)
+            asked = DataPolicy.read(policy.data_policy).tightened(DataPolicy.read(stamped))
+            said = read_facts(spec, policy, asked, call.caller.tenant)
+            facts, rules = book.read(said)
+            if worth_counting(facts, book.targets, rules):
+                counted = await self._count_locally(spec, book, call.under(span))
+                if counted is not None:
+                    facts, rules = book.read(said.counted(counted))
+            plan = rules.decide(facts, book.targets)
             span.set_attribute(names.ROUTE_REASON, plan.reason)
             return plan
         finally:
             span.end()
 
-    async def _count_locally(self, spec: v1.GenerationSpec, call: Call) -> int | None:
+    async def _count_locally(self, spec: v1.GenerationSpec, book: Rulebook, call: Call) -> int | None:
         """Ask a local target for an exact count; None if none tells in time."""
         call = call.until(call.deadline.within(COUNT_TIMEOUT_S))
-        for target in self._targets:
+        for target in book.targets:
             if target.local:
                 try:
-                    return (await self._clients[target.name].count_tokens(spec, call)).tokens
+                    return (await self._fleet.client(target).count_tokens(target, spec, call)).tokens
                 except SpillwayError:
                     continue
         return None

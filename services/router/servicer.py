@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 from spillway import v1
+from spillway.errors import RequestInvalid
 from spillway.rpc import metadata
 from spillway.rpc.call import current_call
+from spillway.rpc.keys import ADMIN
 from spillway.rpc.server import Service
-from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
+from spillway.v1 import inference_pb2_grpc, router_admin_pb2_grpc, router_pb2_grpc
 
-from .reading import tell_plan, tell_target
+from .policy_document import Finding, read
+from .policy_file import PolicyFile
+from .reading import tell_models, tell_plan
 from .router import Router
+
+ADMIN_SERVICE = "spillway.v1.RouterAdminService"
+SCOPES = {ADMIN_SERVICE: ADMIN}
+"""What a caller's key must be for, where it is not `generate`."""
 
 
 class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grpc.RouterServiceServicer):
@@ -42,11 +51,34 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
         return await self._router.count_tokens(request.spec, current_call())
 
     async def ListModels(self, request: v1.ListModelsRequest, context: Any) -> v1.ListModelsResponse:
-        return v1.ListModelsResponse(models=[tell_target(target) for target in self._router.targets()])
+        return v1.ListModelsResponse(models=tell_models(self._router.book))
 
     async def ExplainRoute(self, request: v1.ExplainRouteRequest, context: Any) -> v1.ExplainRouteResponse:
         plan = await self._router.explain(request.spec, request.policy, current_call())
         return v1.ExplainRouteResponse(plan=tell_plan(plan))
+
+
+class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):
+    """RouterAdminService."""
+
+    def __init__(self, router: Router, file: PolicyFile | None) -> None:
+        self._router = router
+        self._file = file
+
+    async def CheckPolicy(self, request: v1.CheckPolicyRequest, context: Any) -> v1.CheckPolicyResponse:
+        found = await asyncio.to_thread(read, request.document)
+        return v1.CheckPolicyResponse(sound=found.book is not None, findings=map(_finding, found.findings))
+
+    async def ReloadPolicy(self, request: v1.ReloadPolicyRequest, context: Any) -> v1.ReloadPolicyResponse:
+        if self._file is None:
+            raise RequestInvalid("this router has no policy_file: its policy is in its settings, read at the start")
+        await self._file.look()
+        findings = map(_finding, self._file.findings)
+        return v1.ReloadPolicyResponse(policy_revision=self._router.book.revision, findings=findings)
+
+
+def _finding(finding: Finding) -> v1.PolicyFinding:
+    return v1.PolicyFinding(path=finding.path, message=finding.message, fatal=finding.fatal)
 
 
 def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:
@@ -57,10 +89,13 @@ def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:
     )
 
 
-def services(router: Router) -> list[Service]:
-    """What a server needs to serve `router`."""
+def services(router: Router, file: PolicyFile | None = None) -> list[Service]:
+    """What a server needs to serve `router`, whose policy comes from `file` if it has one."""
     servicer = RouterServicer(router)
     return [
         Service("spillway.v1.InferenceService", servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server),
         Service("spillway.v1.RouterService", servicer, router_pb2_grpc.add_RouterServiceServicer_to_server),
+        Service(
+            ADMIN_SERVICE, AdminServicer(router, file), router_admin_pb2_grpc.add_RouterAdminServiceServicer_to_server
+        ),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .settings import TargetSettings
+from .policy_settings import TargetSettings
 
 
 @dataclass(frozen=True, slots=True)

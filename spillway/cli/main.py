@@ -18,6 +18,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+policy = typer.Typer(help="The router's policy.", no_args_is_help=True)
+app.add_typer(policy, name="policy")
+
 Prompt = Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")]
 Address = Annotated[
     str | None,
@@ -148,6 +151,15 @@ def status(address: Address = None, key: Key = None) -> None:
     from spillway.cli import status as command
 
     raise typer.Exit(command.run(address=address, key=key))
+
+
+@policy.command("check")
+def policy_check(file: Annotated[Path, typer.Argument(help="A policy file, as router.policy_file names it.")]) -> None:
+    """Say what is wrong with a policy file. Ends 0 if it could be put in force, 1 if not."""
+    import subprocess
+    import sys
+
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "services.router.check", str(file)]).returncode)
 
 
 def _wanted(

@@ -92,8 +92,9 @@ class Remote:
                 rpc.cancel()
             span.end()
 
-    async def close(self) -> None:
-        await self.channel.close()
+    async def close(self, grace_s: float | None = None) -> None:
+        """Close the channel, once its calls have ended or `grace_s` seconds have passed; None: at once."""
+        await self.channel.close(grace_s)
 
     def _left(self, call: Call) -> float:
         if call.deadline.passed:

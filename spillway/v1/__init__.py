@@ -175,6 +175,13 @@ from spillway.v1.router_pb2 import (
     STRATEGY_UNSPECIFIED as STRATEGY_UNSPECIFIED,
     Strategy as Strategy,
 )
+from spillway.v1.router_admin_pb2 import (
+    CheckPolicyRequest as CheckPolicyRequest,
+    CheckPolicyResponse as CheckPolicyResponse,
+    PolicyFinding as PolicyFinding,
+    ReloadPolicyRequest as ReloadPolicyRequest,
+    ReloadPolicyResponse as ReloadPolicyResponse,
+)
 from spillway.v1.validator_pb2 import (
     Answer as Answer,
     ValidateRequest as ValidateRequest,

@@ -97,6 +97,7 @@ class Plan(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     POLICY_REVISION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     strategy: Global___Strategy.ValueType
     delivery: _policy_pb2.DeliveryMode.ValueType
     validation: _policy_pb2.Validation.ValueType
@@ -105,6 +106,8 @@ class Plan(_message.Message):
     policy_revision: _builtins.str
     reason: _builtins.str
     """The decision in one line."""
+    policy: _builtins.str
+    """The named policy that decided, or `ground`."""
     @_builtins.property
     def data_policy(self) -> _policy_pb2.DataPolicy:
         """The data policy in force."""
@@ -124,10 +127,11 @@ class Plan(_message.Message):
         prompt_tokens: _builtins.int | None = ...,
         policy_revision: _builtins.str = ...,
         reason: _builtins.str = ...,
+        policy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens", "data_policy", b"data_policy", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens", "candidates", b"candidates", "data_policy", b"data_policy", "delivery", b"delivery", "policy_revision", b"policy_revision", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "strategy", b"strategy", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens", "candidates", b"candidates", "data_policy", b"data_policy", "delivery", b"delivery", "policy", b"policy", "policy_revision", b"policy_revision", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "strategy", b"strategy", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__prompt_tokens: _TypeAlias = _typing.Literal["prompt_tokens"]  # noqa: Y015
     _WhichOneofArgType__prompt_tokens: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens"]  # noqa: Y015

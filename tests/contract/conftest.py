@@ -71,7 +71,8 @@ async def fake() -> AsyncIterator[Target]:
 @asynccontextmanager
 async def router() -> AsyncIterator[Target]:
     from services.router.app import build
-    from services.router.settings import RouterSettings, TargetSettings
+    from services.router.policy_settings import TargetSettings
+    from services.router.settings import RouterSettings
 
     engine = fake_engine()
     async with AsyncExitStack() as stack:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from services.router.app import build
-from services.router.settings import RouterSettings, TargetSettings
+from services.router.policy_settings import TargetSettings
+from services.router.settings import RouterSettings
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.errors import DeadlineExceeded

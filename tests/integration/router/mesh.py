@@ -9,7 +9,8 @@ from typing import Any
 
 from services.router.app import build
 from services.router.journal import Attempt
-from services.router.settings import PolicySettings, PriceSettings, RouterSettings, TargetSettings, ValidatorSettings
+from services.router.policy_settings import PolicySettings, PriceSettings, TargetSettings
+from services.router.settings import RouterSettings, ValidatorSettings
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.rpc.call import Call

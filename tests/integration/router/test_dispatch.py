@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.router.settings import PolicySettings
+from services.router.policy_settings import PolicySettings
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.errors import (

@@ -15,6 +15,7 @@ from spillway import v1
 SERVED_BY = {
     "InferenceService": ("router", "local_engine", "cloud_proxy"),
     "RouterService": ("router",),
+    "RouterAdminService": ("router",),
     "EngineTelemetryService": ("local_engine",),
     "CloudProxyService": ("cloud_proxy",),
     "ValidatorService": ("validator",),

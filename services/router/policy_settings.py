@@ -1,0 +1,137 @@
+"""The policy as data: targets, the rules that choose among them, and who gets which. See docs/policy.md."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from spillway.settings import Section
+
+CapabilityName = Literal[
+    "json_schema",
+    "json_object",
+    "regex",
+    "grammar",
+    "choices",
+    "tools",
+    "images",
+    "logprobs",
+    "reasoning_effort",
+    "adapters",
+    "token_input",
+    "text_input",
+]
+TaskName = Literal["chat", "classify", "tag", "extract", "summarize", "translate", "write", "code", "reason"]
+CategoryName = Literal["routine", "complex", "safety_critical"]
+SensitivityName = Literal["public", "internal", "confidential", "restricted"]
+TierName = Literal["small", "large"]
+
+
+class PriceSettings(Section):
+    """What a target charges, in USD per million tokens."""
+
+    input_usd_per_mtok: float = Field(ge=0)
+    output_usd_per_mtok: float = Field(ge=0)
+
+
+class TargetSettings(Section):
+    """Something that can answer, with its declared properties. What is not declared is unknown, not zero."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", description="how requests, logs and ledger call it")
+    kind: Literal["local", "cloud"]
+    address: str = Field(description="host:port of the local_engine or cloud_proxy that serves it")
+    model: str = Field("", description="the model's name there; empty: the one it serves")
+    region: str = Field("site", description="where content goes when it is used")
+    context_window: int | None = Field(None, gt=0, description="tokens, prompt and answer together")
+    capabilities: frozenset[CapabilityName] = frozenset()
+    quantization_bits: int | None = Field(None, ge=1, le=32)
+    tier: TierName | None = Field(None, description="default: local small, cloud large")
+    price: PriceSettings | None = None
+    first_token_floor_s: float = Field(1.0, gt=0, description="least time it is given for its first token")
+
+
+class PolicySettings(Section):
+    """How requests are routed. A named policy states only what differs from the ground it is laid on."""
+
+    residency: Literal["any", "regions", "local_only"] = "any"
+    regions: frozenset[str] = Field(frozenset(), description="with residency `regions`: where content may go")
+    sensitivity: SensitivityName = Field("internal", description="of content whose caller says nothing")
+    cloud_sensitivity_limit: SensitivityName = Field(
+        "internal", description="content more sensitive than this stays on the site"
+    )
+    order: tuple[str, ...] = Field(
+        (), description="the fallback chain: targets, tiers or kinds, first to last; empty: by category and price"
+    )
+    local_context_limit: int = Field(4096, gt=0, description="prompts of more tokens prefer the cloud")
+    complex_prefers: TierName = Field("large", description="tier that complex requests try first")
+    min_bits_for: dict[TaskName, int] = Field(
+        default={"code": 4, "reason": 4, "extract": 4},
+        description="fewest quantization bits a local target may have for a task",
+    )
+    max_cost_usd: float | None = Field(None, ge=0, description="dearest answer, as estimated before the call")
+    delivery: Literal["live", "probed", "committed"] | None = Field(
+        None, description="default: committed where validation is on, else live"
+    )
+    validation: Literal["off", "preferred", "required"] | None = Field(
+        None, description="default: required for JSON, else off"
+    )
+    constrained_retries: int = Field(1, ge=0, le=3, description="second tries at one target after a refused answer")
+    first_token_share: float = Field(0.5, gt=0, le=1, description="share of the deadline one target may stay silent")
+    idle_s: float = Field(30.0, gt=0, description="longest silence between two tokens")
+    probe_tokens: int = Field(8, gt=0, description="tokens held in PROBED delivery, at most for the share above")
+
+
+class MatchSettings(Section):
+    """Facts that a request must have, all of them. Any word of a list matches it; what is absent matches anything."""
+
+    tasks: frozenset[TaskName] | None = None
+    categories: frozenset[CategoryName] | None = None
+    labels: frozenset[str] | None = Field(None, description="free words of the caller's")
+    models: frozenset[str] | None = Field(None, description="what the caller names as its model")
+    tenants: frozenset[str] | None = None
+    priority: Literal["interactive", "background"] | None = None
+    sensitivity_at_least: SensitivityName | None = None
+    needs: frozenset[CapabilityName] | None = Field(None, description="every one of them is needed")
+    json_answer: bool | None = Field(None, alias="json", description="the answer is to be JSON")
+    prompt_tokens_over: int | None = Field(None, ge=0, description="counted where that is known, else estimated")
+    prompt_tokens_up_to: int | None = Field(None, ge=0)
+
+
+class RuleSettings(Section):
+    """The first rule that a request matches says which named policy is laid over its tenant's."""
+
+    name: str = Field(min_length=1)
+    when: MatchSettings = MatchSettings()
+    use: str
+
+
+class AliasSettings(Section):
+    """What a model's name, as callers say it, stands for."""
+
+    model: str = Field("", description="the model or target asked for instead; empty: the policy decides")
+    use: str = Field("", description="a named policy")
+
+    @model_validator(mode="after")
+    def _stands_for_something(self) -> AliasSettings:
+        if not self.model and not self.use:
+            raise ValueError("give `model`, `use`, or both")
+        return self
+
+
+class TenantSettings(Section):
+    """What one tenant gets instead of the ground."""
+
+    use: str
+
+
+class PolicyDocument(Section):
+    """All of it: in section `router`, or in the file that `router.policy_file` names and that is read as it changes."""
+
+    revision: str = Field("", description="named in every stamp; empty: a digest of the document")
+    targets: tuple[TargetSettings, ...] = ()
+    policy: PolicySettings = Field(PolicySettings(), description="the ground")
+    policies: dict[str, PolicySettings] = Field(default={}, description="named policies")
+    rules: tuple[RuleSettings, ...] = ()
+    aliases: dict[str, AliasSettings] = Field(default={}, description="model names of callers")
+    tenants: dict[str, TenantSettings] = Field(default={}, description="by the tenant of the key")

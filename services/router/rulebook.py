@@ -1,0 +1,176 @@
+"""The rulebook: all policies of one document, and which of them a request gets. Pure.
+
+A request's policy is the ground, replaced where its tenant's policy says so, then the policy of the first rule that its
+facts match, then that of the alias it names. The last two follow from what the caller sends, so they may tighten what
+content may do and cost, never loosen it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from spillway.egress import DataPolicy, Residency, Sensitivity
+
+from .facts import Delivery, Facts, Validation
+from .plan import Limits
+from .policy import Policy
+from .policy_settings import MatchSettings, PolicyDocument, PolicySettings
+from .target import Target
+
+GROUND = "ground"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The policy a request gets, and what chose it; empty: the ground."""
+
+    policy: Policy
+    because: str
+
+
+@dataclass(slots=True)
+class Rulebook:
+    """One document, compiled. Never changes; a new document is a new rulebook."""
+
+    document: PolicyDocument
+    revision: str
+    targets: tuple[Target, ...] = field(init=False)
+    _made: dict[tuple[str, int, str], Choice] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.targets = tuple(Target.declared(declared) for declared in self.document.targets)
+
+    def read(self, facts: Facts) -> tuple[Facts, Policy]:
+        """Return `facts` with what is in force for them, and their policy.
+
+        The data policy of the facts given is what the caller and earlier routers asked for, their model what the caller
+        said.
+        """
+        rules, aliases = self.document.rules, self.document.aliases
+        tenant = facts.tenant if facts.tenant in self.document.tenants else ""
+        alias = facts.model if facts.model in aliases else ""
+        ground = self._choice(tenant, -1, "").policy
+        facts = replace(facts, data_policy=ground.resolve(facts.data_policy))
+        rule = next((place for place, rule in enumerate(rules) if matches(rule.when, facts)), -1)
+        choice = self._choice(tenant, rule, alias)
+        facts = replace(
+            facts,
+            data_policy=choice.policy.resolve(facts.data_policy),
+            model=aliases[alias].model if alias else facts.model,
+            policy_because=choice.because,
+        )
+        return facts, choice.policy
+
+    def _choice(self, tenant: str, rule: int, alias: str) -> Choice:
+        key = (tenant, rule, alias)
+        if (made := self._made.get(key)) is None:
+            made = self._made[key] = self._make(*key)
+        return made
+
+    def _make(self, tenant: str, rule: int, alias: str) -> Choice:
+        document = self.document
+        names = []
+        policy = document.policy.model_dump()
+        if tenant:
+            name = document.tenants[tenant].use
+            policy.update(document.policies[name].model_dump(exclude_unset=True))
+            names.append((name, f"tenant {tenant!r}"))
+        chosen_by_request = []
+        if rule >= 0:
+            chosen_by_request.append((document.rules[rule].use, f"rule {document.rules[rule].name!r}"))
+        if alias and document.aliases[alias].use:
+            chosen_by_request.append((document.aliases[alias].use, f"alias {alias!r}"))
+        floor = Sensitivity.UNSPECIFIED
+        for name, _ in chosen_by_request:
+            policy = tightened(policy, document.policies[name])
+            floor = max(floor, data_policy(document.policies[name].model_dump(exclude_unset=True)).sensitivity)
+        names += chosen_by_request
+        last = names[-1][0] if names else GROUND
+        made = compiled(PolicySettings.model_validate(policy), self.revision, name=last, sensitivity_floor=floor)
+        return Choice(made, ", ".join(f"policy {name} by {cause}" for name, cause in names))
+
+    def __repr__(self) -> str:
+        return f"<Rulebook {self.revision} {len(self.targets)} targets {len(self.document.rules)} rules>"
+
+
+def matches(when: MatchSettings, facts: Facts) -> bool:
+    """Whether `facts` have all that `when` asks for."""
+    return (
+        _is_among(facts.task, when.tasks)
+        and _is_among(facts.category.name.lower(), when.categories)
+        and (when.labels is None or not when.labels.isdisjoint(facts.labels))
+        and _is_among(facts.model, when.models)
+        and _is_among(facts.tenant, when.tenants)
+        and when.priority in (None, facts.priority)
+        and (
+            when.sensitivity_at_least is None
+            or facts.data_policy.sensitivity >= Sensitivity[when.sensitivity_at_least.upper()]
+        )
+        and (when.needs is None or when.needs <= facts.needs)
+        and when.json_answer in (None, facts.json)
+        and (when.prompt_tokens_over is None or facts.prompt_tokens > when.prompt_tokens_over)
+        and (when.prompt_tokens_up_to is None or facts.prompt_tokens <= when.prompt_tokens_up_to)
+    )
+
+
+def _is_among(word: str, words: frozenset[Any] | None) -> bool:
+    return words is None or word in words
+
+
+def tightened(ground: Mapping[str, Any], above: PolicySettings) -> dict[str, Any]:
+    """Return `ground` with what `above` sets laid over it; what concerns content and cost only gets tighter."""
+    stated = above.model_dump(exclude_unset=True)
+    both = {**ground, **stated}
+    data = data_policy(ground).tightened(data_policy(stated))
+    both["residency"] = data.residency.name.lower()
+    both["regions"] = data.regions
+    both["sensitivity"] = data.sensitivity.name.lower()
+    limits = [ground["cloud_sensitivity_limit"], both["cloud_sensitivity_limit"]]
+    both["cloud_sensitivity_limit"] = min(limits, key=lambda name: Sensitivity[name.upper()])
+    caps = [cap for cap in (ground["max_cost_usd"], both["max_cost_usd"]) if cap is not None]
+    both["max_cost_usd"] = min(caps, default=None)
+    floors = ground["min_bits_for"]
+    both["min_bits_for"] = {**floors, **{t: max(bits, floors.get(t, 0)) for t, bits in both["min_bits_for"].items()}}
+    return both
+
+
+def data_policy(settings: Mapping[str, Any]) -> DataPolicy:
+    """The data policy that `settings` state, as far as they state one."""
+    return DataPolicy(
+        Residency[settings.get("residency", "unspecified").upper()],
+        frozenset(settings.get("regions", ())),
+        Sensitivity[settings.get("sensitivity", "unspecified").upper()],
+    )
+
+
+def compiled(
+    settings: PolicySettings,
+    revision: str,
+    *,
+    name: str = GROUND,
+    sensitivity_floor: Sensitivity = Sensitivity.UNSPECIFIED,
+) -> Policy:
+    """The rules that `settings` state."""
+    return Policy(
+        name=name,
+        revision=revision,
+        data_policy=data_policy(settings.model_dump()),
+        sensitivity_floor=sensitivity_floor,
+        local_context_limit=settings.local_context_limit,
+        complex_prefers=settings.complex_prefers,
+        cloud_sensitivity_limit=Sensitivity[settings.cloud_sensitivity_limit.upper()],
+        min_bits_for={str(task): bits for task, bits in settings.min_bits_for.items()},
+        order=settings.order,
+        # 1 USD is 1e9 nano-USD.
+        max_cost_nano_usd=None if settings.max_cost_usd is None else round(settings.max_cost_usd * 1e9),
+        delivery=Delivery[settings.delivery.upper()] if settings.delivery else Delivery.UNSPECIFIED,
+        validation=Validation[settings.validation.upper()] if settings.validation else Validation.UNSPECIFIED,
+        limits=Limits(
+            constrained_retries=settings.constrained_retries,
+            first_token_share=settings.first_token_share,
+            idle_s=settings.idle_s,
+            probe_tokens=settings.probe_tokens,
+        ),
+    )
