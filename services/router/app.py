@@ -13,7 +13,7 @@ from spillway.rpc.remote import Remote
 from spillway.rpc.server import Server
 from spillway.telemetry.tracing import Tracing
 
-from .dispatch import Dispatch
+from .attempts import Attempts
 from .fleet import Fleet
 from .journal import Keep
 from .judge import Judge
@@ -23,6 +23,7 @@ from .policy_file import PolicyFile
 from .router import Router
 from .servicer import SCOPES, services
 from .settings import RouterSettings
+from .strategies import strategies
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ async def build(
         router = Router(
             book=file.start() if file is not None else opened(settings).in_force("router."),
             fleet=fleet,
-            dispatch=Dispatch(settings.name, fleet, judge),
+            strategies=strategies(Attempts(settings.name, fleet, judge)),
             keep=keep or (lambda attempt, call: None),
             tracing=tracing,
             clock=clock,

@@ -36,6 +36,17 @@ class Validation(IntEnum):
     REQUIRED = 3
 
 
+class StrategyName(IntEnum):
+    """How a plan is carried out. Numbers as in the contract."""
+
+    UNSPECIFIED = 0
+    DIRECT = 1
+    CASCADE = 2
+    HEDGE = 3
+    DRAFT_REFINE = 4
+    DRAFT_VERIFY = 5
+
+
 TEMPLATE_TOKENS = 64
 """Allowance for what a chat template adds to a prompt, in tokens."""
 
@@ -55,6 +66,10 @@ class Facts:
     """Capabilities a target must have."""
     json: bool = False
     """The answer is to be JSON."""
+    chat: bool = True
+    """The prompt is a conversation."""
+    constrained: bool = False
+    """The answer has a form it must keep, or may call tools."""
     prompt_bytes: int = 0
     counted_tokens: int | None = None
     """Tokens of the prompt by a local target's own tokenizer, where it was asked."""
@@ -65,6 +80,8 @@ class Facts:
     failover: bool = True
     delivery: Delivery = Delivery.UNSPECIFIED
     validation: Validation = Validation.UNSPECIFIED
+    strategy: StrategyName = StrategyName.UNSPECIFIED
+    confidence_threshold: float | None = None
     policy_because: str = ""
     """What chose the policy, once the rulebook has."""
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 from spillway.rpc.remote import Remote
 
-from .attempt import TargetClient
 from .target import Target
+from .target_client import TargetClient
 
 
 class Fleet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .facts import Delivery, Facts, Validation
+from .facts import Delivery, Facts, StrategyName, Validation
 from .target import Target
 
 
@@ -34,6 +34,8 @@ class Limits:
     first_token_share: float = 0.5
     idle_s: float = 30.0
     probe_tokens: int = 8
+    confidence_threshold: float = 0.8
+    hedge_after_s: float = 1.0
 
 
 PATIENCE = Limits()
@@ -49,6 +51,7 @@ class Plan:
     left_out: tuple[Candidate, ...]
     delivery: Delivery
     validation: Validation
+    strategy: StrategyName
     limits: Limits
     policy: str
     """Name of the policy that decided."""

@@ -7,11 +7,11 @@ category, then cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spillway.egress import UNRESOLVED, DataPolicy, Sensitivity
 
-from .facts import Category, Delivery, Facts, Validation
+from .facts import Category, Delivery, Facts, StrategyName, Validation
 from .plan import PATIENCE, Candidate, Limits, Plan
 from .target import Target
 
@@ -33,6 +33,7 @@ class Policy:
     max_cost_nano_usd: int | None = None
     delivery: Delivery = Delivery.UNSPECIFIED
     validation: Validation = Validation.UNSPECIFIED
+    strategy: StrategyName = StrategyName.DIRECT
     limits: Limits = PATIENCE
 
     def resolve(self, *asked: DataPolicy) -> DataPolicy:
@@ -59,17 +60,42 @@ class Policy:
             del taken[1:]
         judged = Validation.REQUIRED if facts.json else Validation.OFF
         validation = facts.validation or self.validation or judged
+        strategy, why = self._strategy(facts, taken)
         whole = Delivery.COMMITTED if validation is not Validation.OFF else Delivery.LIVE
-        delivery = facts.delivery or self.delivery or whole
+        delivery = Delivery.COMMITTED if strategy in WHOLE else facts.delivery or self.delivery or whole
+        limits = self.limits
+        if facts.confidence_threshold is not None:
+            limits = replace(limits, confidence_threshold=facts.confidence_threshold)
         if taken:
             reason = f"{taken[0].target.name}: {taken[0].reasons[0]}"
         else:
             reason = "no target may answer: " + "; ".join(f"{out.target.name}: {out.reasons[0]}" for out in left_out)
-        if facts.policy_because:
-            reason = f"{facts.policy_because}; {reason}"
         return Plan(
-            facts, tuple(taken), tuple(left_out), delivery, validation, self.limits, self.name, self.revision, reason
+            facts,
+            tuple(taken),
+            tuple(left_out),
+            delivery,
+            validation,
+            strategy,
+            limits,
+            self.name,
+            self.revision,
+            "; ".join(part for part in (facts.policy_because, why, reason) if part),
         )
+
+    def _strategy(self, facts: Facts, taken: Sequence[Candidate]) -> tuple[StrategyName, str]:
+        """Return how the plan is carried out, and why it is not as it was asked."""
+        wanted = facts.strategy or self.strategy
+        if wanted is StrategyName.DIRECT:
+            return wanted, ""
+        name = wanted.name.lower()
+        if len(taken) < 2:
+            return StrategyName.DIRECT, f"{name} needs two targets, so direct"
+        if wanted in DRAFTING and not facts.chat:
+            return StrategyName.DIRECT, f"{name} needs a chat, so direct"
+        if wanted is StrategyName.DRAFT_VERIFY and facts.constrained:
+            return StrategyName.CASCADE, f"{name} is for free text, so cascade"
+        return wanted, f"strategy {name}"
 
     def _weigh(self, facts: Facts, target: Target, place: int) -> Candidate:
         for rule, objection in OBJECTIONS.items():
@@ -180,6 +206,10 @@ OBJECTIONS: Mapping[str, Callable[[Policy, Facts, Target], str]] = {
     "cost": Policy._cost,
 }
 """Rule -> why it objects, in the order of precedence."""
+
+WHOLE = frozenset({StrategyName.CASCADE, StrategyName.DRAFT_VERIFY})
+"""Strategies with nothing to show before the answer is whole."""
+DRAFTING = frozenset({StrategyName.DRAFT_REFINE, StrategyName.DRAFT_VERIFY})
 
 _ASSUMED_ANSWER_TOKENS = 256
 

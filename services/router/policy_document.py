@@ -7,15 +7,18 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
-from spillway.settings import SettingsError, mapping, mistake
+from spillway.settings import SettingsError, mapping, mistake, read_yaml
 
 from .policy_settings import MatchSettings, PolicyDocument
 from .rulebook import Rulebook
 
+READY = {path.stem: path for path in sorted((Path(__file__).parent / "ready").glob("*.yaml"))}
+"""Name -> document, for what can be included."""
 PLACES = frozenset({"small", "large", "local", "cloud"})
 """Words of `order` that stand for many targets."""
 
@@ -61,10 +64,27 @@ def read(text: bytes | str) -> Opened:
 
 def opened(document: PolicyDocument) -> Opened:
     """Open a document that has the right form."""
+    unknown = [(place, name) for place, name in enumerate(document.include) if name not in READY]
+    if unknown:
+        known = ", ".join(READY)
+        return Opened(
+            tuple(Finding(f"include[{at}]", f"{name!r} is not ready made; known: {known}") for at, name in unknown)
+        )
+    document = included(document)
     findings = tuple(examine(document))
     if any(finding.fatal for finding in findings):
         return Opened(findings)
     return Opened(findings, Rulebook(document, document.revision or digest(document)))
+
+
+def included(document: PolicyDocument) -> PolicyDocument:
+    """The document with what it includes laid under it."""
+    policies, rules = dict(document.policies), list(document.rules)
+    for name in document.include:
+        ready = PolicyDocument.model_validate(read_yaml(READY[name]))
+        policies = {**ready.policies, **policies}
+        rules += ready.rules
+    return document.model_copy(update={"policies": policies, "rules": tuple(rules)})
 
 
 def digest(document: PolicyDocument) -> str:

@@ -76,6 +76,9 @@ class PolicySettings(Section):
     validation: Literal["off", "preferred", "required"] | None = Field(
         None, description="default: required for JSON, else off"
     )
+    strategy: Literal["direct", "cascade", "hedge", "draft_refine", "draft_verify"] = "direct"
+    confidence_threshold: float = Field(0.8, ge=0, le=1, description="cascade: least confidence of a kept answer")
+    hedge_after_s: float = Field(1.0, gt=0, description="hedge: lateness of the first token that starts the next")
     constrained_retries: int = Field(1, ge=0, le=3, description="second tries at one target after a refused answer")
     first_token_share: float = Field(0.5, gt=0, le=1, description="share of the deadline one target may stay silent")
     idle_s: float = Field(30.0, gt=0, description="longest silence between two tokens")
@@ -129,6 +132,7 @@ class PolicyDocument(Section):
     """All of it: in section `router`, or in the file that `router.policy_file` names and that is read as it changes."""
 
     revision: str = Field("", description="named in every stamp; empty: a digest of the document")
+    include: tuple[str, ...] = Field((), description="ready policies and rules, laid under those stated here")
     targets: tuple[TargetSettings, ...] = ()
     policy: PolicySettings = Field(PolicySettings(), description="the ground")
     policies: dict[str, PolicySettings] = Field(default={}, description="named policies")

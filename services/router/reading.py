@@ -6,7 +6,7 @@ from spillway import v1
 from spillway.egress import DataPolicy
 from spillway.generation import prompt_bytes
 
-from .facts import Category, Delivery, Facts, Validation
+from .facts import Category, Delivery, Facts, StrategyName, Validation
 from .plan import Plan
 from .rulebook import Rulebook
 from .target import Target
@@ -40,6 +40,8 @@ def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPol
         data_policy=asked,
         needs=_needs(spec, constraint),
         json=constraint in ("json_schema", "json_object"),
+        chat=spec.WhichOneof("input") == "chat",
+        constrained=bool(constraint or spec.tools),
         prompt_bytes=prompt_bytes(spec),
         counted_tokens=len(spec.tokens.ids) or None,
         max_tokens=spec.sampling.max_tokens if spec.sampling.HasField("max_tokens") else None,
@@ -49,6 +51,8 @@ def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPol
         failover=policy.failover != v1.FAILOVER_OFF,
         delivery=Delivery(policy.delivery.mode),
         validation=Validation(policy.validation),
+        strategy=StrategyName(policy.strategy),
+        confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
     )
 
 
@@ -92,7 +96,7 @@ def tell_data_policy(policy: DataPolicy) -> v1.DataPolicy:
 def tell_plan(plan: Plan) -> v1.Plan:
     """Return a plan as the contract's message."""
     return v1.Plan(
-        strategy=v1.STRATEGY_DIRECT,
+        strategy=v1.Strategy.ValueType(plan.strategy),
         delivery=v1.DeliveryMode.ValueType(plan.delivery),
         validation=v1.Validation.ValueType(plan.validation),
         data_policy=tell_data_policy(plan.facts.data_policy),

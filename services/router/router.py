@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from spillway import v1
 from spillway.deadline import Clock
@@ -13,7 +13,7 @@ from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
 
-from .dispatch import Dispatch, Work
+from .facts import StrategyName
 from .fleet import Fleet
 from .journal import Journal, Keep
 from .plan import Plan
@@ -21,6 +21,8 @@ from .policy import worth_counting
 from .reading import read_facts
 from .refusal import refusal
 from .rulebook import Rulebook
+from .strategies import Strategy
+from .work import Work
 
 COUNT_TIMEOUT_S = 2.0
 
@@ -33,25 +35,27 @@ class Router:
         *,
         book: Rulebook,
         fleet: Fleet,
-        dispatch: Dispatch,
+        strategies: Mapping[StrategyName, Strategy],
         keep: Keep,
         tracing: Tracing,
         clock: Clock,
     ) -> None:
         self.book = book
         self._fleet = fleet
-        self._dispatch = dispatch
+        self._strategies = strategies
         self._keep = keep
         self._tracing = tracing
         self._clock = clock
 
     async def generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
         """Return the answer of the first target of the plan that gives an acceptable one."""
-        return await self._dispatch.generate(await self._work(request, call))
+        work = await self._work(request, call)
+        return await self._strategies[work.plan.strategy].generate(work)
 
     async def stream(self, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
         """Decide, and return the events of an answer: nothing is dispatched before the first is asked for."""
-        return self._dispatch.stream(await self._work(request, call))
+        work = await self._work(request, call)
+        return self._strategies[work.plan.strategy].stream(work)
 
     async def explain(self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call) -> Plan:
         """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""

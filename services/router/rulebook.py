@@ -13,7 +13,7 @@ from typing import Any
 
 from spillway.egress import DataPolicy, Residency, Sensitivity
 
-from .facts import Delivery, Facts, Validation
+from .facts import Delivery, Facts, StrategyName, Validation
 from .plan import Limits
 from .policy import Policy
 from .policy_settings import MatchSettings, PolicyDocument, PolicySettings
@@ -167,10 +167,13 @@ def compiled(
         max_cost_nano_usd=None if settings.max_cost_usd is None else round(settings.max_cost_usd * 1e9),
         delivery=Delivery[settings.delivery.upper()] if settings.delivery else Delivery.UNSPECIFIED,
         validation=Validation[settings.validation.upper()] if settings.validation else Validation.UNSPECIFIED,
+        strategy=StrategyName[settings.strategy.upper()],
         limits=Limits(
             constrained_retries=settings.constrained_retries,
             first_token_share=settings.first_token_share,
             idle_s=settings.idle_s,
             probe_tokens=settings.probe_tokens,
+            confidence_threshold=settings.confidence_threshold,
+            hedge_after_s=settings.hedge_after_s,
         ),
     )

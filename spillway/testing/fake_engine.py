@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -55,6 +56,8 @@ class FakeEngine:
     first_s: float = 0.0
     window_s: float = 0.0
     context_window: int = 4096
+    probability: float | None = None
+    """Of every token, told where log probabilities are asked for; None: not told."""
     faults: Script = field(default_factory=Script)
     seen: list[Seen] = field(default_factory=list)
     running: int = 0
@@ -116,9 +119,11 @@ class FakeEngine:
                 if first == 0:
                     yield started
                 ids = range(first, last) if last - first < 1000 else ()
-                yield v1.GenerationEvent(
-                    delta=v1.Delta(text="".join(tokens[first:last]), tokens=last - first, token_ids=ids)
-                )
+                delta = v1.Delta(text="".join(tokens[first:last]), tokens=last - first, token_ids=ids)
+                if self.probability is not None and spec.HasField("logprobs"):
+                    logprob = math.log(self.probability)
+                    delta.logprobs.extend(v1.TokenLogprob(token=token, logprob=logprob) for token in tokens[first:last])
+                yield v1.GenerationEvent(delta=delta)
         if not tokens:
             yield started
         reason = v1.FINISH_REASON_LENGTH if limited else v1.FINISH_REASON_STOP

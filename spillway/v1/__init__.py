@@ -21,6 +21,7 @@ from spillway.v1.event_pb2 import (
     ATTEMPT_OUTCOME_ANSWERED as ATTEMPT_OUTCOME_ANSWERED,
     ATTEMPT_OUTCOME_CANCELLED as ATTEMPT_OUTCOME_CANCELLED,
     ATTEMPT_OUTCOME_FAILED as ATTEMPT_OUTCOME_FAILED,
+    ATTEMPT_OUTCOME_NOT_CONFIDENT as ATTEMPT_OUTCOME_NOT_CONFIDENT,
     ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR as ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR,
     ATTEMPT_OUTCOME_UNSPECIFIED as ATTEMPT_OUTCOME_UNSPECIFIED,
     Attempt as Attempt,
@@ -44,6 +45,7 @@ from spillway.v1.event_pb2 import (
     ToolCallDelta as ToolCallDelta,
     TopLogprob as TopLogprob,
     Usage as Usage,
+    Verification as Verification,
 )
 from spillway.v1.generation_pb2 import (
     Chat as Chat,
@@ -148,7 +150,14 @@ from spillway.v1.policy_pb2 import (
     SENSITIVITY_PUBLIC as SENSITIVITY_PUBLIC,
     SENSITIVITY_RESTRICTED as SENSITIVITY_RESTRICTED,
     SENSITIVITY_UNSPECIFIED as SENSITIVITY_UNSPECIFIED,
+    STRATEGY_CASCADE as STRATEGY_CASCADE,
+    STRATEGY_DIRECT as STRATEGY_DIRECT,
+    STRATEGY_DRAFT_REFINE as STRATEGY_DRAFT_REFINE,
+    STRATEGY_DRAFT_VERIFY as STRATEGY_DRAFT_VERIFY,
+    STRATEGY_HEDGE as STRATEGY_HEDGE,
+    STRATEGY_UNSPECIFIED as STRATEGY_UNSPECIFIED,
     Sensitivity as Sensitivity,
+    Strategy as Strategy,
     TASK_CHAT as TASK_CHAT,
     TASK_CLASSIFY as TASK_CLASSIFY,
     TASK_CODE as TASK_CODE,
@@ -171,9 +180,6 @@ from spillway.v1.router_pb2 import (
     ExplainRouteRequest as ExplainRouteRequest,
     ExplainRouteResponse as ExplainRouteResponse,
     Plan as Plan,
-    STRATEGY_DIRECT as STRATEGY_DIRECT,
-    STRATEGY_UNSPECIFIED as STRATEGY_UNSPECIFIED,
-    Strategy as Strategy,
 )
 from spillway.v1.router_admin_pb2 import (
     CheckPolicyRequest as CheckPolicyRequest,

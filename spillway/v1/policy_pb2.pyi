@@ -19,6 +19,39 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Strategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STRATEGY_UNSPECIFIED: _Strategy.ValueType  # 0
+    STRATEGY_DIRECT: _Strategy.ValueType  # 1
+    """One target after the other until one answers."""
+    STRATEGY_CASCADE: _Strategy.ValueType  # 2
+    """The first answer that is accepted and confident enough; else the next target."""
+    STRATEGY_HEDGE: _Strategy.ValueType  # 3
+    """The next target starts too when the first token is late; the first to speak answers."""
+    STRATEGY_DRAFT_REFINE: _Strategy.ValueType  # 4
+    """The first target drafts, the next one improves the draft."""
+    STRATEGY_DRAFT_VERIFY: _Strategy.ValueType  # 5
+    """The first target drafts, the next one approves or corrects it segment by segment."""
+
+class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper): ...
+
+STRATEGY_UNSPECIFIED: Strategy.ValueType  # 0
+STRATEGY_DIRECT: Strategy.ValueType  # 1
+"""One target after the other until one answers."""
+STRATEGY_CASCADE: Strategy.ValueType  # 2
+"""The first answer that is accepted and confident enough; else the next target."""
+STRATEGY_HEDGE: Strategy.ValueType  # 3
+"""The next target starts too when the first token is late; the first to speak answers."""
+STRATEGY_DRAFT_REFINE: Strategy.ValueType  # 4
+"""The first target drafts, the next one improves the draft."""
+STRATEGY_DRAFT_VERIFY: Strategy.ValueType  # 5
+"""The first target drafts, the next one approves or corrects it segment by segment."""
+Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
+
 class _Category:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -202,12 +235,18 @@ class RoutingPolicy(_message.Message):
     FAILOVER_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_THRESHOLD_FIELD_NUMBER: _builtins.int
     category: Global___Category.ValueType
     task: Global___Task.ValueType
     max_cost_nano_usd: _builtins.int
     """Highest cost of one target's answer, in 1e-9 USD. A target of unknown price is then left out."""
     failover: Global___Failover.ValueType
     validation: Global___Validation.ValueType
+    strategy: Global___Strategy.ValueType
+    """How the plan is carried out. Unset: the policy decides."""
+    confidence_threshold: _builtins.float
+    """CASCADE: least confidence of an answer that is kept, 0 to 1. Absent: the policy's."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Free words that policy rules can match."""
@@ -235,13 +274,20 @@ class RoutingPolicy(_message.Message):
         failover: Global___Failover.ValueType = ...,
         delivery: Global___Delivery | None = ...,
         validation: Global___Validation.ValueType = ...,
+        strategy: Global___Strategy.ValueType = ...,
+        confidence_threshold: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "data_policy", b"data_policy", "delivery", b"delivery", "max_cost_nano_usd", b"max_cost_nano_usd"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "confidence_threshold", b"confidence_threshold", "data_policy", b"data_policy", "delivery", b"delivery", "max_cost_nano_usd", b"max_cost_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "category", b"category", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "task", b"task", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "category", b"category", "confidence_threshold", b"confidence_threshold", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "strategy", b"strategy", "task", b"task", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__confidence_threshold: _TypeAlias = _typing.Literal["confidence_threshold"]  # noqa: Y015
+    _WhichOneofArgType__confidence_threshold: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold"]  # noqa: Y015
     _WhichOneofReturnType__max_cost_nano_usd: _TypeAlias = _typing.Literal["max_cost_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__max_cost_nano_usd: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence_threshold) -> _WhichOneofReturnType__confidence_threshold | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost_nano_usd) -> _WhichOneofReturnType__max_cost_nano_usd | None: ...
 
 Global___RoutingPolicy: _TypeAlias = RoutingPolicy  # noqa: Y015

@@ -7,7 +7,6 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from spillway.v1 import generation_pb2 as _generation_pb2
 from spillway.v1 import inference_pb2 as _inference_pb2
 from spillway.v1 import policy_pb2 as _policy_pb2
@@ -21,23 +20,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _Strategy:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    STRATEGY_UNSPECIFIED: _Strategy.ValueType  # 0
-    STRATEGY_DIRECT: _Strategy.ValueType  # 1
-    """One target after the other until one answers."""
-
-class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper): ...
-
-STRATEGY_UNSPECIFIED: Strategy.ValueType  # 0
-STRATEGY_DIRECT: Strategy.ValueType  # 1
-"""One target after the other until one answers."""
-Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
 
 @_typing.final
 class ExplainRouteRequest(_message.Message):
@@ -98,7 +80,7 @@ class Plan(_message.Message):
     POLICY_REVISION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
-    strategy: Global___Strategy.ValueType
+    strategy: _policy_pb2.Strategy.ValueType
     delivery: _policy_pb2.DeliveryMode.ValueType
     validation: _policy_pb2.Validation.ValueType
     prompt_tokens: _builtins.int
@@ -119,7 +101,7 @@ class Plan(_message.Message):
     def __init__(
         self,
         *,
-        strategy: Global___Strategy.ValueType = ...,
+        strategy: _policy_pb2.Strategy.ValueType = ...,
         delivery: _policy_pb2.DeliveryMode.ValueType = ...,
         validation: _policy_pb2.Validation.ValueType = ...,
         data_policy: _policy_pb2.DataPolicy | None = ...,

@@ -21,7 +21,7 @@ from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.server import LOOPBACK, serving
 from spillway.v1 import inference_pb2_grpc, router_pb2_grpc, validator_pb2_grpc
 
-CAPABILITIES: Any = ["text_input", "json_schema", "json_object", "choices"]
+CAPABILITIES: Any = ["text_input", "json_schema", "json_object", "choices", "logprobs"]
 
 
 @dataclass
@@ -89,7 +89,10 @@ def json_only(answer: v1.Answer) -> v1.Verdict:
 
 @asynccontextmanager
 async def running_mesh(
-    policy: PolicySettings | None = None, verdict: Verdicts | None = json_only, validator_address: str = ""
+    policy: PolicySettings | None = None,
+    verdict: Verdicts | None = json_only,
+    validator_address: str = "",
+    include: tuple[str, ...] = (),
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us)."""
     local, cloud = FakeEngine(model="small"), FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
@@ -121,6 +124,7 @@ async def running_mesh(
                 ),
             ),
             policy=policy or PolicySettings(),
+            include=include,
             validator=ValidatorSettings(address=validator_address, timeout_s=0.5) if validator_address else None,
         )
         kept: list[Attempt] = []
@@ -136,6 +140,12 @@ async def running_mesh(
 def text(prompt: str = "hello there") -> v1.GenerationSpec:
     """A plain spec."""
     return v1.GenerationSpec(text=v1.TextPrompt(text=prompt))
+
+
+def chat(prompt: str = "hello there") -> v1.GenerationSpec:
+    """A plain conversation."""
+    message = v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text=prompt)])
+    return v1.GenerationSpec(chat=v1.Chat(messages=[message]))
 
 
 def json_spec(enforcement: v1.Enforcement.ValueType = v1.ENFORCEMENT_UNSPECIFIED) -> v1.GenerationSpec:

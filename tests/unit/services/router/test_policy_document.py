@@ -56,3 +56,12 @@ def test_every_mistake_is_named_with_its_place(change: tuple[str, str], finding:
     found = said(SOUND.replace(*change))
     assert any(line.startswith(finding) for line in found), found
     assert (read(SOUND.replace(*change)).book is None) == finding.startswith("error")
+
+
+def test_what_is_included_lies_under_what_is_stated() -> None:
+    ready = SOUND.replace("rules: [", "include: [decision_matrix]\nrules: [")
+    book = read(ready).book
+    assert book is not None
+    assert [rule.name for rule in book.document.rules][:2] == ["bulk", "personal or health data"]
+    assert book.document.policies["bulk"].order == ("small", "big")  # the document's own
+    assert read(ready.replace("decision_matrix", "matrix")).findings[0].path == "include[0]"

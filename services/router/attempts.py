@@ -1,0 +1,222 @@
+"""Attempts: what every strategy is made of. One call to one target, whole and judged, or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from spillway import v1
+from spillway.errors import SpillwayError, ValidatorUnavailable
+from spillway.logs import get_logger
+
+from .facts import Delivery, Validation
+from .failures import Failures
+from .fleet import Fleet
+from .judge import Judge, accepted, correction, worst
+from .plan import Candidate
+from .reading import tell_data_policy
+from .work import Work
+
+log = get_logger(__name__)
+
+Doubt = Callable[[v1.GenerateResponse, v1.Verdict | None], bool]
+"""Whether an answer that was not refused is still not good enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer that came, signed. `verdict` is None where nothing judged it."""
+
+    response: v1.GenerateResponse
+    verdict: v1.Verdict | None
+    doubted: bool = False
+
+    @property
+    def refused(self) -> bool:
+        """The validator does not accept it."""
+        return self.verdict is not None and not accepted(self.verdict)
+
+
+class Attempts:
+    """Makes attempts for the router named `router`; each is stamped, accounted and bounded in time."""
+
+    def __init__(self, router: str, fleet: Fleet, judge: Judge | None) -> None:
+        self._router = router
+        self._fleet = fleet
+        self._judge = judge
+
+    async def answer(
+        self,
+        work: Work,
+        candidate: Candidate,
+        failures: Failures,
+        *,
+        spec: v1.GenerationSpec | None = None,
+        doubt: Doubt | None = None,
+    ) -> Answer | None:
+        """Ask one target until it gives an answer that is not refused, as often as the policy allows; else None.
+
+        What went wrong is in `failures`.
+        """
+        spec = spec or work.spec
+        for _ in range(1 + work.plan.limits.constrained_retries):
+            try:
+                answer = await self.once(work, candidate, spec, doubt=doubt)
+            except SpillwayError as error:
+                failures.add(error)
+                return None
+            if not answer.refused:
+                return answer
+            assert answer.verdict is not None
+            failures.refuse(answer.verdict)
+            if answer.verdict.decision != v1.VERDICT_DECISION_RETRY:
+                return None
+            spec = correction(spec, answer.verdict)
+        return None
+
+    async def once(
+        self, work: Work, candidate: Candidate, spec: v1.GenerationSpec, *, doubt: Doubt | None = None
+    ) -> Answer:
+        """Make one attempt and have its answer judged. Raises SpillwayError."""
+        target = candidate.target
+        request = v1.GenerateRequest(spec=spec, stamp=self._stamp(work, candidate))
+        request.spec.model = target.model
+        attempt, response = await self._fleet.client(target).generate(
+            target, request, work.call, work.journal, silence_s(work, candidate)
+        )
+        outcome = v1.ATTEMPT_OUTCOME_CANCELLED
+        try:
+            verdict = await self._verdict(work, response)
+            answer = Answer(response, verdict, doubt is not None and doubt(response, verdict))
+            if answer.refused:
+                outcome = v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR
+            elif answer.doubted:
+                outcome = v1.ATTEMPT_OUTCOME_NOT_CONFIDENT
+            else:
+                outcome = v1.ATTEMPT_OUTCOME_ANSWERED
+        except SpillwayError:
+            outcome = v1.ATTEMPT_OUTCOME_FAILED
+            raise
+        finally:
+            work.journal.settle(attempt, outcome, model=response.started.model, usage=response.usage)
+        if verdict is not None:
+            response.usage.verdict.CopyFrom(verdict)
+        self._sign(response.started, work, candidate)
+        return answer
+
+    async def relay(
+        self, work: Work, candidate: Candidate, *, spec: v1.GenerationSpec | None = None
+    ) -> AsyncGenerator[v1.GenerationEvent]:
+        """Yield one target's events, from the first token on, or in PROBED delivery from where the probe ends.
+
+        A probe ends with its last token, or with the first that comes after the target's share of the deadline.
+        """
+        target = candidate.target
+        request = v1.StreamGenerateRequest(spec=spec or work.spec, stamp=self._stamp(work, candidate))
+        request.spec.model = target.model
+        hold = _probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
+        probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
+        held: list[v1.GenerationEvent] = []
+        events = self._fleet.client(target).stream(
+            target, request, work.call, work.journal, silence_s(work, candidate), work.plan.limits.idle_s
+        )
+        last: v1.GenerationEvent | None = None
+        async with aclosing(events):
+            async for event in events:
+                kind = event.WhichOneof("event")
+                if kind == "delta":
+                    if not hold:
+                        yield event
+                        continue
+                    held.append(event)
+                    over = work.call.deadline.left() <= probe_ends
+                    hold = 0 if over else max(0, hold - (event.delta.tokens or 1))
+                elif kind == "started":
+                    self._sign(event.started, work, candidate)
+                    held.append(event)
+                elif kind == "usage":
+                    last = event
+                    continue
+                elif kind == "finished":
+                    held.append(event)
+                    hold = 0
+                else:
+                    continue  # heartbeats of a target are its router's, not the caller's
+                if not hold:
+                    for waiting in held:
+                        yield waiting
+                    held.clear()
+        if last is not None:  # the attempt is settled now, so the journal is whole
+            work.journal.complete(last.usage)
+            yield last
+
+    async def _verdict(self, work: Work, response: v1.GenerateResponse) -> v1.Verdict | None:
+        """Judge `response` as the plan wants it; an accepted JSON value replaces the text it was found in."""
+        if work.plan.validation is Validation.OFF or not work.spec.HasField("constraint"):
+            return None
+        try:
+            if self._judge is None:
+                raise ValidatorUnavailable("validation was asked for and this router has no validator")
+            verdicts = await self._judge.judge(work.spec.constraint, response, work.call)
+        except ValidatorUnavailable as error:
+            if work.plan.validation is Validation.PREFERRED:
+                log.warning("answer.unvalidated", why=error.message)
+                return None
+            raise
+        for choice, verdict in zip(response.choices, verdicts, strict=True):
+            if verdict.decision == v1.VERDICT_DECISION_REPAIR:
+                choice.content.text = verdict.accepted_json
+        return worst(verdicts)
+
+    def _stamp(self, work: Work, candidate: Candidate) -> v1.PolicyStamp:
+        return v1.PolicyStamp(
+            router=self._router,
+            policy_revision=work.plan.policy_revision,
+            tenant=work.call.caller.tenant,
+            data_policy=tell_data_policy(work.plan.facts.data_policy),
+            target=candidate.target.name,
+            attempt=len(work.journal.attempts) + 1,
+        )
+
+    def _sign(self, started: v1.Started, work: Work, candidate: Candidate) -> None:
+        started.request_id = work.call.request_id
+        started.target = candidate.target.name
+        number = len(work.journal.attempts)
+        failed = "; ".join(
+            f"{attempt.target.name} {attempt.record.reason or _WORDS[attempt.record.outcome]}"
+            for attempt in work.journal.attempts[:-1]
+            if attempt.settled
+        )
+        started.route_reason = (
+            f"{candidate.reasons[0]} (attempt {number}, after {failed})" if failed else candidate.reasons[0]
+        )
+
+    def __repr__(self) -> str:
+        return f"<Attempts of {self._router} over {self._fleet!r}>"
+
+
+_WORDS = {
+    v1.ATTEMPT_OUTCOME_ANSWERED: "answered",
+    v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR: "was refused",
+    v1.ATTEMPT_OUTCOME_CANCELLED: "was slower",
+    v1.ATTEMPT_OUTCOME_NOT_CONFIDENT: "was not confident",
+}
+
+
+def silence_s(work: Work, candidate: Candidate) -> float:
+    """Seconds a target may stay silent: its share of what is left; for the last one the deadline itself rules."""
+    if candidate is work.plan.taken[-1]:
+        return work.call.deadline.left() + 1.0
+    return share_s(work, candidate)
+
+
+def share_s(work: Work, candidate: Candidate) -> float:
+    """Seconds of the deadline that are this target's, to show itself."""
+    left = work.call.deadline.left()
+    return min(left, max(candidate.target.first_token_floor_s, left * work.plan.limits.first_token_share))
+
+
+def _probe_tokens(work: Work) -> int:
+    delivery = work.policy.delivery
+    return max(1, delivery.probe_tokens) if delivery.HasField("probe_tokens") else work.plan.limits.probe_tokens

@@ -1,0 +1,88 @@
+"""What has gone wrong with one request so far, what that leaves to try, and the error it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from spillway import v1
+from spillway.errors import (
+    AllTargetsFailed,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    OutputInvalid,
+    SpillwayError,
+    StreamInterrupted,
+)
+
+from .plan import Candidate
+from .work import Work
+
+
+class Failures:
+    """The failures of one request, in order."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._error: SpillwayError | None = None
+        self._verdict: v1.Verdict | None = None
+        self._larger_than = 0
+
+    @property
+    def last(self) -> str:
+        """Reason of the last error, empty if there was none."""
+        return self._error.reason if self._error is not None else ""
+
+    def still_worth_trying(self) -> Iterator[Candidate]:
+        """Yield the plan's targets; after an error that no other target can mend, none."""
+        for candidate in self._work.plan.taken:
+            if self._error is not None and not self._error.elsewhere:
+                return
+            if self._work.call.deadline.passed:
+                return
+            window = candidate.target.context_window
+            if self._larger_than and window is not None and window <= self._larger_than:
+                continue
+            yield candidate
+            if isinstance(self._error, ContextLengthExceeded):
+                self._larger_than = max(self._larger_than, window or 0)
+
+    def add(self, error: SpillwayError) -> None:
+        """An attempt failed."""
+        self._error = error
+
+    def refuse(self, verdict: v1.Verdict) -> None:
+        """An answer came and was refused."""
+        self._verdict = verdict
+
+    def outcome(self) -> SpillwayError:
+        """The error of a request that nothing answered."""
+        error, journal = self._error, self._work.journal
+        if self._work.call.deadline.passed:
+            return DeadlineExceeded("the deadline passed before any target answered", metadata=journal.told())
+        if error is not None and not error.elsewhere:
+            return error
+        if self._verdict is not None:
+            found = "; ".join(f"{finding.path or '/'}: {finding.message}" for finding in self._verdict.findings[:3])
+            return OutputInvalid(f"every answer was refused: {found}", metadata=journal.told())
+        if isinstance(error, ContextLengthExceeded):
+            return error
+        tried = ", ".join(f"{attempt.target.name} ({attempt.record.reason})" for attempt in journal.attempts)
+        return AllTargetsFailed(
+            f"all targets failed: {tried}",
+            retry_after_s=error.retry_after_s if error is not None else None,
+            metadata=journal.told(),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Failures {self.last or 'none'}>"
+
+
+def interrupted(error: SpillwayError, sequence: int, work: Work) -> SpillwayError:
+    """The error of a stream that had already begun; `sequence` events have been given to the caller."""
+    if isinstance(error, DeadlineExceeded):
+        return error
+    tokens = sum(attempt.record.completion_tokens for attempt in work.journal.attempts)
+    return StreamInterrupted(
+        f"the stream was cut after {tokens} tokens: {error.reason}: {error.message}",
+        metadata={"last_sequence": str(sequence - 1), "tokens": str(tokens), **work.journal.told()},
+    )

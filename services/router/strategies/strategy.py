@@ -1,0 +1,39 @@
+"""A strategy: one way to carry out a plan. Each is a file beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from typing import Protocol
+
+from services.router.work import Work
+from spillway import v1
+
+
+class Strategy(Protocol):
+    """Carries out plans. All raise SpillwayError: what `Failures.outcome` says where nothing answered."""
+
+    async def generate(self, work: Work) -> v1.GenerateResponse:
+        """Return the answer."""
+        ...
+
+    def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
+        """Yield the events of the answer, in the delivery mode of the plan."""
+        ...
+
+
+def unfolded(response: v1.GenerateResponse) -> Iterator[v1.GenerationEvent]:
+    """The events of a whole answer."""
+    yield v1.GenerationEvent(sequence=0, started=response.started)
+    sequence = 1
+    for choice in response.choices:
+        yield v1.GenerationEvent(sequence=sequence, delta=choice.content)
+        sequence += 1
+    finishes = [choice.finish for choice in response.choices]
+    yield v1.GenerationEvent(sequence=sequence, finished=v1.Finished(choices=finishes))
+    yield v1.GenerationEvent(sequence=sequence + 1, usage=response.usage)
+
+
+async def whole_stream(strategy: Strategy, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
+    """The stream of a strategy that has nothing to show before the answer is whole."""
+    for event in unfolded(await strategy.generate(work)):
+        yield event
