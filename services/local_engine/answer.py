@@ -51,6 +51,15 @@ class Answer:
             if completion.finish_reason is not None:
                 self._finishes[completion.index] = self._finish(completion)
 
+    def told(self, rest: Completion, *, prompt_tokens: int) -> Iterator[v1.GenerationEvent]:
+        """The events of an answer whose `rest` needs no engine."""
+        yield v1.GenerationEvent(started=v1.Started(prompt_tokens=prompt_tokens))
+        for delta in self.deltas([rest]):
+            yield v1.GenerationEvent(delta=delta)
+        yield v1.GenerationEvent(finished=self.finished())
+        usage = v1.Usage(prompt_tokens=prompt_tokens, completion_tokens=self.completion_tokens)
+        yield v1.GenerationEvent(usage=usage)
+
     def finished(self) -> v1.Finished:
         """How each choice ended."""
         return v1.Finished(choices=[self._finishes[index] for index in sorted(self._finishes)])

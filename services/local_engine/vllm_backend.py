@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from tokenizers.decoders import DecodeStream
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
@@ -29,14 +30,15 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
-from services.local_engine import environment, json_grammar, model_source, prompt
+from services.local_engine import environment, json_grammar, model_source, prompt, resumption
 from services.local_engine.answer import Answer
 from services.local_engine.decoding import Decoding, Guide, decoding, refused
 from services.local_engine.load import LoadMeter
 from services.local_engine.pace import Pace, Window
+from services.local_engine.resumption import Resumption
 from services.local_engine.settings import LocalEngineSettings
 from services.local_engine.spawned import standing_apart
-from services.local_engine.support import CAPABILITIES
+from services.local_engine.support import CAPABILITIES, unsupported
 from spillway import v1
 from spillway.errors import TargetDown
 from spillway.generation import prompt_bytes
@@ -79,6 +81,9 @@ class VllmBackend:
         self._thread = ThreadPoolExecutor(1, "prompts")
         self._vocabulary = int(llm.model_config.get_vocab_size())
         self.context_window = int(llm.model_config.max_model_len)
+        ends = llm.model_config.try_get_generation_config().get("eos_token_id")
+        ends = ends if isinstance(ends, list) else [ends]
+        self._eos = frozenset(end for end in (self._tokenizer.eos_token_id, *ends) if end is not None)
 
     @classmethod
     def opened(
@@ -112,9 +117,18 @@ class VllmBackend:
         room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
         how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults)
         answer = Answer(spec, how.guide)
+        resumed: Resumption | None = None
+        if spec.HasField("continuation"):
+            resumed = self._resumption(spec, ids)
+            if (rest := resumed.ended(spec, self._eos, how.arguments["max_tokens"])) is not None:
+                for event in answer.told(rest, prompt_tokens=len(ids)):
+                    yield event
+                return
+            how = resumption.continued(how, len(spec.continuation.token_ids))
         structure = await self._structure(how.guide)
         if not self._llm.get_num_unfinished_requests():
             self._busy_since = time.monotonic()
+        seen = [*ids, *spec.continuation.token_ids]
         name = f"{call.request_id}/{next(self._numbers)}"
         pace = self._reports.paces[name] = Pace(window)
         first_token_at: float | None = None
@@ -122,7 +136,7 @@ class VllmBackend:
         try:
             outputs = self._llm.generate(
                 # A guide's check may take long: with it the prompt has a form that vLLM looks at in a thread.
-                tokens_input(ids) if how.guide is None else {"prompt_token_ids": ids},
+                tokens_input(seen) if how.guide is None else {"prompt_token_ids": seen},
                 _parameters(how, structure, whole=whole),
                 name,
                 trace_headers=(inject(call.span) or None) if self._traced else None,
@@ -133,9 +147,12 @@ class VllmBackend:
                     if first_token_at is None:
                         first_token_at = time.monotonic()
                         yield v1.GenerationEvent(started=v1.Started(prompt_tokens=len(ids)))
-                    for delta in answer.deltas(output.outputs):
+                    pieces = output.outputs if resumed is None else [resumed.piece(output.outputs[0])]
+                    for delta in answer.deltas(pieces):
                         yield v1.GenerationEvent(delta=delta)
                     over = output.finished
+                    if pieces[0].finish_reason is not None and resumed is not None:
+                        break  # by a stop string that the engine does not know of
                     if not over and not whole:
                         await pace.rest()
             yield v1.GenerationEvent(finished=answer.finished())
@@ -186,6 +203,15 @@ class VllmBackend:
             return prompt.tokens(spec, self._tokenizer)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, prompt.tokens, spec, self._long_tokenizer)
+
+    def _resumption(self, spec: v1.GenerationSpec, ids: list[int]) -> Resumption:
+        resumption.require(spec)
+        prompt.known(spec.continuation.token_ids, self._vocabulary)
+        backing = getattr(self._tokenizer, "_tokenizer", None)
+        if backing is None:
+            raise unsupported("spec.continuation", "this model's tokenizer cannot decode token by token")
+        stream = DecodeStream(ids=ids, skip_special_tokens=True)
+        return Resumption(spec, lambda token_id: stream.step(backing, token_id))
 
     async def _structure(self, guide: Guide | None) -> dict[str, Any]:
         """Return the guide as a field of vLLM's StructuredOutputsParams; empty if there is none."""

@@ -26,6 +26,8 @@ class Failures:
         self._error: SpillwayError | None = None
         self._verdict: v1.Verdict | None = None
         self._larger_than = 0
+        self._left = list(work.plan.taken)
+        self._preferred = ""
 
     @property
     def last(self) -> str:
@@ -34,17 +36,27 @@ class Failures:
 
     def still_worth_trying(self) -> Iterator[Candidate]:
         """Yield the plan's targets; after an error that no other target can mend, none."""
-        for candidate in self._work.plan.taken:
+        while self._left:
             if self._error is not None and not self._error.elsewhere:
                 return
             if self._work.call.deadline.passed:
                 return
+            candidate = next((left for left in self._left if self._goes_on(left)), self._left[0])
+            self._left.remove(candidate)
             window = candidate.target.context_window
             if self._larger_than and window is not None and window <= self._larger_than:
                 continue
             yield candidate
             if isinstance(self._error, ContextLengthExceeded):
                 self._larger_than = max(self._larger_than, window or 0)
+
+    def prefer(self, weights: str) -> bool:
+        """From now on try targets with these weights first; whether there are any left."""
+        self._preferred = weights
+        return any(map(self._goes_on, self._left))
+
+    def _goes_on(self, candidate: Candidate) -> bool:
+        return bool(self._preferred) and candidate.target.weights == self._preferred
 
     def add(self, error: SpillwayError) -> None:
         """An attempt failed."""

@@ -43,6 +43,9 @@ class TargetSettings(Section):
     address: str = Field(description="host:port of the local_engine or cloud_proxy that serves it")
     model: str = Field("", description="the model's name there; empty: the one it serves")
     region: str = Field("site", description="where content goes when it is used")
+    weights: str = Field(
+        "", description="names weights, template and tokenizer; targets of one name go on with each other's streams"
+    )
     context_window: int | None = Field(None, gt=0, description="tokens, prompt and answer together")
     capabilities: frozenset[CapabilityName] = frozenset()
     quantization_bits: int | None = Field(None, ge=1, le=32)

@@ -34,6 +34,7 @@ class Target:
     tier: str = "small"
     price: Price | None = None
     first_token_floor_s: float = 1.0
+    weights: str = ""
 
     @classmethod
     def declared(cls, settings: TargetSettings) -> Target:
@@ -52,6 +53,7 @@ class Target:
             # 1 USD per million tokens is 1e9 / 1e6 = 1000 nano-USD per token.
             price=Price(price.input_usd_per_mtok * 1000, price.output_usd_per_mtok * 1000) if price else None,
             first_token_floor_s=settings.first_token_floor_s,
+            weights=settings.weights,
         )
 
     @property

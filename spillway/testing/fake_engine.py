@@ -45,6 +45,7 @@ class Seen:
 class FakeEngine:
     """Answers with the words of `answer(spec)`, one token a word, `interval_s` seconds apart.
 
+    An answer is continued after the tokens that a request says are there already.
     Tokens that have come due when the caller pulls are merged into one delta, as a real engine's collector does.
     `running` counts generations in flight, `finished`, `failed` and `cancelled` those that ended so; `seen` keeps what
     was asked.
@@ -108,15 +109,17 @@ class FakeEngine:
         if limited:
             tokens = tokens[: spec.sampling.max_tokens]
         await asyncio.sleep(self.first_s + (fault.seconds if isinstance(fault, SlowFirst) else 0))
-        prompt_tokens = count(spec)
+        prompt_tokens, done = count(spec), len(spec.continuation.token_ids)
         started = v1.GenerationEvent(
             started=v1.Started(
                 request_id=call.request_id, model=self.model, target=self.model, prompt_tokens=prompt_tokens
             )
         )
-        async with aclosing(pulled(self._due(len(tokens), fault), window_s(spec.coalescing, self.window_s))) as due:
+        async with aclosing(
+            pulled(self._due(done, len(tokens), fault), window_s(spec.coalescing, self.window_s))
+        ) as due:
             async for first, last in due:
-                if first == 0:
+                if first == done:
                     yield started
                 ids = range(first, last) if last - first < 1000 else ()
                 delta = v1.Delta(text="".join(tokens[first:last]), tokens=last - first, token_ids=ids)
@@ -124,16 +127,18 @@ class FakeEngine:
                     logprob = math.log(self.probability)
                     delta.logprobs.extend(v1.TokenLogprob(token=token, logprob=logprob) for token in tokens[first:last])
                 yield v1.GenerationEvent(delta=delta)
-        if not tokens:
+        if len(tokens) <= done:
             yield started
         reason = v1.FINISH_REASON_LENGTH if limited else v1.FINISH_REASON_STOP
         yield v1.GenerationEvent(finished=v1.Finished(choices=[v1.ChoiceFinish(reason=reason)]))
-        yield v1.GenerationEvent(usage=v1.Usage(prompt_tokens=prompt_tokens, completion_tokens=len(tokens)))
+        yield v1.GenerationEvent(
+            usage=v1.Usage(prompt_tokens=prompt_tokens, completion_tokens=max(0, len(tokens) - done))
+        )
 
-    async def _due(self, total: int, fault: Fault | None) -> AsyncGenerator[tuple[int, int], None]:
-        """Yield (first, last) of the tokens that have come due since the last pull."""
+    async def _due(self, done: int, total: int, fault: Fault | None) -> AsyncGenerator[tuple[int, int], None]:
+        """Yield (first, last) of the tokens after the `done` ones that have come due since the last pull."""
         clock = asyncio.get_running_loop().time
-        began, sent = clock(), 0
+        began, sent = clock() - done * self.interval_s, done
         while True:
             if isinstance(fault, Cut) and sent >= fault.after:
                 raise TargetDown("the engine dropped the connection (scripted)")

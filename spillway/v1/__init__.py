@@ -51,6 +51,7 @@ from spillway.v1.generation_pb2 import (
     Chat as Chat,
     Choices as Choices,
     Coalescing as Coalescing,
+    Continuation as Continuation,
     ENFORCEMENT_CHECKED as ENFORCEMENT_CHECKED,
     ENFORCEMENT_GUIDED as ENFORCEMENT_GUIDED,
     ENFORCEMENT_UNSPECIFIED as ENFORCEMENT_UNSPECIFIED,

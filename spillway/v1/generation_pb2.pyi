@@ -144,6 +144,7 @@ class GenerationSpec(_message.Message):
     COALESCING_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key and log key. Empty: the first server makes one and returns it in Started."""
     session_id: _builtins.str
@@ -180,6 +181,10 @@ class GenerationSpec(_message.Message):
     def extra(self) -> _struct_pb2.Struct:
         """Parameters only one target knows, by that target's own names. Never used to decide."""
 
+    @_builtins.property
+    def continuation(self) -> Global___Continuation:
+        """The answer so far, where another target began it: this one goes on after it. Set by routers."""
+
     def __init__(
         self,
         *,
@@ -200,16 +205,43 @@ class GenerationSpec(_message.Message):
         coalescing: Global___Coalescing | None = ...,
         priority: Global___Priority.ValueType = ...,
         extra: _struct_pb2.Struct | None = ...,
+        continuation: Global___Continuation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "coalescing", b"coalescing", "constraint", b"constraint", "extra", b"extra", "input", b"input", "logprobs", b"logprobs", "sampling", b"sampling", "stop", b"stop", "text", b"text", "tokens", b"tokens", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "coalescing", b"coalescing", "constraint", b"constraint", "continuation", b"continuation", "extra", b"extra", "input", b"input", "logprobs", b"logprobs", "sampling", b"sampling", "stop", b"stop", "text", b"text", "tokens", b"tokens", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "coalescing", b"coalescing", "constraint", b"constraint", "extra", b"extra", "input", b"input", "logprobs", b"logprobs", "model", b"model", "priority", b"priority", "reasoning_effort", b"reasoning_effort", "request_id", b"request_id", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "text", b"text", "tokens", b"tokens", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "coalescing", b"coalescing", "constraint", b"constraint", "continuation", b"continuation", "extra", b"extra", "input", b"input", "logprobs", b"logprobs", "model", b"model", "priority", b"priority", "reasoning_effort", b"reasoning_effort", "request_id", b"request_id", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "text", b"text", "tokens", b"tokens", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "text", "tokens"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerationSpec: _TypeAlias = GenerationSpec  # noqa: Y015
+
+@_typing.final
+class Continuation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text of it that the caller has; less than the tokens say where the last was held back."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Every token of the answer, by the tokenizer that both targets share."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Continuation: _TypeAlias = Continuation  # noqa: Y015
 
 @_typing.final
 class Chat(_message.Message):

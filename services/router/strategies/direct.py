@@ -1,7 +1,8 @@
 """Direct: one target after the other, until one answers.
 
-Before the commit a failed attempt is replaced silently; after it, the stream goes on or ends with an error. COMMITTED
-delivery asks for whole answers and has them judged; LIVE and PROBED hold the first tokens only.
+Before the commit a failed attempt is replaced silently. After it, a target with the same weights goes on with the stream
+where that is possible, nothing lost and nothing repeated; else the stream starts again if the caller accepts that, or
+ends with an error. COMMITTED delivery asks for whole answers and has them judged; LIVE and PROBED hold the first tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from contextlib import aclosing
 from services.router.attempts import Attempts
 from services.router.facts import Delivery
 from services.router.failures import Failures, interrupted
+from services.router.plan import Candidate
+from services.router.progress import Progress
 from services.router.work import Work
 from spillway import v1
 from spillway.errors import SpillwayError
@@ -40,36 +43,52 @@ class Direct:
                 yield event
             return
         failures = Failures(work)
-        sequence, left = 0, ""
+        progress = Progress(work.spec, [candidate.target for candidate in work.plan.taken])
+        sequence, left, before = 0, "", 0
         for candidate in failures.still_worth_trying():
-            committed = False
+            resumes = bool(left and progress.weights and candidate.target.weights == progress.weights)
+            begun = False
             try:
-                async with aclosing(self._attempts.relay(work, candidate)) as events:
+                spec = progress.rest() if resumes else work.spec
+                async with aclosing(self._attempts.relay(work, candidate, spec=spec)) as events:
                     async for event in events:
-                        if not committed:
-                            committed = True
+                        if not begun:
+                            begun = True
+                            before = progress.tokens if resumes else 0
                             if left:
-                                changed = v1.RouteChanged(
-                                    from_target=left,
-                                    to_target=candidate.target.name,
-                                    reason=failures.last,
-                                    restarted=True,
-                                )
-                                yield v1.GenerationEvent(sequence=sequence, route_changed=changed)
+                                yield _changed(sequence, left, candidate, failures.last, resumes, before)
                                 sequence += 1
+                            if not resumes:
+                                progress.begin(candidate.target)
                         event.sequence = sequence
                         sequence += 1
+                        if event.HasField("delta"):
+                            progress.take(event.delta)
+                        elif before and event.HasField("usage"):
+                            event.usage.completion_tokens += before
                         yield event
                 return
             except SpillwayError as error:
-                if committed or left:
-                    if not work.policy.delivery.accepts_restart or not error.elsewhere:
-                        raise interrupted(error, sequence, work) from None
-                    left = candidate.target.name if committed else left
                 failures.add(error)
+                if begun or left:
+                    goes_on = failures.prefer(progress.weights) or work.policy.delivery.accepts_restart
+                    if not goes_on or not error.elsewhere:
+                        raise interrupted(error, sequence, work) from None
+                    left = candidate.target.name if begun else left
         if left:
             raise interrupted(failures.outcome(), sequence, work)
         raise failures.outcome()
 
     def __repr__(self) -> str:
         return "<Direct>"
+
+
+def _changed(
+    sequence: int, left: str, candidate: Candidate, reason: str, resumes: bool, tokens: int
+) -> v1.GenerationEvent:
+    changed = v1.RouteChanged(from_target=left, to_target=candidate.target.name, reason=reason)
+    if resumes:
+        changed.resumed_after_tokens = tokens
+    else:
+        changed.restarted = True
+    return v1.GenerationEvent(sequence=sequence, route_changed=changed)

@@ -53,6 +53,27 @@ async def test_a_streamed_answer_is_the_unary_answer(client: Any) -> None:
     assert whole.choices[0].finish.reason == v1.FINISH_REASON_LENGTH
 
 
+@pytest.mark.parametrize("stop", [None, v1.Stop(strings=[" e", "zz"], ignore_eos=True), ENDLESS])
+async def test_a_greedy_answer_goes_on_after_any_cut_as_if_there_had_been_none(
+    client: Any, stop: v1.Stop | None
+) -> None:
+    for text in ("Where is my parcel? It has not come.", "Fasse das zusammen: äöü 你好 🙂🙂"):
+        spec = asked(text, stop=stop)
+        whole = (await client.generate(spec)).choices[0]
+        streamed = await client.events(spec)
+        deltas = [event.delta for event in streamed if event.HasField("delta")]
+        for cut in range(1, len(deltas)):
+            said = "".join(delta.text for delta in deltas[:cut])
+            ids = [token for delta in deltas[:cut] for token in delta.token_ids]
+            rest = v1.GenerationSpec()
+            rest.CopyFrom(spec)
+            rest.continuation.CopyFrom(v1.Continuation(token_ids=ids, text=said))
+            answer = await client.generate(rest)
+            assert said + answer.choices[0].content.text == whole.content.text
+            assert answer.choices[0].finish == whole.finish
+            assert len(ids) + answer.usage.completion_tokens == len(whole.content.token_ids)
+
+
 async def test_deltas_between_the_first_and_the_last_are_merged_within_the_window(client: Any) -> None:
     merged = await client.events(asked(stop=ENDLESS, coalescing=v1.Coalescing(window_ms=1000)))
     first, *others = [event.delta for event in merged if event.HasField("delta")]
