@@ -1,8 +1,9 @@
 """Direct: one target after the other, until one answers.
 
-Before the commit a failed attempt is replaced silently. After it, a target with the same weights goes on with the stream
-where that is possible, nothing lost and nothing repeated; else the stream starts again if the caller accepts that, or
-ends with an error. COMMITTED delivery asks for whole answers and has them judged; LIVE and PROBED hold the first tokens.
+Before the commit a failed attempt is replaced silently. After it, a target with the same weights goes on with the
+stream where that is possible, nothing lost and nothing repeated; else the stream starts again if the caller accepts
+that, or ends with an error. COMMITTED delivery asks for whole answers and has them judged; LIVE and PROBED hold the
+first tokens only.
 """
 
 from __future__ import annotations
