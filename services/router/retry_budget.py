@@ -1,9 +1,11 @@
 """The retry budget: how many retries on the same target and hedges a router may add to its requests. Pure.
 
-All routers together may add `share` of their requests and `floor` besides, in any window. Nobody need be asked for
+All routers together may add `share` of their requests, and `floor` in every window besides. Nobody need be asked for
 that: each keeps to the share of its own requests, so the sum keeps to the share of all, and only the floor is divided,
-by the routers last seen. Where more routers run than were seen, the floor is exceeded by as much, the share never.
-A failover to another target is not a retry: a dead engine would spend it all.
+by the routers last seen. It is exact at the moment of each retry, for the window that ends there; a retry may outlive
+the requests that paid for it, so any window sees at most the share of twice its length. Where more routers run than
+were seen, the floor is exceeded by as much, the share never. A failover to another target is not a retry: a dead engine
+would spend it all.
 """
 
 from __future__ import annotations
