@@ -74,13 +74,19 @@ def test_a_retry_after_is_heeded_unless_our_own_limit_held_one_request(
 
 
 def test_the_kind_of_work_is_the_task_or_the_constraints_digest() -> None:
-    def of(**constraint: object) -> str:
-        return kind_of_work("extract", v1.OutputConstraint(**constraint))  # type: ignore[arg-type]
+    def of(constraint: v1.OutputConstraint) -> str:
+        return kind_of_work("extract", constraint)
 
-    assert of() == "extract"
-    assert of(json_object=True) == "json_object extract"
-    assert of(json_schema='{"type": "object"}').startswith("json_schema ")
-    guided = of(json_schema="{}", enforcement=v1.ENFORCEMENT_GUIDED)
-    assert guided == of(json_schema="{}")
-    choices = of(choices=v1.Choices(values=["a", "b"])), of(choices=v1.Choices(values=["a"]))
-    assert len({guided, *choices, of(regex="{}"), of(grammar="{}"), of(json_schema="[]")}) == 6
+    schema = of(v1.OutputConstraint(json_schema="{}"))
+    assert schema == of(v1.OutputConstraint(json_schema="{}", enforcement=v1.ENFORCEMENT_GUIDED))
+    others = [
+        of(v1.OutputConstraint()),
+        of(v1.OutputConstraint(json_object=True)),
+        of(v1.OutputConstraint(json_schema="[]")),
+        of(v1.OutputConstraint(regex="{}")),
+        of(v1.OutputConstraint(grammar="{}")),
+        of(v1.OutputConstraint(choices=v1.Choices(values=["a", "b"]))),
+        of(v1.OutputConstraint(choices=v1.Choices(values=["a"]))),
+    ]
+    assert others[:2] == ["extract", "json_object extract"]
+    assert len({schema, *others}) == 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.router.breaker import Closed, Opened, State
+from services.router.breaker import Closed, Event, Opened, State
 from services.router.breaker_settings import QualitySettings
 from services.router.quality import Quality
 
@@ -47,7 +47,7 @@ def test_nobodys_impossible_schema_takes_a_target_from_others() -> None:
 def test_it_is_probed_and_switched_back_after_some_accepted_answers() -> None:
     found = quality()
     off(found)
-    events = []
+    events: list[Event] = []
     for at in range(3):
         breaker = found.find("local", "extract")
         assert breaker is not None
