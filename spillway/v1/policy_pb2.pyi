@@ -186,6 +186,32 @@ VALIDATION_REQUIRED: Validation.ValueType  # 3
 """No verdict, no answer."""
 Global___Validation: _TypeAlias = Validation  # noqa: Y015
 
+class _CacheMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_MODE_UNSPECIFIED: _CacheMode.ValueType  # 0
+    """The router's default, which leaves out sampled answers, tools, several choices and sensitive content."""
+    CACHE_MODE_OFF: _CacheMode.ValueType  # 1
+    CACHE_MODE_USE: _CacheMode.ValueType  # 2
+    """Also where the router's default leaves the request out."""
+    CACHE_MODE_REFRESH: _CacheMode.ValueType  # 3
+    """A new answer, which replaces the one that is kept."""
+
+class CacheMode(_CacheMode, metaclass=_CacheModeEnumTypeWrapper):
+    """Whether an answer given before to the same request of the same tenant will do."""
+
+CACHE_MODE_UNSPECIFIED: CacheMode.ValueType  # 0
+"""The router's default, which leaves out sampled answers, tools, several choices and sensitive content."""
+CACHE_MODE_OFF: CacheMode.ValueType  # 1
+CACHE_MODE_USE: CacheMode.ValueType  # 2
+"""Also where the router's default leaves the request out."""
+CACHE_MODE_REFRESH: CacheMode.ValueType  # 3
+"""A new answer, which replaces the one that is kept."""
+Global___CacheMode: _TypeAlias = CacheMode  # noqa: Y015
+
 @_typing.final
 class RoutingPolicy(_message.Message):
     """What a caller asks of the routing. It may tighten its tenant's policy, never loosen it."""
@@ -202,12 +228,14 @@ class RoutingPolicy(_message.Message):
     FAILOVER_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     category: Global___Category.ValueType
     task: Global___Task.ValueType
     max_cost_nano_usd: _builtins.int
     """Highest cost of one target's answer, in 1e-9 USD. A target of unknown price is then left out."""
     failover: Global___Failover.ValueType
     validation: Global___Validation.ValueType
+    cache: Global___CacheMode.ValueType
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Free words that policy rules can match."""
@@ -235,10 +263,11 @@ class RoutingPolicy(_message.Message):
         failover: Global___Failover.ValueType = ...,
         delivery: Global___Delivery | None = ...,
         validation: Global___Validation.ValueType = ...,
+        cache: Global___CacheMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "data_policy", b"data_policy", "delivery", b"delivery", "max_cost_nano_usd", b"max_cost_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "category", b"category", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "task", b"task", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "cache", b"cache", "category", b"category", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "task", b"task", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_cost_nano_usd: _TypeAlias = _typing.Literal["max_cost_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__max_cost_nano_usd: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd"]  # noqa: Y015
