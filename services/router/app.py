@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -12,9 +12,12 @@ from spillway.deadline import Clock
 from spillway.egress import DataPolicy, Residency, Sensitivity
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Server
+from spillway.store.redis import Store
 from spillway.telemetry.tracing import Tracing
 
 from .attempt import TargetClient
+from .cache import Cache
+from .cache_key import epoch_of
 from .dispatch import Dispatch, Limits
 from .journal import Keep
 from .judge import Judge
@@ -46,8 +49,12 @@ async def build(
     keep: Keep | None = None,
     tracing: Tracing | None = None,
     clock: Clock = time.monotonic,
+    wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[App]:
-    """Serve a router for the block. `keep` takes the place of the ledger that `settings` name."""
+    """Serve a router for the block. `keep` takes the place of the ledger that `settings` name.
+
+    `clock` is monotonic, `wall` in seconds since the epoch.
+    """
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing(settings.name, settings.telemetry)
         stack.callback(tracing.close)
@@ -75,6 +82,12 @@ async def build(
             validator = remote(settings.validator.address, "validator")
             stack.push_async_callback(validator.close)
             judge = Judge(validator, settings.validator.timeout_s)
+        cache = None
+        if settings.cache.enabled:
+            store = Store(settings.cache.store or settings.store)
+            stack.push_async_callback(store.close)
+            cache = Cache(settings.cache, store, epoch=epoch_of(targets), clock=clock, wall=wall)
+            stack.push_async_callback(cache.close)
         router = Router(
             policy=policy_of(settings.policy),
             targets=targets,
@@ -83,6 +96,7 @@ async def build(
             keep=keep or (lambda attempt, call: None),
             tracing=tracing,
             clock=clock,
+            cache=cache,
         )
         server = Server(settings.server, services(router), tracing=tracing, clock=clock)
         await server.start()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
 
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.egress import DataPolicy
 from spillway.errors import SpillwayError
-from spillway.generation import check, check_routing
+from spillway.generation import check, check_routing, fold
 from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
 
 from .attempt import TargetClient
+from .cache import Cache
 from .dispatch import Dispatch, Work
+from .facts import Delivery
 from .journal import Journal, Keep
 from .plan import Plan
 from .policy import Policy, worth_counting
@@ -38,7 +41,9 @@ class Router:
         keep: Keep,
         tracing: Tracing,
         clock: Clock,
+        cache: Cache | None = None,
     ) -> None:
+        self.cache = cache
         self._policy = policy
         self._targets = tuple(targets)
         self._clients = clients
@@ -49,11 +54,22 @@ class Router:
 
     async def generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
         """Return the answer of the first target of the plan that gives an acceptable one."""
-        return await self._dispatch.generate(await self._work(request, call))
+        work = await self._work(request, call)
+        if self.cache is not None:
+            terms = self.cache.terms(work, stamped=request.HasField("stamp"))
+            if not terms.off:
+                whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED))
+                return await fold(self.cache.stream(whole, terms, self._dispatch.stream))
+        return await self._dispatch.generate(work)
 
     async def stream(self, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
         """Decide, and return the events of an answer: nothing is dispatched before the first is asked for."""
-        return self._dispatch.stream(await self._work(request, call))
+        work = await self._work(request, call)
+        if self.cache is not None:
+            terms = self.cache.terms(work, stamped=request.HasField("stamp"))
+            if not terms.off:
+                return self.cache.stream(work, terms, self._dispatch.stream)
+        return self._dispatch.stream(work)
 
     async def explain(self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call) -> Plan:
         """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""
