@@ -98,6 +98,7 @@ async def running_mesh(
     local: FakeEngine | None = None,
     cache: CacheSettings | None = None,
     wall: Callable[[], float] = time.time,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us)."""
     local = local or FakeEngine(model="small")
@@ -135,7 +136,7 @@ async def running_mesh(
         )
         kept: list[Attempt] = []
         app = await stack.enter_async_context(
-            build(settings, keep=lambda attempt, call: kept.append(attempt), wall=wall)
+            build(settings, keep=lambda attempt, call: kept.append(attempt), tracing=tracing, wall=wall)
         )
         remote = Remote(app.server.address, tracing=Tracing("test"))
         stack.push_async_callback(remote.close)
