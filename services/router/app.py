@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from spillway.deadline import Clock
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Server
+from spillway.store.redis import Store
 from spillway.telemetry.tracing import Tracing
 
 from .attempts import Attempts
+from .cache import Cache
 from .fleet import Fleet
 from .journal import Keep
 from .judge import Judge
@@ -46,8 +48,12 @@ async def build(
     keep: Keep | None = None,
     tracing: Tracing | None = None,
     clock: Clock = time.monotonic,
+    wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[App]:
-    """Serve a router for the block. `keep` takes the place of the ledger that `settings` name."""
+    """Serve a router for the block. `keep` takes the place of the ledger that `settings` name.
+
+    `clock` is monotonic, `wall` in seconds since the epoch.
+    """
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing(settings.name, settings.telemetry)
         stack.callback(tracing.close)
@@ -74,6 +80,12 @@ async def build(
             stack.push_async_callback(validator.close)
             judge = Judge(validator, settings.validator.timeout_s)
         file = PolicyFile(settings.policy_file, settings.policy_reload_s) if settings.policy_file is not None else None
+        cache = None
+        if settings.cache.enabled:
+            store = Store(settings.cache.store or settings.store)
+            stack.push_async_callback(store.close)
+            cache = Cache(settings.cache, store, clock=clock, wall=wall)
+            stack.push_async_callback(cache.close)
         router = Router(
             book=file.start() if file is not None else opened(settings).in_force("router."),
             fleet=fleet,
@@ -81,6 +93,7 @@ async def build(
             keep=keep or (lambda attempt, call: None),
             tracing=tracing,
             clock=clock,
+            cache=cache,
         )
         if file is not None:
             file.adopt = router.adopt

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.egress import DataPolicy
 from spillway.errors import SpillwayError
-from spillway.generation import check, check_routing
+from spillway.generation import check, check_routing, fold
 from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
 
-from .facts import StrategyName
+from .cache import Cache
+from .facts import Delivery, StrategyName
 from .fleet import Fleet
 from .journal import Journal, Keep
 from .plan import Plan
@@ -39,23 +41,34 @@ class Router:
         keep: Keep,
         tracing: Tracing,
         clock: Clock,
+        cache: Cache | None = None,
     ) -> None:
-        self.book = book
+        self.cache = cache
         self._fleet = fleet
         self._strategies = strategies
         self._keep = keep
         self._tracing = tracing
         self._clock = clock
+        self.adopt(book)
 
     async def generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
         """Return the answer of the first target of the plan that gives an acceptable one."""
         work = await self._work(request, call)
+        if self.cache is not None:
+            terms = self.cache.terms(work, stamped=request.HasField("stamp"))
+            if not terms.off:
+                whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED))
+                return await fold(self.cache.stream(whole, terms, self._make))
         return await self._strategies[work.plan.strategy].generate(work)
 
     async def stream(self, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
         """Decide, and return the events of an answer: nothing is dispatched before the first is asked for."""
         work = await self._work(request, call)
-        return self._strategies[work.plan.strategy].stream(work)
+        if self.cache is not None:
+            terms = self.cache.terms(work, stamped=request.HasField("stamp"))
+            if not terms.off:
+                return self.cache.stream(work, terms, self._make)
+        return self._make(work)
 
     async def explain(self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call) -> Plan:
         """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""
@@ -75,6 +88,11 @@ class Router:
         """Decide by `book` from now on; what was decided before goes on as it was."""
         self.book = book
         self._fleet.keep(book.targets)
+        if self.cache is not None:
+            self.cache.adopt(book.targets)
+
+    def _make(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
+        return self._strategies[work.plan.strategy].stream(work)
 
     async def _work(self, request: v1.GenerateRequest | v1.StreamGenerateRequest, call: Call) -> Work:
         check(request.spec)

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
+from .cache_settings import CacheSettings
 from .policy_settings import PolicyDocument
 
 
@@ -35,6 +36,7 @@ class RouterSettings(ServiceSettings, PolicyDocument):
     policy_reload_s: float = Field(2.0, gt=0, description="how often the policy file is looked at")
     validator: ValidatorSettings | None = Field(None, description="absent: nothing is validated")
     ledger: LedgerSettings | None = Field(None, description="absent: attempts are logged, not kept")
+    cache: CacheSettings = CacheSettings()
     target_key: str | None = Field(None, repr=False, description="key sent to targets and validator")
 
     @model_validator(mode="after")

@@ -40,6 +40,7 @@ router:
       capabilities: [json_schema, json_object, tools, text_input]
   validator: {{address: "{validator}"}}
   ledger: {{url: "sqlite:///{ledger}"}}
+  cache: {{enabled: true, by_default: false}}  # `spillway ask --cache use`
 
 local_engine:
   server: {{listen: "{local_engine}", drain_s: 5}}

@@ -29,6 +29,7 @@ class Figures:
     attempts: tuple[str, ...] = ()
     reason: str = ""
     verdict: str = ""
+    cached: str = ""
     finish: str = ""
 
     @classmethod
@@ -52,6 +53,7 @@ class Figures:
             attempts=tuple(f"{attempt.target}: {outcome(attempt)}" for attempt in answer.attempts),
             reason=answer.route_reason,
             verdict=verdict_word(answer),
+            cached=cache_words(answer),
             finish=answer.finish,
         )
 
@@ -65,6 +67,8 @@ class Figures:
         if (per_second := rate(self.completion_tokens, self.after_first_ms)) != "-":
             parts.append(f"{per_second} tokens/s")
         parts.append("cost unknown" if self.cost_nano_usd is None else money(self.cost_nano_usd))
+        if self.cached:
+            parts.append(self.cached)
         if self.verdict:
             parts.append(f"verdict {self.verdict}")
         if self.finish not in ("", "stop"):
@@ -82,6 +86,14 @@ def outcome(attempt: v1.Attempt) -> str:
 def verdict_word(answer: Answer) -> str:
     """The validator's word: accept, repair, retry, reject; empty where it was not asked."""
     return "" if answer.verdict is None else word(v1.VerdictDecision, answer.verdict.decision)
+
+
+def cache_words(answer: Answer) -> str:
+    """Say what was saved, where the answer was not made for this request: cached, 12 tokens saved."""
+    if (hit := answer.cached) is None:
+        return ""
+    saved = f", {hit.saved_completion_tokens} tokens saved" if hit.HasField("saved_completion_tokens") else ""
+    return f"{'shared' if hit.shared else 'cached'}{saved}"
 
 
 def table(rows: list[tuple[str, Figures]], simulated: frozenset[str] = frozenset()) -> Group:

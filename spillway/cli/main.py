@@ -92,6 +92,7 @@ def ask(
     model: Model = None,
     max_tokens: MaxTokens = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    cache: Annotated[str | None, typer.Option(help="off, use or refresh. Default: the router's.")] = None,
     deadline: Deadline = 120.0,
     explain: Annotated[bool, typer.Option("--explain", help="Say first which targets come into question.")] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Show the request's trace afterwards.")] = False,
@@ -110,6 +111,7 @@ def ask(
         model=model,
         max_tokens=max_tokens,
         temperature=temperature,
+        cache=cache,
         deadline_s=deadline,
     )
     raise typer.Exit(

@@ -75,6 +75,11 @@ class Answer:
         return self.message.usage.verdict if self.message.usage.HasField("verdict") else None
 
     @property
+    def cached(self) -> v1.CacheHit | None:
+        """What was saved, where the answer was not made for this request."""
+        return self.message.usage.cache if self.message.usage.HasField("cache") else None
+
+    @property
     def cost_usd(self) -> float | None:
         """Cost of all attempts in USD; None where it is not known."""
         usage = self.message.usage

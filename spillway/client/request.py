@@ -86,6 +86,8 @@ class Options(TypedDict, total=False):
     accepts_restart: bool
     validation: str
     """off, preferred or required."""
+    cache: str
+    """off, use or refresh; left out, the router's default."""
 
     # The call
     request_id: str
@@ -189,6 +191,8 @@ def build_policy(options: Options) -> v1.RoutingPolicy:
         policy.delivery.accepts_restart = True
     if (validation := options.get("validation")) is not None:
         policy.validation = _enum("validation", validation, v1.Validation)
+    if (cache := options.get("cache")) is not None:
+        policy.cache = _enum("cache", cache, v1.CacheMode)
     return policy
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
 
 import redis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from spillway.settings import SettingsError, StoreSettings
 
+T = TypeVar("T")
 DRIVER = DriverInfo(lib_version=redis.__version__)
 """What a connection says it is; left out, redis-py reads its version from disk for every connection."""
 
@@ -36,7 +37,7 @@ class Script:
 
 
 class Store:
-    """Runs scripts and commands on the shared store; every failure is a `StoreUnavailable`."""
+    """Runs scripts on the shared store and keeps values in it; every failure is a `StoreUnavailable`."""
 
     def __init__(self, settings: StoreSettings) -> None:
         if not settings.url:
@@ -59,14 +60,16 @@ class Store:
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
         """Run `script` atomically in one round trip (two the first time). Raises StoreUnavailable after `timeout_s`."""
-        try:
-            async with asyncio.timeout(self._timeout_s):  # over all: waiting for a connection, making one, both trips
-                try:
-                    return await self.redis.evalsha(script.digest, len(keys), *keys, *arguments)
-                except NoScriptError:
-                    return await self.redis.eval(script.source, len(keys), *keys, *arguments)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from None
+        return await self._in_time(self._evaluate(script, keys, arguments))
+
+    async def get(self, key: str) -> bytes | None:
+        """Return what `set` keeps under `key`. Raises StoreUnavailable after `timeout_s`."""
+        value = await self._in_time(self.redis.get(key))
+        return value if isinstance(value, bytes) else None
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep `value` under `key` for `ttl_s` seconds. Raises StoreUnavailable after `timeout_s`."""
+        await self._in_time(self.redis.set(key, value, px=max(1, round(ttl_s * 1000))))
 
     async def ping(self) -> bool:
         """Whether the store answers."""
@@ -78,6 +81,19 @@ class Store:
 
     async def close(self) -> None:
         await self.redis.aclose()
+
+    async def _evaluate(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
+        try:
+            return await self.redis.evalsha(script.digest, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await self.redis.eval(script.source, len(keys), *keys, *arguments)
+
+    async def _in_time(self, command: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s):  # over all: waiting for a connection, making one, every trip
+                return await command
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from None
 
     def __repr__(self) -> str:
         return f"<Store {self._url}>"

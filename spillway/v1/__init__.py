@@ -26,6 +26,7 @@ from spillway.v1.event_pb2 import (
     ATTEMPT_OUTCOME_UNSPECIFIED as ATTEMPT_OUTCOME_UNSPECIFIED,
     Attempt as Attempt,
     AttemptOutcome as AttemptOutcome,
+    CacheHit as CacheHit,
     ChoiceFinish as ChoiceFinish,
     Delta as Delta,
     FINISH_REASON_CONTENT_FILTER as FINISH_REASON_CONTENT_FILTER,
@@ -123,10 +124,15 @@ from spillway.v1.inference_pb2 import (
     TargetKind as TargetKind,
 )
 from spillway.v1.policy_pb2 import (
+    CACHE_MODE_OFF as CACHE_MODE_OFF,
+    CACHE_MODE_REFRESH as CACHE_MODE_REFRESH,
+    CACHE_MODE_UNSPECIFIED as CACHE_MODE_UNSPECIFIED,
+    CACHE_MODE_USE as CACHE_MODE_USE,
     CATEGORY_COMPLEX as CATEGORY_COMPLEX,
     CATEGORY_ROUTINE as CATEGORY_ROUTINE,
     CATEGORY_SAFETY_CRITICAL as CATEGORY_SAFETY_CRITICAL,
     CATEGORY_UNSPECIFIED as CATEGORY_UNSPECIFIED,
+    CacheMode as CacheMode,
     Category as Category,
     DELIVERY_MODE_COMMITTED as DELIVERY_MODE_COMMITTED,
     DELIVERY_MODE_LIVE as DELIVERY_MODE_LIVE,

@@ -415,6 +415,7 @@ class Usage(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     VERIFICATION_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_prompt_tokens: _builtins.int
     """Part of prompt_tokens read from a cache."""
@@ -437,6 +438,10 @@ class Usage(_message.Message):
     def verification(self) -> Global___Verification:
         """Where a stronger model checked a draft."""
 
+    @_builtins.property
+    def cache(self) -> Global___CacheHit:
+        """Set where the answer was not made for this request. Tokens and cost above are then 0 and no attempt was made."""
+
     def __init__(
         self,
         *,
@@ -449,10 +454,11 @@ class Usage(_message.Message):
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
         verdict: _verdict_pb2.Verdict | None = ...,
         verification: Global___Verification | None = ...,
+        cache: Global___CacheHit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "cache", b"cache", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "attempts", b"attempts", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "attempts", b"attempts", "cache", b"cache", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cached_prompt_tokens: _TypeAlias = _typing.Literal["cached_prompt_tokens"]  # noqa: Y015
     _WhichOneofArgType__cached_prompt_tokens: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens"]  # noqa: Y015
@@ -505,6 +511,54 @@ class Verification(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Verification: _TypeAlias = Verification  # noqa: Y015
+
+@_typing.final
+class CacheHit(_message.Message):
+    """The answer to an identical request of the same tenant, and what it saved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    SAVED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    SAVED_COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    SAVED_NANO_USD_FIELD_NUMBER: _builtins.int
+    age_ms: _builtins.int
+    """Time since it was made."""
+    shared: _builtins.bool
+    """It was being made for another request when this one came; the two waited together."""
+    saved_prompt_tokens: _builtins.int
+    """What making it took, where that is known."""
+    saved_completion_tokens: _builtins.int
+    saved_nano_usd: _builtins.int
+    """1e-9 USD."""
+    def __init__(
+        self,
+        *,
+        age_ms: _builtins.int = ...,
+        shared: _builtins.bool = ...,
+        saved_prompt_tokens: _builtins.int | None = ...,
+        saved_completion_tokens: _builtins.int | None = ...,
+        saved_nano_usd: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_saved_completion_tokens", b"_saved_completion_tokens", "_saved_nano_usd", b"_saved_nano_usd", "_saved_prompt_tokens", b"_saved_prompt_tokens", "saved_completion_tokens", b"saved_completion_tokens", "saved_nano_usd", b"saved_nano_usd", "saved_prompt_tokens", b"saved_prompt_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_saved_completion_tokens", b"_saved_completion_tokens", "_saved_nano_usd", b"_saved_nano_usd", "_saved_prompt_tokens", b"_saved_prompt_tokens", "age_ms", b"age_ms", "saved_completion_tokens", b"saved_completion_tokens", "saved_nano_usd", b"saved_nano_usd", "saved_prompt_tokens", b"saved_prompt_tokens", "shared", b"shared"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__saved_completion_tokens: _TypeAlias = _typing.Literal["saved_completion_tokens"]  # noqa: Y015
+    _WhichOneofArgType__saved_completion_tokens: _TypeAlias = _typing.Literal["_saved_completion_tokens", b"_saved_completion_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__saved_nano_usd: _TypeAlias = _typing.Literal["saved_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__saved_nano_usd: _TypeAlias = _typing.Literal["_saved_nano_usd", b"_saved_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__saved_prompt_tokens: _TypeAlias = _typing.Literal["saved_prompt_tokens"]  # noqa: Y015
+    _WhichOneofArgType__saved_prompt_tokens: _TypeAlias = _typing.Literal["_saved_prompt_tokens", b"_saved_prompt_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__saved_completion_tokens) -> _WhichOneofReturnType__saved_completion_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__saved_nano_usd) -> _WhichOneofReturnType__saved_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__saved_prompt_tokens) -> _WhichOneofReturnType__saved_prompt_tokens | None: ...
+
+Global___CacheHit: _TypeAlias = CacheHit  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):

@@ -219,6 +219,32 @@ VALIDATION_REQUIRED: Validation.ValueType  # 3
 """No verdict, no answer."""
 Global___Validation: _TypeAlias = Validation  # noqa: Y015
 
+class _CacheMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_MODE_UNSPECIFIED: _CacheMode.ValueType  # 0
+    """The router's default, which leaves out sampled answers, tools, several choices and sensitive content."""
+    CACHE_MODE_OFF: _CacheMode.ValueType  # 1
+    CACHE_MODE_USE: _CacheMode.ValueType  # 2
+    """Also where the router's default leaves the request out."""
+    CACHE_MODE_REFRESH: _CacheMode.ValueType  # 3
+    """A new answer, which replaces the one that is kept."""
+
+class CacheMode(_CacheMode, metaclass=_CacheModeEnumTypeWrapper):
+    """Whether an answer given before to the same request of the same tenant will do."""
+
+CACHE_MODE_UNSPECIFIED: CacheMode.ValueType  # 0
+"""The router's default, which leaves out sampled answers, tools, several choices and sensitive content."""
+CACHE_MODE_OFF: CacheMode.ValueType  # 1
+CACHE_MODE_USE: CacheMode.ValueType  # 2
+"""Also where the router's default leaves the request out."""
+CACHE_MODE_REFRESH: CacheMode.ValueType  # 3
+"""A new answer, which replaces the one that is kept."""
+Global___CacheMode: _TypeAlias = CacheMode  # noqa: Y015
+
 @_typing.final
 class RoutingPolicy(_message.Message):
     """What a caller asks of the routing. It may tighten its tenant's policy, never loosen it."""
@@ -237,6 +263,7 @@ class RoutingPolicy(_message.Message):
     VALIDATION_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
     CONFIDENCE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     category: Global___Category.ValueType
     task: Global___Task.ValueType
     max_cost_nano_usd: _builtins.int
@@ -247,6 +274,7 @@ class RoutingPolicy(_message.Message):
     """How the plan is carried out. Unset: the policy decides."""
     confidence_threshold: _builtins.float
     """CASCADE: least confidence of an answer that is kept, 0 to 1. Absent: the policy's."""
+    cache: Global___CacheMode.ValueType
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Free words that policy rules can match."""
@@ -276,10 +304,11 @@ class RoutingPolicy(_message.Message):
         validation: Global___Validation.ValueType = ...,
         strategy: Global___Strategy.ValueType = ...,
         confidence_threshold: _builtins.float | None = ...,
+        cache: Global___CacheMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "confidence_threshold", b"confidence_threshold", "data_policy", b"data_policy", "delivery", b"delivery", "max_cost_nano_usd", b"max_cost_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "category", b"category", "confidence_threshold", b"confidence_threshold", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "strategy", b"strategy", "task", b"task", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "cache", b"cache", "category", b"category", "confidence_threshold", b"confidence_threshold", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "strategy", b"strategy", "task", b"task", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_threshold: _TypeAlias = _typing.Literal["confidence_threshold"]  # noqa: Y015
     _WhichOneofArgType__confidence_threshold: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold"]  # noqa: Y015

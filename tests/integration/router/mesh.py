@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from services.router.app import build
+from services.router.cache import Cache
+from services.router.cache_settings import CacheSettings
 from services.router.journal import Attempt
 from services.router.policy_settings import PolicySettings, PriceSettings, TargetSettings
 from services.router.settings import RouterSettings, ValidatorSettings
@@ -34,6 +37,7 @@ class Mesh:
     remote: Remote
     kept: list[Attempt]
     judged: list[v1.ValidateRequest] = field(default_factory=list)
+    cache: Cache | None = None
 
     def __post_init__(self) -> None:
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
@@ -93,9 +97,14 @@ async def running_mesh(
     verdict: Verdicts | None = json_only,
     validator_address: str = "",
     include: tuple[str, ...] = (),
+    local: FakeEngine | None = None,
+    cache: CacheSettings | None = None,
+    wall: Callable[[], float] = time.time,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us)."""
-    local, cloud = FakeEngine(model="small"), FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
+    local = local or FakeEngine(model="small")
+    cloud = FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
     async with AsyncExitStack() as stack:
         on_site = await stack.enter_async_context(serving_engine(local))
         away = await stack.enter_async_context(serving_engine(cloud))
@@ -125,13 +134,17 @@ async def running_mesh(
             ),
             policy=policy or PolicySettings(),
             include=include,
+            revision="test",  # addresses differ from mesh to mesh
             validator=ValidatorSettings(address=validator_address, timeout_s=0.5) if validator_address else None,
+            cache=cache or CacheSettings(),
         )
         kept: list[Attempt] = []
-        app = await stack.enter_async_context(build(settings, keep=lambda attempt, call: kept.append(attempt)))
+        app = await stack.enter_async_context(
+            build(settings, keep=lambda attempt, call: kept.append(attempt), tracing=tracing, wall=wall)
+        )
         remote = Remote(app.server.address, tracing=Tracing("test"))
         stack.push_async_callback(remote.close)
-        mesh = Mesh(local, cloud, app.server.address, remote, kept)
+        mesh = Mesh(local, cloud, app.server.address, remote, kept, cache=app.router.cache)
         if judge is not None:
             mesh.judged = judge.requests
         yield mesh

@@ -89,6 +89,18 @@ def test_one_line_says_who_answered_how_fast_and_for_how_much() -> None:
     )
 
 
+def test_the_line_of_an_answer_that_was_not_made_says_what_that_saved() -> None:
+    hit = v1.CacheHit(age_ms=1500, saved_completion_tokens=11)
+    usage = v1.Usage(prompt_tokens=0, completion_tokens=0, cost_nano_usd=0, cache=hit)
+    cached = Answer(v1.GenerateResponse(started=v1.Started(target="o/m"), usage=usage))
+    line = Figures.of(cached, first_ms=2, total_ms=3).line().plain
+    assert line == "o/m · first token 2.0 ms · 0 tokens in 3.0 ms · $0 · cached, 11 tokens saved"
+    hit.shared = True
+    usage.cache.CopyFrom(hit)
+    shared = Answer(v1.GenerateResponse(usage=usage))
+    assert Figures.of(shared, first_ms=2, total_ms=3).line().plain.endswith("shared, 11 tokens saved")
+
+
 def test_the_table_names_what_is_simulated() -> None:
     said = printed(table([("q", Figures.of(answer(), first_ms=20, total_ms=40))], frozenset({"o/m"})))
     assert "o/m SIMULATED" in said

@@ -98,6 +98,7 @@ def test_policy_options_find_their_fields() -> None:
             "delivery": "probed",
             "probe_tokens": 4,
             "validation": "required",
+            "cache": "refresh",
             "failover": "off",
             "max_cost_usd": 0.01,
             "labels": ["x"],
@@ -112,6 +113,7 @@ def test_policy_options_find_their_fields() -> None:
         failover=v1.FAILOVER_OFF,
         delivery=v1.Delivery(mode=v1.DELIVERY_MODE_PROBED, probe_tokens=4),
         validation=v1.VALIDATION_REQUIRED,
+        cache=v1.CACHE_MODE_REFRESH,
     )
 
 

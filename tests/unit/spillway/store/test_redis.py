@@ -45,10 +45,22 @@ async def test_scripts_of_many_callers_run_one_after_the_other(valkey: str) -> N
     assert sorted(values) == list(range(1, 101))
 
 
+async def test_a_value_is_kept_for_its_time(valkey: str) -> None:
+    async with connected(valkey) as store:
+        assert await store.get("answer") is None
+        await store.set("answer", b"\xff\x00", 60)
+        assert await store.get("answer") == b"\xff\x00"
+        assert 59_000 < await store.redis.pttl("answer") <= 60_000
+
+
 async def test_a_dead_store_is_unavailable(free_port: int) -> None:
     async with connected(f"redis://127.0.0.1:{free_port}/0") as store:
         with pytest.raises(StoreUnavailable):
             await store.run(ADD, ["counter"], [1])
+        with pytest.raises(StoreUnavailable):
+            await store.get("answer")
+        with pytest.raises(StoreUnavailable):
+            await store.set("answer", b"", 1)
         assert not await store.ping()
 
 
