@@ -15,6 +15,7 @@ from spillway.store.redis import Store
 from spillway.telemetry.tracing import Tracing
 
 from .attempts import Attempts
+from .breakers import Breakers
 from .cache import Cache
 from .fleet import Fleet
 from .journal import Keep
@@ -80,19 +81,27 @@ async def build(
             stack.push_async_callback(validator.close)
             judge = Judge(validator, settings.validator.timeout_s)
         file = PolicyFile(settings.policy_file, settings.policy_reload_s) if settings.policy_file is not None else None
+        store = None
+        if settings.store.url:
+            store = Store(settings.store)
+            stack.push_async_callback(store.close)
+        breakers = Breakers(settings.breakers, store=store, clock=clock)
+        await breakers.start()
+        stack.push_async_callback(breakers.close)
         cache = None
         if settings.cache.enabled:
-            store = Store(settings.cache.store or settings.store)
-            stack.push_async_callback(store.close)
-            cache = Cache(settings.cache, store, clock=clock, wall=wall)
+            kept = Store(settings.cache.store or settings.store)
+            stack.push_async_callback(kept.close)
+            cache = Cache(settings.cache, kept, clock=clock, wall=wall)
             stack.push_async_callback(cache.close)
         router = Router(
             book=file.start() if file is not None else opened(settings).in_force("router."),
             fleet=fleet,
-            strategies=strategies(Attempts(settings.name, fleet, judge)),
+            strategies=strategies(Attempts(settings.name, fleet, judge, breakers)),
             keep=keep or (lambda attempt, call: None),
             tracing=tracing,
             clock=clock,
+            breakers=breakers,
             cache=cache,
         )
         if file is not None:

@@ -10,10 +10,13 @@ from spillway import v1
 from spillway.errors import SpillwayError, ValidatorUnavailable
 from spillway.logs import get_logger
 
+from .breakers import Breakers
 from .facts import Delivery, Validation
 from .failures import Failures
 from .fleet import Fleet
+from .journal import Attempt
 from .judge import Judge, accepted, correction, worst
+from .observation import kind_of_work
 from .plan import Candidate
 from .reading import tell_data_policy
 from .work import Work
@@ -41,10 +44,11 @@ class Answer:
 class Attempts:
     """Makes attempts for the router named `router`; each is stamped, accounted and bounded in time."""
 
-    def __init__(self, router: str, fleet: Fleet, judge: Judge | None) -> None:
+    def __init__(self, router: str, fleet: Fleet, judge: Judge | None, breakers: Breakers) -> None:
         self._router = router
         self._fleet = fleet
         self._judge = judge
+        self._breakers = breakers
 
     async def answer(
         self,
@@ -82,12 +86,14 @@ class Attempts:
         target = candidate.target
         request = v1.GenerateRequest(spec=spec, stamp=self._stamp(work, candidate))
         request.spec.model = target.model
-        attempt, response = await self._fleet.client(target).generate(
-            target, request, work.call, work.journal, silence_s(work, candidate)
+        attempt = await self._begin(work, candidate)
+        response = await self._fleet.client(target).generate(
+            attempt, request, work.call, work.journal, silence_s(work, candidate)
         )
         outcome = v1.ATTEMPT_OUTCOME_CANCELLED
         try:
             verdict = await self._verdict(work, response)
+            attempt.kind = kind_of(work) if verdict is not None else ""
             answer = Answer(response, verdict, doubt is not None and doubt(response, verdict))
             if answer.refused:
                 outcome = v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR
@@ -118,8 +124,9 @@ class Attempts:
         hold = _probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
         probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
         held: list[v1.GenerationEvent] = []
+        attempt = await self._begin(work, candidate)
         events = self._fleet.client(target).stream(
-            target, request, work.call, work.journal, silence_s(work, candidate), work.plan.limits.idle_s
+            attempt, request, work.call, work.journal, silence_s(work, candidate), work.plan.limits.idle_s
         )
         last: v1.GenerationEvent | None = None
         async with aclosing(events):
@@ -150,6 +157,13 @@ class Attempts:
         if last is not None:  # the attempt is settled now, so the journal is whole
             work.journal.complete(last.usage)
             yield last
+
+    async def _begin(self, work: Work, candidate: Candidate) -> Attempt:
+        """Open an attempt. Raises BreakerOpen where the target may not be tried now."""
+        name, journal = candidate.target.name, work.journal
+        only = candidate is work.plan.taken[-1] and not journal.attempts
+        probe = await self._breakers.may_probe(name, kind_of(work), advice=work.plan.advice or only)
+        return journal.begin(candidate.target, probe)
 
     async def _verdict(self, work: Work, response: v1.GenerateResponse) -> v1.Verdict | None:
         """Judge `response` as the plan wants it; an accepted JSON value replaces the text it was found in."""
@@ -202,6 +216,11 @@ _WORDS = {
     v1.ATTEMPT_OUTCOME_CANCELLED: "was slower",
     v1.ATTEMPT_OUTCOME_NOT_CONFIDENT: "was not confident",
 }
+
+
+def kind_of(work: Work) -> str:
+    """What the quality of an answer to `work` is counted by."""
+    return kind_of_work(work.plan.facts.task, work.spec.constraint)
 
 
 def silence_s(work: Work, candidate: Candidate) -> float:

@@ -19,10 +19,9 @@ import asyncio
 import random
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from spillway.deadline import Clock
-from spillway.errors import BreakerOpen, SpillwayError
+from spillway.errors import BreakerOpen
 from spillway.logs import get_logger
 from spillway.store.redis import Store, StoreUnavailable
 
@@ -32,6 +31,7 @@ from .breaker_hints import Hint, Hints
 from .breaker_settings import BreakersSettings
 from .journal import Attempt
 from .observation import Observation, observe
+from .probe import Probe
 from .quality import Quality
 
 log = get_logger(__name__)
@@ -40,17 +40,6 @@ ASK_AGAIN_S = 1.0
 """A router that was refused a lease asks again after so long at most: the holder may be done before its lease is."""
 
 Listener = Callable[[Event], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """The right to try a sick target. Handed back with the attempt's observation; left alone, it ends by itself."""
-
-    target: str
-    kind: str
-    transport: int | None
-    quality: int | None
-    lease: str = ""
 
 
 class Breakers:
@@ -112,11 +101,9 @@ class Breakers:
             raise
         return Probe(target, kind, reached, judged, lease) if (judged, reached) != (None, None) else None
 
-    def settle(
-        self, attempt: Attempt, *, error: SpillwayError | None = None, probe: Probe | None = None, kind: str = ""
-    ) -> None:
-        """Learn from a settled attempt. `error`: what it was settled with; `kind`: of work, where it was judged."""
-        self.record(attempt.target.name, observe(attempt, error), probe=probe, kind=kind)
+    def settle(self, attempt: Attempt) -> None:
+        """Learn from a settled attempt."""
+        self.record(attempt.target.name, observe(attempt, attempt.error), probe=attempt.probe, kind=attempt.kind)
 
     def record(self, target: str, seen: Observation, *, probe: Probe | None = None, kind: str = "") -> None:
         """Learn what an attempt at `target` said."""

@@ -10,10 +10,11 @@ from spillway.deadline import Clock
 from spillway.errors import SpillwayError
 from spillway.rpc.call import Call
 
+from .probe import Probe
 from .target import Target
 
 Keep = Callable[["Attempt", Call], None]
-"""Where settled attempts go: the ledger."""
+"""Where settled attempts go: the ledger, the breakers."""
 
 
 @dataclass(slots=True)
@@ -25,6 +26,11 @@ class Attempt:
     began: float
     """On the journal's clock."""
     record: v1.Attempt
+    probe: Probe | None = None
+    """The right by which a sick target was tried."""
+    kind: str = ""
+    """Of work, where the answer was judged."""
+    error: SpillwayError | None = None
     settled: bool = False
 
     def __repr__(self) -> str:
@@ -45,10 +51,10 @@ class Journal:
     def __post_init__(self) -> None:
         self.began = self.clock()
 
-    def begin(self, target: Target) -> Attempt:
+    def begin(self, target: Target, probe: Probe | None = None) -> Attempt:
         """Open an attempt at `target`."""
         record = v1.Attempt(target=target.name, model=target.model, region=target.region, left_site=not target.local)
-        attempt = Attempt(target, len(self.attempts) + 1, self.clock(), record)
+        attempt = Attempt(target, len(self.attempts) + 1, self.clock(), record, probe)
         self.attempts.append(attempt)
         return attempt
 
@@ -73,6 +79,7 @@ class Journal:
         record.outcome = outcome
         record.duration_ms = (self.clock() - attempt.began) * 1000
         record.model = model or record.model
+        attempt.error = error
         if error is not None:
             record.reason = error.reason
             record.message = error.message[:200]

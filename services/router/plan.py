@@ -57,3 +57,5 @@ class Plan:
     """Name of the policy that decided."""
     policy_revision: str
     reason: str
+    advice: bool = False
+    """Nothing may answer but targets with an open breaker, so these are tried all the same."""

@@ -11,9 +11,13 @@ from dataclasses import dataclass, replace
 
 from spillway.egress import UNRESOLVED, DataPolicy, Sensitivity
 
+from .breaker import SOUND, Standing
 from .facts import Category, Delivery, Facts, StrategyName, Validation
 from .plan import PATIENCE, Candidate, Limits, Plan
 from .target import Target
+
+HEALTHY: Mapping[str, Standing] = {}
+"""No breaker holds anything against a target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +48,28 @@ class Policy:
         resolved = resolved if resolved.sensitivity else resolved.tightened(self.data_policy)
         return resolved.tightened(DataPolicy(sensitivity=self.sensitivity_floor))
 
-    def decide(self, facts: Facts, targets: Sequence[Target]) -> Plan:
-        """Choose among `targets`. A plan may have taken none: `refusal` then says why."""
+    def decide(
+        self, facts: Facts, targets: Sequence[Target], standings: Mapping[str, Standing] = HEALTHY, draw: float = 0.0
+    ) -> Plan:
+        """Choose among `targets`. A plan may have taken none: `refusal` then says why.
+
+        `standings` say what breakers hold against targets, by name; `draw` is the request's own number in [0, 1). Where
+        nothing else may answer, an open breaker is advice.
+        """
         taken: list[Candidate] = []
         left_out: list[Candidate] = []
         for place, target in enumerate(targets):
             candidate = self._weigh(facts, target, place)
             (taken if candidate.taken else left_out).append(candidate)
         taken.sort(key=lambda candidate: -candidate.score)
+        barred = [each for each in taken if standings and standings.get(each.target.name, SOUND).objection(draw)]
+        advice = bool(barred) and len(barred) == len(taken)
+        if barred and not advice:
+            taken = [candidate for candidate in taken if candidate not in barred]
+            left_out += [
+                Candidate(out.target, (standings[out.target.name].objection(draw),), left_out_by="breaker")
+                for out in barred
+            ]
         if not facts.failover:
             left_out += [
                 Candidate(candidate.target, ("failover is off and another target comes first",), left_out_by="failover")
@@ -81,6 +99,7 @@ class Policy:
             self.name,
             self.revision,
             "; ".join(part for part in (facts.policy_because, why, reason) if part),
+            advice,
         )
 
     def _strategy(self, facts: Facts, taken: Sequence[Candidate]) -> tuple[StrategyName, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
+from zlib import crc32
 
 from spillway import v1
 from spillway.deadline import Clock
@@ -14,10 +15,12 @@ from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
 
+from .breakers import Breakers
 from .cache import Cache
 from .facts import Delivery, StrategyName
 from .fleet import Fleet
-from .journal import Journal, Keep
+from .journal import Attempt, Journal, Keep
+from .observation import kind_of_work
 from .plan import Plan
 from .policy import worth_counting
 from .reading import read_facts
@@ -41,8 +44,10 @@ class Router:
         keep: Keep,
         tracing: Tracing,
         clock: Clock,
+        breakers: Breakers,
         cache: Cache | None = None,
     ) -> None:
+        self.breakers = breakers
         self.cache = cache
         self._fleet = fleet
         self._strategies = strategies
@@ -101,7 +106,11 @@ class Router:
         plan = await self._plan(request.spec, request.policy, request.stamp.data_policy, call)
         if not plan.taken:
             raise refusal(plan)
-        return Work(request.spec, request.policy, plan, call, Journal(call, self._clock, self._keep))
+        return Work(request.spec, request.policy, plan, call, Journal(call, self._clock, self._settled))
+
+    def _settled(self, attempt: Attempt, call: Call) -> None:
+        self.breakers.settle(attempt)
+        self._keep(attempt, call)
 
     async def _plan(
         self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, stamped: v1.DataPolicy, call: Call
@@ -117,7 +126,8 @@ class Router:
                 counted = await self._count_locally(spec, book, call.under(span))
                 if counted is not None:
                     facts, rules = book.read(said.counted(counted))
-            plan = rules.decide(facts, book.targets)
+            standings = self.breakers.snapshot(kind_of_work(facts.task, spec.constraint))
+            plan = rules.decide(facts, book.targets, standings, crc32(call.request_id.encode()) / 2**32)
             span.set_attribute(names.ROUTE_REASON, plan.reason)
             return plan
         finally:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
+from .breaker_settings import BreakersSettings, RetryBudgetSettings
 from .cache_settings import CacheSettings
 from .policy_settings import PolicyDocument
 
@@ -37,6 +38,8 @@ class RouterSettings(ServiceSettings, PolicyDocument):
     validator: ValidatorSettings | None = Field(None, description="absent: nothing is validated")
     ledger: LedgerSettings | None = Field(None, description="absent: attempts are logged, not kept")
     cache: CacheSettings = CacheSettings()
+    breakers: BreakersSettings = BreakersSettings()
+    retry_budget: RetryBudgetSettings = RetryBudgetSettings()
     target_key: str | None = Field(None, repr=False, description="key sent to targets and validator")
 
     @model_validator(mode="after")

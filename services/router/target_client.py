@@ -37,13 +37,12 @@ class TargetClient:
         self._count = stub.CountTokens
 
     async def generate(
-        self, target: Target, request: v1.GenerateRequest, call: Call, journal: Journal, silence_s: float
-    ) -> tuple[Attempt, v1.GenerateResponse]:
-        """Return the target's whole answer and the open attempt; the caller settles it, having judged the answer.
+        self, attempt: Attempt, request: v1.GenerateRequest, call: Call, journal: Journal, silence_s: float
+    ) -> v1.GenerateResponse:
+        """Return the target's whole answer; the caller settles the attempt, having judged the answer.
 
         Raises TargetTimeout after `silence_s` without a first token.
         """
-        attempt = journal.begin(target)
         try:
             responses: list[v1.GenerateResponse] = []
             async with (
@@ -60,11 +59,11 @@ class TargetClient:
                 raise TargetDown("the target's answer has no usage or no choice")
         except BaseException as error:
             raise self._fail(error, journal, attempt, silence_s) from None
-        return attempt, responses[0]
+        return responses[0]
 
     async def stream(
         self,
-        target: Target,
+        attempt: Attempt,
         request: v1.StreamGenerateRequest,
         call: Call,
         journal: Journal,
@@ -75,7 +74,6 @@ class TargetClient:
 
         Raises TargetTimeout after `silence_s` without a first token, or `idle_s` without another.
         """
-        attempt = journal.begin(target)
         model, usage, finished, tokens = "", None, False, 0
         try:
             async with self._remote.stream(

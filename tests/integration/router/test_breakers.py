@@ -15,9 +15,10 @@ from services.router import breaker_scripts
 from services.router.breaker import Closed, Event, Opened, State
 from services.router.breaker_hints import Hints
 from services.router.breaker_settings import BreakersSettings, RetryBudgetSettings
-from services.router.breakers import Breakers, Probe
+from services.router.breakers import Breakers
 from services.router.observation import Observation
 from services.router.outcome import Outcome
+from services.router.probe import Probe
 from services.router.retry_budget import RetryBudget
 from spillway.errors import BreakerOpen
 from spillway.settings import StoreSettings

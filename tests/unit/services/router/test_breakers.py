@@ -135,12 +135,13 @@ def test_a_settled_attempt_is_learnt_from_with_its_error() -> None:
     clock = HandClock()
     breakers = alone(clock)
     record = v1.Attempt(outcome=v1.ATTEMPT_OUTCOME_FAILED, reason="TARGET_DOWN")
-    attempt = Attempt(LOCAL, 1, clock(), record, settled=True)
-    breakers.settle(attempt, error=TargetDown("the engine is starting", retry_after_s=1))
+    attempt = Attempt(LOCAL, 1, clock(), record, error=TargetDown("the engine is starting", retry_after_s=1))
+    breakers.settle(attempt)
     assert breakers.snapshot()["local"].why == "it asked to be left alone"
     clock.advance(1)
+    attempt.error = TargetDown()
     for _ in range(3):
-        breakers.settle(attempt, error=TargetDown())
+        breakers.settle(attempt)
     assert breakers.snapshot()["local"].state is State.OPEN
 
 
