@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cspillway/v1/generation.proto\x12\x0bspillway.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x85\x05\n\x0eGenerationSpec\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12!\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x11.spillway.v1.ChatH\x00\x12\'\n\x04text\x18\x06 \x01(\x0b\x32\x17.spillway.v1.TextPromptH\x00\x12*\n\x06tokens\x18\x07 \x01(\x0b\x32\x18.spillway.v1.TokenPromptH\x00\x12\'\n\x08sampling\x18\x08 \x01(\x0b\x32\x15.spillway.v1.Sampling\x12\x1f\n\x04stop\x18\t \x01(\x0b\x32\x11.spillway.v1.Stop\x12\x31\n\nconstraint\x18\n \x01(\x0b\x32\x1d.spillway.v1.OutputConstraint\x12 \n\x05tools\x18\x0b \x03(\x0b\x32\x11.spillway.v1.Tool\x12,\n\x0btool_choice\x18\x0c \x01(\x0b\x32\x17.spillway.v1.ToolChoice\x12\x36\n\x10reasoning_effort\x18\r \x01(\x0e\x32\x1c.spillway.v1.ReasoningEffort\x12\'\n\x08logprobs\x18\x0e \x01(\x0b\x32\x15.spillway.v1.Logprobs\x12+\n\ncoalescing\x18\x0f \x01(\x0b\x32\x17.spillway.v1.Coalescing\x12\'\n\x08priority\x18\x10 \x01(\x0e\x32\x15.spillway.v1.Priority\x12&\n\x05\x65xtra\x18\x11 \x01(\x0b\x32\x17.google.protobuf.StructB\x07\n\x05input\".\n\x04\x43hat\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.spillway.v1.Message\"Z\n\x07Message\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.spillway.v1.Role\x12 \n\x05parts\x18\x02 \x03(\x0b\x32\x11.spillway.v1.Part\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x9f\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12#\n\x05image\x18\x02 \x01(\x0b\x32\x12.spillway.v1.ImageH\x00\x12*\n\ttool_call\x18\x03 \x01(\x0b\x32\x15.spillway.v1.ToolCallH\x00\x12.\n\x0btool_result\x18\x04 \x01(\x0b\x32\x17.spillway.v1.ToolResultH\x00\x42\x06\n\x04part\"C\n\x05Image\x12\r\n\x03url\x18\x01 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x11\n\tmime_type\x18\x03 \x01(\tB\x08\n\x06source\"I\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\"S\n\nToolChoice\x12+\n\x04mode\x18\x01 \x01(\x0e\x32\x1b.spillway.v1.ToolChoiceModeH\x00\x12\x0e\n\x04name\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"3\n\nToolResult\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x1a\n\nTextPrompt\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x9e\x04\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x17\n\nmax_tokens\x18\t \x01(\x05H\x08\x88\x01\x01\x12\x17\n\nmin_tokens\x18\n \x01(\x05H\t\x88\x01\x01\x12\x0e\n\x01n\x18\x0b \x01(\x05H\n\x88\x01\x01\x12\x38\n\nlogit_bias\x18\x0c \x03(\x0b\x32$.spillway.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x04\n\x02_n\"T\n\x04Stop\x12\x0f\n\x07strings\x18\x01 \x03(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x14\n\x0cinclude_stop\x18\x03 \x01(\x08\x12\x12\n\nignore_eos\x18\x04 \x01(\x08\"\xca\x01\n\x10OutputConstraint\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x03 \x01(\tH\x00\x12\'\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\x14.spillway.v1.ChoicesH\x00\x12\x15\n\x0bjson_object\x18\x05 \x01(\x08H\x00\x12-\n\x0b\x65nforcement\x18\x06 \x01(\x0e\x32\x18.spillway.v1.EnforcementB\x0c\n\nconstraint\"\x19\n\x07\x43hoices\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x17\n\x08Logprobs\x12\x0b\n\x03top\x18\x01 \x01(\x05\"2\n\nCoalescing\x12\x16\n\twindow_ms\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x0c\n\n_window_ms*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x87\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03*[\n\x0b\x45nforcement\x12\x1b\n\x17\x45NFORCEMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NFORCEMENT_GUIDED\x10\x01\x12\x17\n\x13\x45NFORCEMENT_CHECKED\x10\x02*\xa0\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x19\n\x15REASONING_EFFORT_NONE\x10\x01\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x02\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x03\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x04*W\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cspillway/v1/generation.proto\x12\x0bspillway.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x85\x05\n\x0eGenerationSpec\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12!\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x11.spillway.v1.ChatH\x00\x12\'\n\x04text\x18\x06 \x01(\x0b\x32\x17.spillway.v1.TextPromptH\x00\x12*\n\x06tokens\x18\x07 \x01(\x0b\x32\x18.spillway.v1.TokenPromptH\x00\x12\'\n\x08sampling\x18\x08 \x01(\x0b\x32\x15.spillway.v1.Sampling\x12\x1f\n\x04stop\x18\t \x01(\x0b\x32\x11.spillway.v1.Stop\x12\x31\n\nconstraint\x18\n \x01(\x0b\x32\x1d.spillway.v1.OutputConstraint\x12 \n\x05tools\x18\x0b \x03(\x0b\x32\x11.spillway.v1.Tool\x12,\n\x0btool_choice\x18\x0c \x01(\x0b\x32\x17.spillway.v1.ToolChoice\x12\x36\n\x10reasoning_effort\x18\r \x01(\x0e\x32\x1c.spillway.v1.ReasoningEffort\x12\'\n\x08logprobs\x18\x0e \x01(\x0b\x32\x15.spillway.v1.Logprobs\x12+\n\ncoalescing\x18\x0f \x01(\x0b\x32\x17.spillway.v1.Coalescing\x12\'\n\x08priority\x18\x10 \x01(\x0e\x32\x15.spillway.v1.Priority\x12&\n\x05\x65xtra\x18\x11 \x01(\x0b\x32\x17.google.protobuf.StructB\x07\n\x05input\".\n\x04\x43hat\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.spillway.v1.Message\"Z\n\x07Message\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.spillway.v1.Role\x12 \n\x05parts\x18\x02 \x03(\x0b\x32\x11.spillway.v1.Part\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x9f\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12#\n\x05image\x18\x02 \x01(\x0b\x32\x12.spillway.v1.ImageH\x00\x12*\n\ttool_call\x18\x03 \x01(\x0b\x32\x15.spillway.v1.ToolCallH\x00\x12.\n\x0btool_result\x18\x04 \x01(\x0b\x32\x17.spillway.v1.ToolResultH\x00\x42\x06\n\x04part\"C\n\x05Image\x12\r\n\x03url\x18\x01 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x11\n\tmime_type\x18\x03 \x01(\tB\x08\n\x06source\"I\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\"S\n\nToolChoice\x12+\n\x04mode\x18\x01 \x01(\x0e\x32\x1b.spillway.v1.ToolChoiceModeH\x00\x12\x0e\n\x04name\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"3\n\nToolResult\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\":\n\nTextPrompt\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x06suffix\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_suffix\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x9e\x04\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x17\n\nmax_tokens\x18\t \x01(\x05H\x08\x88\x01\x01\x12\x17\n\nmin_tokens\x18\n \x01(\x05H\t\x88\x01\x01\x12\x0e\n\x01n\x18\x0b \x01(\x05H\n\x88\x01\x01\x12\x38\n\nlogit_bias\x18\x0c \x03(\x0b\x32$.spillway.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x04\n\x02_n\"T\n\x04Stop\x12\x0f\n\x07strings\x18\x01 \x03(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x14\n\x0cinclude_stop\x18\x03 \x01(\x08\x12\x12\n\nignore_eos\x18\x04 \x01(\x08\"\xca\x01\n\x10OutputConstraint\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x03 \x01(\tH\x00\x12\'\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\x14.spillway.v1.ChoicesH\x00\x12\x15\n\x0bjson_object\x18\x05 \x01(\x08H\x00\x12-\n\x0b\x65nforcement\x18\x06 \x01(\x0e\x32\x18.spillway.v1.EnforcementB\x0c\n\nconstraint\"\x19\n\x07\x43hoices\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x17\n\x08Logprobs\x12\x0b\n\x03top\x18\x01 \x01(\x05\"2\n\nCoalescing\x12\x16\n\twindow_ms\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x0c\n\n_window_ms*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x87\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03*[\n\x0b\x45nforcement\x12\x1b\n\x17\x45NFORCEMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NFORCEMENT_GUIDED\x10\x01\x12\x17\n\x13\x45NFORCEMENT_CHECKED\x10\x02*\xa0\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x19\n\x15REASONING_EFFORT_NONE\x10\x01\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x02\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x03\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x04*W\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x17\n\x13PRIORITY_BACKGROUND\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +34,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=2360
-  _globals['_ROLE']._serialized_end=2455
-  _globals['_TOOLCHOICEMODE']._serialized_start=2458
-  _globals['_TOOLCHOICEMODE']._serialized_end=2593
-  _globals['_ENFORCEMENT']._serialized_start=2595
-  _globals['_ENFORCEMENT']._serialized_end=2686
-  _globals['_REASONINGEFFORT']._serialized_start=2689
-  _globals['_REASONINGEFFORT']._serialized_end=2849
-  _globals['_PRIORITY']._serialized_start=2851
-  _globals['_PRIORITY']._serialized_end=2938
+  _globals['_ROLE']._serialized_start=2392
+  _globals['_ROLE']._serialized_end=2487
+  _globals['_TOOLCHOICEMODE']._serialized_start=2490
+  _globals['_TOOLCHOICEMODE']._serialized_end=2625
+  _globals['_ENFORCEMENT']._serialized_start=2627
+  _globals['_ENFORCEMENT']._serialized_end=2718
+  _globals['_REASONINGEFFORT']._serialized_start=2721
+  _globals['_REASONINGEFFORT']._serialized_end=2881
+  _globals['_PRIORITY']._serialized_start=2883
+  _globals['_PRIORITY']._serialized_end=2970
   _globals['_GENERATIONSPEC']._serialized_start=76
   _globals['_GENERATIONSPEC']._serialized_end=721
   _globals['_CHAT']._serialized_start=723
@@ -63,21 +63,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLRESULT']._serialized_start=1311
   _globals['_TOOLRESULT']._serialized_end=1362
   _globals['_TEXTPROMPT']._serialized_start=1364
-  _globals['_TEXTPROMPT']._serialized_end=1390
-  _globals['_TOKENPROMPT']._serialized_start=1392
-  _globals['_TOKENPROMPT']._serialized_end=1418
-  _globals['_SAMPLING']._serialized_start=1421
-  _globals['_SAMPLING']._serialized_end=1963
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1758
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1806
-  _globals['_STOP']._serialized_start=1965
-  _globals['_STOP']._serialized_end=2049
-  _globals['_OUTPUTCONSTRAINT']._serialized_start=2052
-  _globals['_OUTPUTCONSTRAINT']._serialized_end=2254
-  _globals['_CHOICES']._serialized_start=2256
-  _globals['_CHOICES']._serialized_end=2281
-  _globals['_LOGPROBS']._serialized_start=2283
-  _globals['_LOGPROBS']._serialized_end=2306
-  _globals['_COALESCING']._serialized_start=2308
-  _globals['_COALESCING']._serialized_end=2358
+  _globals['_TEXTPROMPT']._serialized_end=1422
+  _globals['_TOKENPROMPT']._serialized_start=1424
+  _globals['_TOKENPROMPT']._serialized_end=1450
+  _globals['_SAMPLING']._serialized_start=1453
+  _globals['_SAMPLING']._serialized_end=1995
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1790
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1838
+  _globals['_STOP']._serialized_start=1997
+  _globals['_STOP']._serialized_end=2081
+  _globals['_OUTPUTCONSTRAINT']._serialized_start=2084
+  _globals['_OUTPUTCONSTRAINT']._serialized_end=2286
+  _globals['_CHOICES']._serialized_start=2288
+  _globals['_CHOICES']._serialized_end=2313
+  _globals['_LOGPROBS']._serialized_start=2315
+  _globals['_LOGPROBS']._serialized_end=2338
+  _globals['_COALESCING']._serialized_start=2340
+  _globals['_COALESCING']._serialized_end=2390
 # @@protoc_insertion_point(module_scope)
