@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
+from .http.settings import HttpSettings
+
 CapabilityName = Literal[
     "json_schema",
     "json_object",
@@ -97,6 +99,7 @@ class RouterSettings(ServiceSettings):
     policy: PolicySettings = PolicySettings()
     validator: ValidatorSettings | None = Field(None, description="absent: nothing is validated")
     ledger: LedgerSettings | None = Field(None, description="absent: attempts are logged, not kept")
+    http: HttpSettings = HttpSettings()
     target_key: str | None = Field(None, repr=False, description="key sent to targets and validator")
 
     @model_validator(mode="after")

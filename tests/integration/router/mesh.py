@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.router.app import build
+from services.router.http.settings import HttpSettings
 from services.router.journal import Attempt
 from services.router.settings import PolicySettings, PriceSettings, RouterSettings, TargetSettings, ValidatorSettings
 from spillway import v1
@@ -15,6 +16,7 @@ from spillway.deadline import Deadline
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Service
+from spillway.settings import ServerSettings
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.server import LOOPBACK, serving
@@ -33,6 +35,8 @@ class Mesh:
     remote: Remote
     kept: list[Attempt]
     judged: list[v1.ValidateRequest] = field(default_factory=list)
+    http: str = ""
+    """host:port of the OpenAI-compatible edge."""
 
     def __post_init__(self) -> None:
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
@@ -88,9 +92,20 @@ def json_only(answer: v1.Answer) -> v1.Verdict:
 
 @asynccontextmanager
 async def running_mesh(
-    policy: PolicySettings | None = None, verdict: Verdicts | None = json_only, validator_address: str = ""
+    policy: PolicySettings | None = None,
+    verdict: Verdicts | None = json_only,
+    validator_address: str = "",
+    *,
+    server: ServerSettings = LOOPBACK,
+    http: HttpSettings | None = None,
+    tracing: Tracing | None = None,
+    cloud_address: str = "",
+    capabilities: Any = CAPABILITIES,
 ) -> AsyncIterator[Mesh]:
-    """A router before `local` (small, on the site) and `cloud` (large, region us)."""
+    """A router before `local` (small, on the site) and `cloud` (large, region us).
+
+    `cloud_address` puts another server in the place of the fake cloud; `capabilities` are what both are declared with.
+    """
     local, cloud = FakeEngine(model="small"), FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
     async with AsyncExitStack() as stack:
         on_site = await stack.enter_async_context(serving_engine(local))
@@ -103,30 +118,34 @@ async def running_mesh(
             )
             validator_address = (await stack.enter_async_context(serving(service))).address
         settings = RouterSettings(
-            server=LOOPBACK,
+            server=server,
             targets=(
                 TargetSettings(
-                    name="local", kind="local", address=on_site.address, context_window=2048, capabilities=CAPABILITIES
+                    name="local", kind="local", address=on_site.address, context_window=2048, capabilities=capabilities
                 ),
                 TargetSettings(
                     name="cloud",
                     kind="cloud",
-                    address=away.address,
+                    address=cloud_address or away.address,
                     model="openai/big",
                     region="us",
                     context_window=128_000,
-                    capabilities=CAPABILITIES,
+                    capabilities=capabilities,
                     price=PriceSettings(input_usd_per_mtok=1, output_usd_per_mtok=2),
                 ),
             ),
             policy=policy or PolicySettings(),
+            http=http or HttpSettings(),
             validator=ValidatorSettings(address=validator_address, timeout_s=0.5) if validator_address else None,
         )
         kept: list[Attempt] = []
-        app = await stack.enter_async_context(build(settings, keep=lambda attempt, call: kept.append(attempt)))
+        app = await stack.enter_async_context(
+            build(settings, keep=lambda attempt, call: kept.append(attempt), tracing=tracing)
+        )
         remote = Remote(app.server.address, tracing=Tracing("test"))
         stack.push_async_callback(remote.close)
         mesh = Mesh(local, cloud, app.server.address, remote, kept)
+        mesh.http = app.http.address if app.http is not None else ""
         if judge is not None:
             mesh.judged = judge.requests
         yield mesh
