@@ -31,8 +31,10 @@ def _read_prompt(prompt: object, spec: v1.GenerationSpec) -> None:
     match prompt:
         case None:
             raise wrong("prompt", "is missing")
-        case str():
-            spec.text.text = prompt
+        case "" | [] | [""] | [[]]:
+            raise wrong("prompt", "is empty: say what is to be generated")
+        case str() as text:
+            spec.text.text = text
         case [str() as text]:
             spec.text.text = text
         case [[*ids]]:
@@ -41,5 +43,3 @@ def _read_prompt(prompt: object, spec: v1.GenerationSpec) -> None:
             raise wrong("prompt", "must be one prompt: send a request for each")
         case _:
             spec.tokens.ids.extend(token_ids("prompt", prompt))
-    if spec.WhichOneof("input") is None:
-        raise wrong("prompt", "is empty: say what is to be generated")

@@ -7,7 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from spillway.errors import FieldViolation, Internal, RequestInvalid, SpillwayError
+from spillway.errors import (
+    AllTargetsFailed,
+    FieldViolation,
+    Internal,
+    ProviderRateLimited,
+    RequestInvalid,
+    SpillwayError,
+)
 from spillway.rpc.status import MAX_MESSAGE_BYTES, MAX_RETRY_AFTER_S, cut
 
 
@@ -92,9 +99,19 @@ def unknown(param: str) -> ParameterUnknown:
     return ParameterUnknown(f"{param} is not known here", fields=[FieldViolation(param, "is not known here")])
 
 
+_ATTEMPT = re.compile(r": ([A-Z_]+) after ")
+"""The reason of an attempt, as `journal.told` lists it."""
+
+
 def row_of(error: SpillwayError) -> Row:
-    """How `error` is told."""
-    return error.row if isinstance(error, HttpError) else TABLE.get(error.reason, TABLE[Internal.reason])
+    """How `error` is told. Where every target was at a limit, so is the whole."""
+    if isinstance(error, HttpError):
+        return error.row
+    if isinstance(error, AllTargetsFailed):
+        rows = [TABLE.get(reason) for told in error.metadata.values() for reason in _ATTEMPT.findall(told)]
+        if rows and all(row is not None and row.status == 429 for row in rows):
+            return TABLE[ProviderRateLimited.reason]
+    return TABLE.get(error.reason, TABLE[Internal.reason])
 
 
 def body_of(error: SpillwayError) -> dict[str, Any]:

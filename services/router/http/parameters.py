@@ -126,7 +126,8 @@ def read_shared(told: Parameters, spec: v1.GenerationSpec) -> None:
         if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
             raise wrong("stop", "must be a text or a list of texts")
         spec.stop.strings.extend(strings)
-    spec.stop.token_ids.extend(token_ids("stop_token_ids", told.list("stop_token_ids")))
+    if ids := told.list("stop_token_ids"):
+        spec.stop.token_ids.extend(token_ids("stop_token_ids", ids))
     if told.switch("include_stop_str_in_output"):
         spec.stop.include_stop = True
     if told.switch("ignore_eos"):

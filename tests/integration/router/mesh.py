@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,8 @@ class Mesh:
     judged: list[v1.ValidateRequest] = field(default_factory=list)
     http: str = ""
     """host:port of the OpenAI-compatible edge."""
+    drain: Callable[[], Awaitable[None]] = field(default=lambda: asyncio.sleep(0))
+    """Ends the router as a signal does."""
 
     def __post_init__(self) -> None:
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
@@ -145,6 +148,7 @@ async def running_mesh(
         remote = Remote(app.server.address, tracing=Tracing("test"))
         stack.push_async_callback(remote.close)
         mesh = Mesh(local, cloud, app.server.address, remote, kept)
+        mesh.drain = app.server.drain
         mesh.http = app.http.address if app.http is not None else ""
         if judge is not None:
             mesh.judged = judge.requests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import openai
 import pytest
@@ -15,6 +16,7 @@ from spillway.errors import (
     ProviderRateLimited,
     RequestInvalid,
     SpillwayError,
+    StreamInterrupted,
     TargetDown,
 )
 from spillway.testing.faults import Cut, Refuse, Script
@@ -90,10 +92,10 @@ async def test_completions_take_token_ids() -> None:
 
 async def test_a_json_schema_is_held_to_in_answers_and_in_streams(mesh: Mesh, client: AsyncOpenAI) -> None:
     mesh.local.answer = mesh.cloud.answer = lambda spec: '{"name": "Ada"}'
-    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA, "strict": True}}
-    answer = await client.chat.completions.create(model="auto", messages=MESSAGES, response_format=wanted)  # type: ignore[call-overload]
-    assert json.loads(answer.choices[0].message.content) == {"name": "Ada"}
-    async with await client.chat.completions.create(  # type: ignore[call-overload]
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA, "strict": True}}
+    answer = await client.chat.completions.create(model="auto", messages=MESSAGES, response_format=wanted)
+    assert json.loads(answer.choices[0].message.content or "") == {"name": "Ada"}
+    async with await client.chat.completions.create(
         model="auto", messages=MESSAGES, response_format=wanted, stream=True
     ) as stream:
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
@@ -142,12 +144,26 @@ async def test_an_error_is_the_one_that_the_client_has_a_type_for(
     assert caught.value.response.headers["x-request-id"]
 
 
-async def test_a_rate_limit_says_when_to_come_back(mesh: Mesh, client: AsyncOpenAI) -> None:
+async def test_a_limit_everywhere_is_a_rate_limit_and_says_when_to_come_back(mesh: Mesh, client: AsyncOpenAI) -> None:
     mesh.local.faults = mesh.cloud.faults = Script(always=Refuse(ProviderRateLimited("slow down", retry_after_s=7)))
-    with pytest.raises(openai.InternalServerError) as caught:
+    with pytest.raises(openai.RateLimitError) as caught:
         await client.chat.completions.create(model="auto", messages=MESSAGES)
+    assert caught.value.code == "rate_limit_exceeded"
     assert caught.value.response.headers["retry-after"] == "7"
     assert caught.value.response.headers["x-should-retry"] == "true"
+    mesh.local.faults = Script(always=Refuse(TargetDown("gone")))
+    with pytest.raises(openai.InternalServerError):
+        await client.chat.completions.create(model="auto", messages=MESSAGES)
+
+
+async def test_a_client_that_retries_by_itself_does_not_where_it_would_not_help(
+    mesh: Mesh, client: AsyncOpenAI
+) -> None:
+    mesh.local.faults = Script(always=Refuse(StreamInterrupted("cut")))
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.with_options(max_retries=2).chat.completions.create(model="auto", messages=MESSAGES)
+    assert caught.value.code == "stream_interrupted"
+    assert len(mesh.local.seen) == 1
 
 
 async def test_what_the_caller_did_wrong_is_named_as_openai_names_it(client: AsyncOpenAI) -> None:
