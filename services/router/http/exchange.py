@@ -89,22 +89,21 @@ class Exchange:
     async def body(self) -> object:
         """Return the request's JSON. Raises BodyTooLarge, RequestInvalid, or Cancelled if the caller leaves."""
         limit = self._endpoint.max_body_bytes
-        length = self.headers.get("content-length", "0")
-        size, pieces, more = int(length) if length.isdecimal() else 0, [], True
+        told = self.headers.get("content-length", "")
+        if told.isdecimal() and int(told[:20]) > limit:
+            raise BodyTooLarge(f"the body has {told[:20]} bytes; at most {limit} are accepted")
+        size, pieces, more = 0, [], True
         while more:
-            if size > limit:
-                raise BodyTooLarge(f"the body has {size} bytes or more; at most {limit} are accepted")
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Cancelled("the caller left")
             pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > limit:
+                raise BodyTooLarge(f"the body has more than {limit} bytes, which is all that are accepted")
             more = message.get("more_body", False)
-            size = sum(map(len, pieces)) if more else size
-        whole = b"".join(pieces)
-        if len(whole) > limit:
-            raise BodyTooLarge(f"the body has {len(whole)} bytes; at most {limit} are accepted")
         try:
-            return json.loads(whole)
+            return json.loads(b"".join(pieces))
         except UnicodeDecodeError:
             raise wrong("body", "is not UTF-8 text") from None
         except ValueError as error:

@@ -19,7 +19,7 @@ from spillway.errors import (
     StreamInterrupted,
     TargetDown,
 )
-from spillway.testing.faults import Cut, Refuse, Script
+from spillway.testing.faults import Cut, Refuse, Script, Stall
 from spillway.testing.waiting import eventually
 from tests.integration.router.http.rig import MESSAGES, running_edge
 from tests.integration.router.mesh import CAPABILITIES, Mesh
@@ -242,6 +242,22 @@ async def test_the_deadline_of_the_header_holds(mesh: Mesh, client: AsyncOpenAI)
             )
         assert (caught.value.status_code, caught.value.code) == (504, "deadline_exceeded")
     await eventually(lambda: not mesh.local.running and not mesh.cloud.running)
+
+
+async def test_a_deadline_that_passes_within_a_stream_ends_it_with_an_error(mesh: Mesh, client: AsyncOpenAI) -> None:
+    mesh.local.faults = Script(Stall(1))
+    text = ""
+    async with await client.chat.completions.create(
+        model="auto",
+        messages=MESSAGES,
+        stream=True,
+        extra_headers={"x-spillway-deadline-ms": "500", "x-spillway-delivery": "live"},
+    ) as stream:
+        with pytest.raises(openai.APIError) as caught:
+            async for chunk in stream:
+                text += chunk.choices[0].delta.content or ""
+    assert (text, caught.value.code) == ("one", "deadline_exceeded")
+    await eventually(lambda: not mesh.local.running)
 
 
 async def test_a_conversation_with_tools_reaches_the_target_whole() -> None:
