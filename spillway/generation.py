@@ -151,7 +151,7 @@ def prompt_bytes(spec: v1.GenerationSpec) -> int:
     """UTF-8 bytes of all text of the prompt: an upper bound of its byte-level BPE tokens, template aside."""
     match spec.WhichOneof("input"):
         case "text":
-            return len(spec.text.text.encode())
+            return len(spec.text.text.encode()) + len(spec.text.suffix.encode())
         case "chat":
             return sum(_part_bytes(part) for message in spec.chat.messages for part in message.parts)
         case _:

@@ -78,6 +78,8 @@ def _whole(value: Any) -> Any:
 
 def _messages(spec: v1.GenerationSpec) -> Iterator[dict[str, Any]]:
     match spec.WhichOneof("input"):
+        case "text" if spec.text.HasField("suffix"):
+            raise _unsupported("spec.text.suffix", "chat completions fill in no middle")
         case "text":
             yield {"role": "user", "content": spec.text.text}
         case "chat":

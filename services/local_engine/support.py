@@ -32,6 +32,8 @@ def require(spec: v1.GenerationSpec, names: frozenset[str]) -> None:
         raise AdapterUnknown(
             f"spec.adapter: {said}", fields=[FieldViolation("spec.adapter", said)], resource=spec.adapter
         )
+    if spec.text.HasField("suffix"):
+        raise unsupported("spec.text.suffix", "this model is not asked to fill in the middle")
     if spec.tools:
         raise unsupported("spec.tools", "tools are not supported here")
     if spec.HasField("tool_choice") and spec.tool_choice.mode != v1.TOOL_CHOICE_MODE_NONE:

@@ -18,6 +18,8 @@ from .attempts import Attempts
 from .breakers import Breakers
 from .cache import Cache
 from .fleet import Fleet
+from .http.edge import application
+from .http.listener import Listener
 from .journal import Keep
 from .judge import Judge
 from .ledger import Ledger
@@ -35,6 +37,8 @@ class App:
 
     server: Server
     router: Router
+    http: Listener | None = None
+    """The OpenAI-compatible edge, where one is asked for."""
 
     async def died(self) -> str:
         """A router has nothing that can die under it."""
@@ -111,5 +115,20 @@ async def build(
         server = Server(settings.server, services(router, file), tracing=tracing, clock=clock, scopes=SCOPES)
         await server.start()
         stack.push_async_callback(server.close)
+        http = None
+        if settings.http.listen is not None:
+            edge = application(
+                router,
+                settings=settings.http,
+                server=settings.server,
+                keys=server.keys,
+                ready=lambda: server.health.ready,
+                tracing=tracing,
+                clock=clock,
+                now=time.time,
+            )
+            http = Listener(settings.http, edge)
+            await http.start()
+            server.ends_with(http)
         await server.health.set_ready(True)
-        yield App(server, router)
+        yield App(server, router, http)

@@ -21,6 +21,7 @@ CapabilityName = Literal[
     "adapters",
     "token_input",
     "text_input",
+    "suffix",
 ]
 TaskName = Literal["chat", "classify", "tag", "extract", "summarize", "translate", "write", "code", "reason"]
 CategoryName = Literal["routine", "complex", "safety_critical"]

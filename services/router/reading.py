@@ -64,7 +64,7 @@ def _needs(spec: v1.GenerationSpec, constraint: str) -> frozenset[str]:
         case "tokens":
             needs.add("token_input")
         case "text":
-            needs.add("text_input")
+            needs.update({"text_input", "suffix"} if spec.text.HasField("suffix") else {"text_input"})
         case "chat":
             for message in spec.chat.messages:
                 for part in message.parts:

@@ -28,6 +28,7 @@ _FIELD_OF = {
     "adapters": "spec.adapter",
     "token_input": "spec.tokens",
     "text_input": "spec.text",
+    "suffix": "spec.text.suffix",
 }
 
 

@@ -10,6 +10,7 @@ from spillway.settings import Section, ServerSettings, ServiceSettings
 
 from .breaker_settings import BreakersSettings, RetryBudgetSettings
 from .cache_settings import CacheSettings
+from .http.settings import HttpSettings
 from .policy_settings import PolicyDocument
 
 
@@ -40,6 +41,7 @@ class RouterSettings(ServiceSettings, PolicyDocument):
     cache: CacheSettings = CacheSettings()
     breakers: BreakersSettings = BreakersSettings()
     retry_budget: RetryBudgetSettings = RetryBudgetSettings()
+    http: HttpSettings = HttpSettings()
     target_key: str | None = Field(None, repr=False, description="key sent to targets and validator")
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ shared:
 
 router:
   server: {{listen: "{router}", drain_s: 5}}
+  http: {{listen: "{openai_edge}"}}  # OpenAI-compatible: http://{openai_edge}/v1
   targets:
     - name: {local_target}
       kind: local
@@ -76,8 +77,8 @@ _SIMULATED = """\
 def default(addresses: Mapping[str, str], *, ledger: str, bundled: bool) -> str:
     """Return the YAML of a mesh with one local engine and one cloud model.
 
-    `addresses` is service -> host:port; the cloud is simulated where it names an `openai_simulator`. `bundled`: the
-    local model is the bundled one, whose context is known.
+    `addresses` is service -> host:port, `openai_edge` for the router's second listener; the cloud is simulated where it
+    names an `openai_simulator`. `bundled`: the local model is the bundled one, whose context is known.
     """
     simulator = addresses.get("openai_simulator")
     head = _HEAD.format(

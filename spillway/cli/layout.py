@@ -17,6 +17,9 @@ SIMULATOR = "openai_simulator"
 DEFAULT_BASE = 7070
 OFFSETS = {"router": 0, "local_engine": 1, "cloud_proxy": 2, "validator": 3, SIMULATOR: 9}
 """Service -> its port, counted from the port base."""
+EDGE = "openai_edge"
+EDGE_OFFSET = 10
+"""The router's OpenAI-compatible listener: another port of a service that has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Layout:
     environ: Mapping[str, str]
     """What every service is told besides the configuration."""
     model: str
+    http: str = ""
+    """host:port of the OpenAI-compatible edge; empty if there is none."""
     embeds_store: bool = True
     embeds_collector: bool = True
     notes: tuple[str, ...] = ()
@@ -69,14 +74,17 @@ def lay_out(wanted: Wanted, environ: Mapping[str, str]) -> Layout:
         config = wanted.config.resolve()
         told = overlay(read_yaml(config), told)
         addresses = {name: _listens(told, name) for name in SERVICES}
+        http = _edge(told)
     else:
         config = wanted.folder / "spillway.yaml"
         simulated = not environ.get(configuration.PROVIDER_KEY)
         addresses = _addresses(wanted.port_base, simulated, notes)
         bundled = not wanted.model and "SPILLWAY_LOCAL_ENGINE__MODEL" not in environ
+        http = addresses[EDGE]
         config.write_text(
             configuration.default(addresses, ledger=str(wanted.folder / "ledger.sqlite"), bundled=bundled)
         )
+        del addresses[EDGE]
     shared = told.get("shared") or {}
     return Layout(
         folder=wanted.folder,
@@ -86,6 +94,7 @@ def lay_out(wanted: Wanted, environ: Mapping[str, str]) -> Layout:
         commands=_commands(config, addresses, wanted.engine_command),
         environ=extra,
         model=wanted.model or environ.get("SPILLWAY_LOCAL_ENGINE__MODEL", ""),
+        http=http,
         embeds_store=not (shared.get("store") or {}).get("url"),
         embeds_collector=not (shared.get("telemetry") or {}).get("otlp_endpoint"),
         notes=tuple(notes),
@@ -99,6 +108,7 @@ def _model(wanted: str) -> str:
 
 def _addresses(base: int, simulated: bool, notes: list[str]) -> dict[str, str]:
     wanted = {name: base + offset for name, offset in OFFSETS.items() if simulated or name != SIMULATOR}
+    wanted[EDGE] = base + EDGE_OFFSET
     chosen = ports.choose(wanted)
     notes += [
         f"port {wanted[name]} is taken: {name} listens on {port}"
@@ -115,7 +125,19 @@ def _listens(told: Mapping[str, Any], name: str) -> str:
     host, _, port = listen.rpartition(":")
     if not port.isdecimal() or int(port) == 0:
         raise SettingsError(f"{name}.server.listen: {listen!r}: `spillway up` needs a port that is not 0")
-    return f"{ports.LOOPBACK if host in ('0.0.0.0', '[::]', '::', '') else host}:{port}"
+    return f"{_dialled(host)}:{port}"
+
+
+def _edge(told: Mapping[str, Any]) -> str:
+    """Return where this machine reaches the edge that a configuration describes; empty if that is not known."""
+    listen = str((((told.get("router") or {}).get("http")) or {}).get("listen") or "")
+    host, _, port = listen.rpartition(":")
+    return f"{_dialled(host)}:{port}" if port.isdecimal() and int(port) else ""
+
+
+def _dialled(host: str) -> str:
+    """Return the host by which this machine reaches one that listens on `host`."""
+    return ports.LOOPBACK if host in ("0.0.0.0", "[::]", "::", "") else host
 
 
 def _commands(config: Path, addresses: Mapping[str, str], engine: Sequence[str] | None) -> dict[str, tuple[str, ...]]:

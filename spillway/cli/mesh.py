@@ -84,6 +84,7 @@ class Mesh:
                 config=str(self.layout.config),
                 simulated_cloud=self.layout.simulated_cloud,
                 ready=self.said_ready,
+                http=self.layout.http,
             ),
         )
 

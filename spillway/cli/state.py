@@ -23,6 +23,8 @@ class Running:
     config: str = ""
     simulated_cloud: bool = False
     ready: bool = False
+    http: str = ""
+    """host:port of the OpenAI-compatible edge."""
 
     @property
     def router(self) -> str:

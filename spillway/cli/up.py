@@ -129,6 +129,8 @@ def _say_ready(mesh: Mesh, console: Console) -> None:
     for name, address in layout.addresses.items():
         if name != "router":
             console.print(f"  [{style_of(name)}]{name:<17}[/] {address}", style="dim")
+    if layout.http:
+        console.print(f"OpenAI-compatible: base URL [bold]http://{layout.http}/v1[/]")
     console.print(
         'In another terminal, in this folder: [bold]spillway ask "Hello, who are you?"[/]. Ctrl-C here ends it.'
     )

@@ -16,11 +16,12 @@ from grpc.aio import AbortError, ServicerContext
 from opentelemetry.trace import Span, SpanKind
 
 from spillway.deadline import Clock, Deadline
-from spillway.errors import Cancelled, DeadlineExceeded, Internal, RequestInvalid, SpillwayError, StreamInterrupted
+from spillway.errors import Cancelled, DeadlineExceeded, Internal, SpillwayError, StreamInterrupted
 from spillway.logs import get_logger
 from spillway.rpc import metadata
-from spillway.rpc.call import ANONYMOUS, Call, Caller, enter
-from spillway.rpc.keys import GENERATE, ROUTE, KeyRing
+from spillway.rpc.admission import admit
+from spillway.rpc.call import Call, enter
+from spillway.rpc.keys import GENERATE, KeyRing
 from spillway.rpc.status import MAX_MESSAGE_BYTES, cut, trailers
 from spillway.rpc.watchdog import Watchdog
 from spillway.settings import ServerSettings
@@ -154,16 +155,9 @@ class Boundary(grpc.aio.ServerInterceptor):
             )
         return Call(request_id, deadline, span), headers, limit_s
 
-    def identify(self, headers: Mapping[str, str], method: str) -> Caller:
-        """Return who calls; raises KeyUnknown or ScopeMissing where keys are configured."""
-        told = headers.get(metadata.TENANT, "")
-        if self.keys is None:
-            return Caller(told or ANONYMOUS)
-        scope = self._scopes.get(method.lstrip("/").partition("/")[0], GENERATE)
-        caller = self.keys.identify(headers.get(metadata.AUTHORIZATION), scope)
-        if told and ROUTE in caller.scopes:  # a router speaks for its tenants; no one else may
-            return Caller(told, caller.key_name, caller.scopes)
-        return caller
+    def admit(self, call: Call, headers: Mapping[str, str], method: str) -> Call:
+        """Return `call` as its caller's; raises what `admission.admit` does."""
+        return admit(call, headers, self.keys, self._scopes.get(method.lstrip("/").partition("/")[0], GENERATE))
 
 
 class _Rpc:
@@ -181,13 +175,9 @@ class _Rpc:
 
     def admit(self) -> None:
         """Let the rpc in as somebody's, or raise."""
-        hop = self._headers.get(metadata.HOP, "0")
-        if not hop.isdecimal() or len(hop) > 4 or int(hop) > metadata.MAX_HOPS:
-            raise RequestInvalid(f"{metadata.HOP}: more than {metadata.MAX_HOPS} hops; do the targets form a loop?")
-        caller = self._boundary.identify(self._headers, self._method)
-        self.call = Call(self.call.request_id, self.call.deadline, self.span, caller, int(hop))
+        self.call = self._boundary.admit(self.call, self._headers, self._method)
         if self.span.is_recording():
-            self.span.set_attribute(names.TENANT, caller.tenant)
+            self.span.set_attribute(names.TENANT, self.call.caller.tenant)
         enter(self.call)
 
     def stall_watchdog(self) -> Watchdog:

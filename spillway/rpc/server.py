@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -34,6 +34,14 @@ class Service:
     add: Callable[[Any, grpc.aio.Server], None]
 
 
+class Listener(Protocol):
+    """Another way into the same service, which ends with its server."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls, and let running ones end within `grace_s` seconds. May be called again."""
+        ...
+
+
 class Server:
     """A gRPC server on one port. `port` is the real one after `start`."""
 
@@ -52,6 +60,7 @@ class Server:
             interceptors=[self._boundary], options=server_options(max_receive_bytes=settings.max_receive_bytes)
         )
         self._admin: grpc.aio.Server | None = None
+        self._beside: list[Listener] = []
         for service in services:
             service.add(service.servicer, self._server)
         names = [service.name for service in services]
@@ -66,6 +75,15 @@ class Server:
         """host:port a client on this machine can dial."""
         host = self._settings.listen.rpartition(":")[0]
         return f"{'127.0.0.1' if host in ('0.0.0.0', '[::]', '') else host}:{self.port}"
+
+    @property
+    def keys(self) -> KeyRing | None:
+        """The callers' keys, after `start`; None while no key is asked for."""
+        return self._boundary.keys
+
+    def ends_with(self, listener: Listener) -> None:
+        """Drain and close `listener` together with this server."""
+        self._beside.append(listener)
 
     async def start(self) -> None:
         """Listen; not ready until `health.set_ready(True)`.
@@ -98,7 +116,7 @@ class Server:
 
     async def _stop(self, grace_s: float) -> None:
         async with self._stopping:  # gRPC crashes the process when a server is stopped twice at once
-            await self._server.stop(grace_s)
+            await asyncio.gather(self._server.stop(grace_s), *(listener.stop(grace_s) for listener in self._beside))
             if self._admin is not None:
                 await self._admin.stop(0)
 

@@ -58,6 +58,8 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     CAPABILITY_ADAPTERS: _Capability.ValueType  # 10
     CAPABILITY_TOKEN_INPUT: _Capability.ValueType  # 11
     CAPABILITY_TEXT_INPUT: _Capability.ValueType  # 12
+    CAPABILITY_SUFFIX: _Capability.ValueType  # 13
+    """A text with a suffix: fill in the middle."""
 
 class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper): ...
 
@@ -74,6 +76,8 @@ CAPABILITY_REASONING_EFFORT: Capability.ValueType  # 9
 CAPABILITY_ADAPTERS: Capability.ValueType  # 10
 CAPABILITY_TOKEN_INPUT: Capability.ValueType  # 11
 CAPABILITY_TEXT_INPUT: Capability.ValueType  # 12
+CAPABILITY_SUFFIX: Capability.ValueType  # 13
+"""A text with a suffix: fill in the middle."""
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
 
 @_typing.final

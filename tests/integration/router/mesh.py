@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from services.router.app import build
 from services.router.cache import Cache
 from services.router.cache_settings import CacheSettings
+from services.router.http.settings import HttpSettings
 from services.router.journal import Attempt
 from services.router.policy_settings import PolicySettings, PriceSettings, TargetSettings
 from services.router.settings import RouterSettings, ValidatorSettings
@@ -19,6 +21,7 @@ from spillway.deadline import Deadline
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Service
+from spillway.settings import ServerSettings
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.server import LOOPBACK, serving
@@ -38,6 +41,10 @@ class Mesh:
     kept: list[Attempt]
     judged: list[v1.ValidateRequest] = field(default_factory=list)
     cache: Cache | None = None
+    http: str = ""
+    """host:port of the OpenAI-compatible edge."""
+    drain: Callable[[], Awaitable[None]] = field(default=lambda: asyncio.sleep(0))
+    """Ends the router as a signal does."""
 
     def __post_init__(self) -> None:
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
@@ -96,13 +103,21 @@ async def running_mesh(
     policy: PolicySettings | None = None,
     verdict: Verdicts | None = json_only,
     validator_address: str = "",
+    *,
     include: tuple[str, ...] = (),
     local: FakeEngine | None = None,
     cache: CacheSettings | None = None,
+    server: ServerSettings = LOOPBACK,
+    http: HttpSettings | None = None,
     wall: Callable[[], float] = time.time,
     tracing: Tracing | None = None,
+    cloud_address: str = "",
+    capabilities: Any = CAPABILITIES,
 ) -> AsyncIterator[Mesh]:
-    """A router before `local` (small, on the site) and `cloud` (large, region us)."""
+    """A router before `local` (small, on the site) and `cloud` (large, region us).
+
+    `cloud_address` puts another server in the place of the fake cloud; `capabilities` are what both are declared with.
+    """
     local = local or FakeEngine(model="small")
     cloud = FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
     async with AsyncExitStack() as stack:
@@ -116,25 +131,26 @@ async def running_mesh(
             )
             validator_address = (await stack.enter_async_context(serving(service))).address
         settings = RouterSettings(
-            server=LOOPBACK,
+            server=server,
             targets=(
                 TargetSettings(
-                    name="local", kind="local", address=on_site.address, context_window=2048, capabilities=CAPABILITIES
+                    name="local", kind="local", address=on_site.address, context_window=2048, capabilities=capabilities
                 ),
                 TargetSettings(
                     name="cloud",
                     kind="cloud",
-                    address=away.address,
+                    address=cloud_address or away.address,
                     model="openai/big",
                     region="us",
                     context_window=128_000,
-                    capabilities=CAPABILITIES,
+                    capabilities=capabilities,
                     price=PriceSettings(input_usd_per_mtok=1, output_usd_per_mtok=2),
                 ),
             ),
             policy=policy or PolicySettings(),
             include=include,
             revision="test",  # addresses differ from mesh to mesh
+            http=http or HttpSettings(),
             validator=ValidatorSettings(address=validator_address, timeout_s=0.5) if validator_address else None,
             cache=cache or CacheSettings(),
         )
@@ -145,6 +161,8 @@ async def running_mesh(
         remote = Remote(app.server.address, tracing=Tracing("test"))
         stack.push_async_callback(remote.close)
         mesh = Mesh(local, cloud, app.server.address, remote, kept, cache=app.router.cache)
+        mesh.drain = app.server.drain
+        mesh.http = app.http.address if app.http is not None else ""
         if judge is not None:
             mesh.judged = judge.requests
         yield mesh

@@ -41,6 +41,7 @@ def test_the_written_configuration_is_one_that_every_service_takes(
                 layout.addresses["local_engine"],
                 layout.addresses["cloud_proxy"],
             ]
+            assert read.http.listen == layout.http == f"127.0.0.1:{BASE + 10}"
             assert read.targets[0].context_window == (None if model else 2048)
         if isinstance(read, LocalEngineSettings) and model:
             assert read.model == model
@@ -82,7 +83,7 @@ def test_a_given_configuration_says_where_the_services_are_and_what_is_embedded(
     config = tmp_path / "mine.yaml"
     config.write_text(
         "shared: {store: {url: 'redis://127.0.0.1:1/0'}}\n"
-        "router: {server: {listen: '0.0.0.0:8000'}}\n"
+        "router: {server: {listen: '0.0.0.0:8000'}, http: {listen: '0.0.0.0:8080'}}\n"
         "validator: {server: {listen: 'localhost:8003'}}\n"
     )
     layout = lay_out(wanted(tmp_path, config=config), {"SPILLWAY_LOCAL_ENGINE__SERVER__LISTEN": "127.0.0.1:9000"})
@@ -92,6 +93,7 @@ def test_a_given_configuration_says_where_the_services_are_and_what_is_embedded(
         "cloud_proxy": "127.0.0.1:7072",
         "local_engine": "127.0.0.1:9000",
     }
+    assert layout.http == "127.0.0.1:8080"
     assert (layout.embeds_store, layout.embeds_collector) == (False, True)
     assert set(layout.commands) == set(SERVICES)
 

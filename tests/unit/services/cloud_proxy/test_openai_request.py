@@ -192,6 +192,7 @@ def test_extra_parameters_are_merged_below_those_of_the_contract() -> None:
     ("spec", "path"),
     [
         (v1.GenerationSpec(tokens=v1.TokenPrompt(ids=[1])), "spec.tokens"),
+        (v1.GenerationSpec(text=v1.TextPrompt(text="a", suffix="b")), "spec.text.suffix"),
         (v1.GenerationSpec(chat=chat(), constraint=v1.OutputConstraint(regex="a+")), "spec.constraint.regex"),
         (v1.GenerationSpec(chat=chat(), constraint=v1.OutputConstraint(grammar="a")), "spec.constraint.grammar"),
         (

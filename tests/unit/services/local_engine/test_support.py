@@ -16,6 +16,7 @@ NAMES = frozenset({"bundled"})
     [
         (v1.GenerationSpec(model="x"), ModelUnknown, "spec.model"),
         (v1.GenerationSpec(adapter="x"), AdapterUnknown, "spec.adapter"),
+        (v1.GenerationSpec(text=v1.TextPrompt(suffix="")), ConstraintUnsupported, "spec.text.suffix"),
         (v1.GenerationSpec(tools=[v1.Tool(name="t")]), ConstraintUnsupported, "spec.tools"),
         (v1.GenerationSpec(tool_choice=v1.ToolChoice(name="t")), ConstraintUnsupported, "spec.tool_choice"),
         (

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible edge: another way to the same router, over HTTP."""

@@ -1,0 +1,32 @@
+"""Who calls, and how far a request has come: what every way into a service asks first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from spillway.errors import RequestInvalid
+from spillway.rpc import metadata
+from spillway.rpc.call import ANONYMOUS, Call, Caller
+from spillway.rpc.keys import ROUTE, KeyRing
+
+
+def admit(call: Call, headers: Mapping[str, str], keys: KeyRing | None, scope: str) -> Call:
+    """Return `call` as somebody's. No key is asked for while `keys` is None.
+
+    Raises RequestInvalid after too many hops, KeyUnknown, or ScopeMissing for a key without `scope`.
+    """
+    hop = headers.get(metadata.HOP, "0")
+    if not hop.isdecimal() or len(hop) > 4 or int(hop) > metadata.MAX_HOPS:
+        raise RequestInvalid(f"{metadata.HOP}: more than {metadata.MAX_HOPS} hops; do the targets form a loop?")
+    return replace(call, caller=_caller(headers, keys, scope), hop=int(hop))
+
+
+def _caller(headers: Mapping[str, str], keys: KeyRing | None, scope: str) -> Caller:
+    told = headers.get(metadata.TENANT, "")
+    if keys is None:
+        return Caller(told or ANONYMOUS)
+    caller = keys.identify(headers.get(metadata.AUTHORIZATION), scope)
+    if told and ROUTE in caller.scopes:  # a router speaks for its tenants; no one else may
+        return Caller(told, caller.key_name, caller.scopes)
+    return caller

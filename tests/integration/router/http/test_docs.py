@@ -1,0 +1,29 @@
+"""The examples of docs/openai.md run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+
+from tests.integration.router.mesh import Mesh
+
+TEXT = (Path(__file__).parents[4] / "docs" / "openai.md").read_text()
+
+
+async def test_the_example_in_python_runs(mesh: Mesh, capsys: pytest.CaptureFixture[str]) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    code = compile(example.replace("127.0.0.1:7080", mesh.http) + "\nclient.close()\n", "docs/openai.md", "exec")
+    await asyncio.to_thread(exec, code, {})
+    assert capsys.readouterr().out == "small said: one two three four five\none two three four five"
+
+
+async def test_the_body_of_the_example_with_curl_is_answered(mesh: Mesh) -> None:
+    [body] = re.findall(r"-d '(.*?)'", TEXT)
+    url = f"http://{mesh.http}/v1/chat/completions"
+    async with ClientSession() as http, http.post(url, json=json.loads(body)) as response:
+        assert (await response.json())["choices"][0]["message"]["content"] == "one two three four five"
