@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cancelling, engine_rate, mesh
+from bench import cancelling, decision, engine_rate, mesh
 
-PARTS = {"router": mesh.run, "engine": engine_rate.run, "cancel": cancelling.run}
+PARTS = {"decision": decision.run, "router": mesh.run, "engine": engine_rate.run, "cancel": cancelling.run}
 
 
 def main() -> None:
