@@ -62,11 +62,12 @@ async def build(
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing(settings.name, settings.telemetry)
         stack.callback(tracing.close)
+        announce = None
         if keep is None and settings.ledger is not None:
             ledger = Ledger(settings.ledger)
             await ledger.start()
             stack.push_async_callback(ledger.close)
-            keep = ledger.keep
+            keep, announce = ledger.keep, ledger.intend
 
         def remote(address: str, name: str = "") -> Remote:
             return Remote(
@@ -103,6 +104,7 @@ async def build(
             fleet=fleet,
             strategies=strategies(Attempts(settings.name, fleet, judge, breakers)),
             keep=keep or (lambda attempt, call: None),
+            announce=announce,
             tracing=tracing,
             clock=clock,
             breakers=breakers,

@@ -163,7 +163,9 @@ class Attempts:
         name, journal = candidate.target.name, work.journal
         only = candidate is work.plan.taken[-1] and not journal.attempts
         probe = await self._breakers.may_probe(name, kind_of(work), advice=work.plan.advice or only)
-        return journal.begin(candidate.target, probe)
+        attempt = journal.begin(candidate.target, probe)
+        await journal.intend(attempt)
+        return attempt
 
     async def _verdict(self, work: Work, response: v1.GenerateResponse) -> v1.Verdict | None:
         """Judge `response` as the plan wants it; an accepted JSON value replaces the text it was found in."""

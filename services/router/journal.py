@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from spillway import v1
@@ -15,6 +15,10 @@ from .target import Target
 
 Keep = Callable[["Attempt", Call], None]
 """Where settled attempts go: the ledger, the breakers."""
+
+
+Announce = Callable[["Attempt", Call], Awaitable[None]]
+"""Who is told of an attempt before content leaves the site for it: the ledger."""
 
 
 @dataclass(slots=True)
@@ -31,6 +35,8 @@ class Attempt:
     kind: str = ""
     """Of work, where the answer was judged."""
     error: SpillwayError | None = None
+    uid: str = ""
+    """Of its row, where that was written before the attempt was made."""
     settled: bool = False
 
     def __repr__(self) -> str:
@@ -45,6 +51,7 @@ class Journal:
     call: Call
     clock: Clock
     keep: Keep
+    announce: Announce | None = None
     began: float = field(init=False)
     attempts: list[Attempt] = field(default_factory=list)
 
@@ -57,6 +64,15 @@ class Journal:
         attempt = Attempt(target, len(self.attempts) + 1, self.clock(), record, probe)
         self.attempts.append(attempt)
         return attempt
+
+    async def intend(self, attempt: Attempt) -> None:
+        """Tell of `attempt` before it is made, where it sends content off the site."""
+        if self.announce is not None and attempt.record.left_site:
+            try:
+                await self.announce(attempt, self.call)
+            except BaseException:
+                self.settle(attempt, v1.ATTEMPT_OUTCOME_CANCELLED)
+                raise
 
     def first_token(self, attempt: Attempt) -> None:
         """The target gave its first sign of life."""

@@ -1,13 +1,17 @@
 """The ledger: one row per attempt, in SQL, written in batches by a thread of its own.
 
-A slow or dead database stops no inference: rows wait in memory up to a bound, and what is lost beyond it is counted.
+An attempt that sends content off the site has its row, outcome `pending`, before the content leaves; the row is settled
+afterwards, so a router that is killed leaves no gap in what it sent away. A slow or dead database stops no inference:
+after a while the attempt goes on, rows wait in memory up to a bound, and what is lost beyond it is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +32,7 @@ ATTEMPTS = sql.Table(
     "attempts",
     TABLES,
     sql.Column("id", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sql.Column("uid", sql.String(32), index=True),
     sql.Column("at", sql.DateTime(timezone=True), nullable=False, index=True),
     sql.Column("request_id", sql.String(128), nullable=False, index=True),
     sql.Column("number", sql.Integer, nullable=False),
@@ -44,11 +49,14 @@ ATTEMPTS = sql.Table(
     sql.Column("first_token_ms", sql.Float),
     sql.Column("duration_ms", sql.Float, nullable=False),
 )
-"""Unknown is NULL. `request_id` and `number` name an attempt."""
+"""Unknown is NULL. `request_id` and `number` name an attempt to its caller, `uid` to the ledger."""
+PENDING = "pending"
+"""Outcome of an attempt that was about to be made when its row was written."""
+_SETTLE = ATTEMPTS.update().where(ATTEMPTS.c.uid == sql.bindparam("of"))
 
 
 class Ledger:
-    """Keeps attempts. `keep` costs an append; a task of its own writes."""
+    """Keeps attempts. `keep` costs an append, `intend` waits for a commit; a task of its own writes."""
 
     def __init__(self, settings: LedgerSettings) -> None:
         self._settings = settings
@@ -57,30 +65,53 @@ class Ledger:
         self._pending: deque[dict[str, Any]] = deque()
         self._ready = False
         self._writing: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
         self.lost = 0
 
     def keep(self, attempt: Attempt, call: Call) -> None:
         """Account for a settled attempt."""
+        self._add(_row(attempt, call))
+
+    async def intend(self, attempt: Attempt, call: Call) -> None:
+        """Account for an attempt that is about to be made; returns when its row is written, or too late to wait for."""
+        attempt.uid = uuid.uuid4().hex
+        self._add({**_row(attempt, call), "uid": attempt.uid, "outcome": PENDING})
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append(written)
+        self._wake.set()
+        try:
+            async with asyncio.timeout(self._settings.intent_wait_s):
+                await written
+        except TimeoutError:
+            log.warning("ledger.intent_unwritten", pending=len(self._pending))
+
+    def _add(self, row: dict[str, Any]) -> None:
         if len(self._pending) >= self._settings.max_pending:
             self._pending.popleft()
             self.lost += 1
-        self._pending.append(_row(attempt, call))
+        self._pending.append(row)
 
     async def start(self) -> None:
         self._writing = asyncio.create_task(self._keep_writing(), name="ledger")
 
     async def flush(self) -> bool:
         """Write what is pending; whether the database took it."""
-        rows = list(self._pending)
+        rows, waiting = list(self._pending), self._waiting
+        self._waiting = []
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._write, rows)
         except (SQLAlchemyError, OSError) as error:
             if self._ready:
                 log.warning("ledger.away", error=type(error).__name__, pending=len(rows), lost=self.lost)
             self._ready = False
+            self._waiting += waiting
             return False
         for _ in rows:
             self._pending.popleft()
+        for written in waiting:
+            if not written.done():
+                written.set_result(None)
         if not self._ready:
             log.info("ledger.ready", url=self._engine.url.render_as_string(hide_password=True))
             self._ready = True
@@ -100,22 +131,41 @@ class Ledger:
         with self._engine.begin() as connection:
             if not self._ready:
                 TABLES.create_all(connection)
-            if rows:
-                connection.execute(ATTEMPTS.insert(), rows)
+                _add_columns(connection)
+            made = [row for row in rows if "of" not in row]
+            settled = [row for row in rows if "of" in row]
+            if made:
+                connection.execute(ATTEMPTS.insert(), made)
+            if settled:  # after the rows they settle, which may be of the same batch
+                connection.execute(_SETTLE, settled)
 
     async def _keep_writing(self) -> None:
         while True:
             if self._pending or not self._ready:
                 await asyncio.shield(self.flush())
-            await asyncio.sleep(self._settings.flush_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.flush_s):
+                    await self._wake.wait()
+            self._wake.clear()
 
     def __repr__(self) -> str:
         return f"<Ledger {len(self._pending)} pending, {self.lost} lost>"
 
 
+def _add_columns(connection: sql.Connection) -> None:
+    """Give a ledger of an older version the columns it lacks."""
+    there = {column["name"] for column in sql.inspect(connection).get_columns(ATTEMPTS.name)}
+    for column in ATTEMPTS.columns:
+        if column.name not in there:
+            kind = column.type.compile(connection.dialect)
+            connection.execute(sql.text(f"ALTER TABLE {ATTEMPTS.name} ADD COLUMN {column.name} {kind}"))
+
+
 def _row(attempt: Attempt, call: Call) -> dict[str, Any]:
     record = attempt.record
+    of = {"of": attempt.uid} if attempt.uid and attempt.settled else {"uid": None}
     return {
+        **of,
         "at": datetime.now(UTC),
         "request_id": call.request_id,
         "number": attempt.number,

@@ -19,7 +19,7 @@ from .breakers import Breakers
 from .cache import Cache
 from .facts import Delivery, StrategyName
 from .fleet import Fleet
-from .journal import Attempt, Journal, Keep
+from .journal import Announce, Attempt, Journal, Keep
 from .observation import kind_of_work
 from .plan import Plan
 from .policy import worth_counting
@@ -42,6 +42,7 @@ class Router:
         fleet: Fleet,
         strategies: Mapping[StrategyName, Strategy],
         keep: Keep,
+        announce: Announce | None,
         tracing: Tracing,
         clock: Clock,
         breakers: Breakers,
@@ -52,6 +53,7 @@ class Router:
         self._fleet = fleet
         self._strategies = strategies
         self._keep = keep
+        self._announce = announce
         self._tracing = tracing
         self._clock = clock
         self.adopt(book)
@@ -106,7 +108,7 @@ class Router:
         plan = await self._plan(request.spec, request.policy, request.stamp.data_policy, call)
         if not plan.taken:
             raise refusal(plan)
-        return Work(request.spec, request.policy, plan, call, Journal(call, self._clock, self._settled))
+        return Work(request.spec, request.policy, plan, call, Journal(call, self._clock, self._settled, self._announce))
 
     def _settled(self, attempt: Attempt, call: Call) -> None:
         self.breakers.settle(attempt)

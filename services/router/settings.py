@@ -26,6 +26,9 @@ class LedgerSettings(Section):
 
     url: str = Field("sqlite:///spillway-ledger.sqlite", description="SQLAlchemy URL")
     flush_s: float = Field(0.5, gt=0, description="longest time a row waits in memory")
+    intent_wait_s: float = Field(
+        0.25, ge=0, description="longest an attempt that leaves the site waits for its row to be written first"
+    )
     max_pending: int = Field(100_000, gt=0, description="rows kept in memory while the database is away")
 
 

@@ -61,3 +61,62 @@ async def test_memory_is_bounded_while_the_database_is_away_and_the_loss_is_coun
         attempt_into(ledger)
     assert ledger.lost == 2
     await ledger.close()
+
+
+def leaving() -> tuple[Journal, Target]:
+    call = Call("r", Deadline.after(1), caller=Caller("acme"))
+    return Journal(call, time.monotonic, lambda attempt, call: None), Target("cloud", "cloud", "b:1", region="us")
+
+
+async def test_content_that_leaves_has_its_row_before_it_leaves_and_a_killed_router_loses_none(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(LedgerSettings(url=f"sqlite:///{path}", flush_s=60, intent_wait_s=30))
+    await ledger.start()
+    journal, cloud = leaving()
+    journal.keep, journal.announce = ledger.keep, ledger.intend
+    attempt = journal.begin(cloud)
+    await journal.intend(attempt)
+    (row,) = rows(path)  # what a router that is killed now leaves behind
+    assert (row["target"], row["region"], row["left_site"], row["outcome"]) == ("cloud", "us", True, "pending")
+    journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, usage=v1.Usage(prompt_tokens=3, completion_tokens=5))
+    await ledger.close()
+    (row,) = rows(path)
+    assert (row["outcome"], row["completion_tokens"]) == ("answered", 5)
+
+
+async def test_local_attempts_do_not_wait_for_the_ledger(tmp_path: Path) -> None:
+    ledger = Ledger(LedgerSettings(url=f"sqlite:///{tmp_path}/ledger.sqlite"))
+    journal, _ = leaving()
+    journal.announce = ledger.intend
+    await journal.intend(journal.begin(TARGET))
+    assert repr(ledger) == "<Ledger 0 pending, 0 lost>"
+    await ledger.close()
+
+
+async def test_a_dead_database_holds_no_attempt_up_for_long_and_loses_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "not-there-yet"
+    ledger = Ledger(LedgerSettings(url=f"sqlite:///{folder}/ledger.sqlite", intent_wait_s=0.01, flush_s=0.01))
+    await ledger.start()
+    journal, cloud = leaving()
+    journal.keep, journal.announce = ledger.keep, ledger.intend
+    attempt = journal.begin(cloud)
+    await journal.intend(attempt)
+    journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED)
+    folder.mkdir()
+    await ledger.close()
+    (row,) = rows(folder / "ledger.sqlite")
+    assert row["outcome"] == "answered"
+
+
+async def test_a_ledger_of_an_older_version_gets_the_columns_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    engine = sql.create_engine(f"sqlite:///{path}")
+    older = sql.Table(
+        "attempts", sql.MetaData(), *(column.copy() for column in ATTEMPTS.columns if column.name != "uid")
+    )
+    older.create(engine)
+    engine.dispose()
+    ledger = Ledger(LedgerSettings(url=f"sqlite:///{path}"))
+    attempt_into(ledger)
+    await ledger.close()
+    assert len(rows(path)) == 1
