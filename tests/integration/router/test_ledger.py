@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sql
 
 from services.router.journal import Journal
-from services.router.ledger import ATTEMPTS, Ledger
+from services.router.ledger import ATTEMPTS, TABLES, Ledger
 from services.router.settings import LedgerSettings
 from services.router.target import Price, Target
 from spillway import v1
@@ -111,10 +111,10 @@ async def test_a_dead_database_holds_no_attempt_up_for_long_and_loses_nothing(tm
 async def test_a_ledger_of_an_older_version_gets_the_columns_it_lacks(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     engine = sql.create_engine(f"sqlite:///{path}")
-    older = sql.Table(
-        "attempts", sql.MetaData(), *(column.copy() for column in ATTEMPTS.columns if column.name != "uid")
-    )
-    older.create(engine)
+    with engine.begin() as connection:
+        TABLES.create_all(connection)
+        connection.execute(sql.text("DROP INDEX ix_attempts_uid"))
+        connection.execute(sql.text("ALTER TABLE attempts DROP COLUMN uid"))
     engine.dispose()
     ledger = Ledger(LedgerSettings(url=f"sqlite:///{path}"))
     attempt_into(ledger)
