@@ -144,8 +144,10 @@ def passages(sketch: Sketch, budget: int, limits: ContextLimits) -> Fit | None:
     question = document.question or f"{texts[0]}\n{texts[-1]}"
     scores = relevance(question, texts)
     ends = () if document.question else (len(cut) - 1, 0)
+    # What has no word of the question is not worth its tokens, unless nothing has one.
+    worth = [place for place, score in enumerate(scores) if score] or range(len(cut))
     kept: set[int] = set()
-    for place in (*ends, *sorted(range(len(cut)), key=lambda place: (-scores[place], place))):
+    for place in (*ends, *sorted(worth, key=lambda place: (-scores[place], place))):
         more = tokens[place] + MARK_TOKENS  # behind any passage there may be a gap
         if place not in kept and more <= left:
             kept.add(place)
@@ -228,7 +230,7 @@ ANSWER_TOKENS = 256
 def tightened(budget: int, after: int, limit: int) -> int:
     """The next budget to try, after one of `budget` gave a prompt of `after` tokens where `limit` are allowed.
 
-    The tokens decided on are a share of the whole prompt's; what they miss may be a factor (another language) or a
-    constant (tools, template), so the larger of both is taken off.
+    The tokens decided on are a share of the whole prompt's. What they miss may be a factor (another language), or a
+    constant (tools, template), to which a factor comes near only in steps: so each takes a tenth more.
     """
-    return min(budget * limit // after, budget - (after - limit)) - 1
+    return budget * limit * 9 // (after * 10)

@@ -22,7 +22,7 @@ from .target import Target
 Count = Callable[[v1.GenerationSpec], Awaitable[int | None]]
 """Tokens of a prompt, None where nothing tells."""
 
-TRIES = 5
+TRIES = 8
 LEAST_CHUNK_TOKENS = 32
 _INSTRUCTION_BYTES = max(len(SUMMARIZE), len(READ)) + 64
 
@@ -73,6 +73,7 @@ class Fitter:
             if made is None:
                 return None
             fit, readers = made
+            fit = replace(fit, tokens_before=facts.prompt_tokens)
             counted = None
             if facts.counted_tokens is not None:
                 counted = await self.count(await asyncio.to_thread(condensed, spec, fit))
