@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spillway import v1
+from spillway.generation import prompt_bytes
 
 from .breaker import Standing
 from .condensation import READ, SUMMARIZE, condensed, sketch, transcript
@@ -24,6 +25,8 @@ Count = Callable[[v1.GenerationSpec], Awaitable[int | None]]
 
 TRIES = 8
 LEAST_CHUNK_TOKENS = 32
+MAX_HELPED_BYTES = 2**20
+"""Of a longer prompt that is refused nobody looks for what would help: that would be more work than the refusal."""
 _INSTRUCTION_BYTES = max(len(SUMMARIZE), len(READ)) + 64
 
 
@@ -63,6 +66,8 @@ class Fitter:
             plan = await self._condensing(refused, spec, found, limit)
             if plan is not None:
                 return plan
+        if prompt_bytes(spec) > MAX_HELPED_BYTES:
+            return refused
         return replace(refused, would_help=await asyncio.to_thread(self._helpful, refused, spec, found, limit))
 
     async def _condensing(self, refused: Plan, spec: v1.GenerationSpec, found: Sketch, limit: int) -> Plan | None:

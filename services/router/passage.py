@@ -25,33 +25,28 @@ _WORD = re.compile(r"\w+")
 def spans(text: str, at_most: int) -> list[Span]:
     """Cut `text` into passages of at most `at_most` UTF-8 bytes; together they are the whole text.
 
-    Cuts are made between paragraphs; in a longer one between sentences, then words, then anywhere. Short neighbours are
-    not joined.
+    Cuts are made between paragraphs; in a longer one after a sentence, else after a word, else anywhere. Short
+    paragraphs are not joined.
     """
-    return list(_cut(text, (0, len(text)), max(4, at_most), (_PARAGRAPH, _SENTENCE, _SPACE)))
+    found: list[Span] = []
+    first = 0
+    for seam in _PARAGRAPH.finditer(text):
+        found += _cut(text, (first, seam.end()), max(4, at_most))
+        first = seam.end()
+    found += _cut(text, (first, len(text)), max(4, at_most))
+    return found
 
 
-def _cut(text: str, span: Span, at_most: int, seams: Sequence[re.Pattern[str]]) -> Iterator[Span]:
+def _cut(text: str, span: Span, at_most: int) -> Iterator[Span]:
     first, last = span
-    if not seams:
-        # A character has at most four bytes.
-        yield from ((at, min(last, at + at_most // 4)) for at in range(first, last, at_most // 4))
-        return
-    for piece in _between(text, span, seams[0]):
-        if size(text, piece) <= at_most:
-            yield piece
-        else:
-            yield from joined(text, list(_cut(text, piece, at_most, seams[1:])), at_most)
-
-
-def _between(text: str, span: Span, seam: re.Pattern[str]) -> Iterator[Span]:
-    first, last = span
-    for found in seam.finditer(text, first, last):
-        if found.end() > first:
-            yield first, found.end()
-            first = found.end()
-    if first < last:
-        yield first, last
+    while first < last:
+        held = text[first : min(last, first + at_most)].encode()[:at_most].decode(errors="ignore")
+        end = first + len(held)
+        if end < last:
+            seams = (max((found.end() for found in seam.finditer(held)), default=0) for seam in (_SENTENCE, _SPACE))
+            end = next((first + seam for seam in seams if seam), end)
+        yield first, end
+        first = end
 
 
 def joined(text: str, pieces: Sequence[Span], at_most: int) -> list[Span]:
@@ -76,24 +71,28 @@ def size(text: str, span: Span) -> int:
 
 def relevance(question: str, passages: Sequence[str]) -> list[float]:
     """How relevant each of `passages` is to `question`: 0 where they have no word in common."""
-    counts = [Counter(words(passage)) for passage in passages]
-    lengths = [count.total() for count in counts]
+    asked = set(words(question))
+    lengths: list[int] = []
+    counts: list[Counter[str]] = []
+    having: Counter[str] = Counter()
+    for passage in passages:
+        found = words(passage)
+        lengths.append(len(found))
+        counts.append(Counter(word for word in found if word in asked))
+        having.update(counts[-1].keys())
     mean = sum(lengths) / len(lengths) if lengths else 0.0
-    scores = [0.0] * len(counts)
-    for word in sorted(set(words(question))):
-        having = sum(word in count for count in counts)
-        rarity = math.log(1 + (len(counts) - having + 0.5) / (having + 0.5))
-        for place, count in enumerate(counts):
-            if often := count[word]:
-                scores[place] += rarity * often * (_K1 + 1) / (often + _K1 * (1 - _B + _B * lengths[place] / mean))
+    rarity = {word: math.log(1 + (len(counts) - some + 0.5) / (some + 0.5)) for word, some in having.items()}
+    scores = []
+    for count, length in zip(counts, lengths, strict=True):
+        damping = _K1 * (1 - _B + _B * length / mean) if mean else 0.0
+        scores.append(math.fsum(rarity[word] * often * (_K1 + 1) / (often + damping) for word, often in count.items()))
     return scores
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, case folded; a language without spaces gives few, so its characters count too."""
-    found = []
-    for word in _WORD.findall(text.casefold()):
-        found.append(word)
-        if not word.isascii() and len(word) > 1:
-            found += [word[at : at + 2] for at in range(len(word) - 1)]
+    """The words of a text, case folded; a language without spaces gives few, so pairs of its characters count too."""
+    found: list[str] = _WORD.findall(text.casefold())
+    if not text.isascii():
+        foreign = [word for word in found if not word.isascii()]
+        found += [word[at : at + 2] for word in foreign for at in range(len(word) - 1)]
     return found

@@ -99,6 +99,11 @@ async def test_refuse_does_not_send_elsewhere_what_would_fit_there_and_says_so()
         assert answer.started.target == "cloud"
 
 
+async def test_refuse_leaves_alone_what_goes_to_the_larger_target_anyway() -> None:
+    async with running_mesh(PolicySettings(context="refuse", local_context_limit=1000)) as mesh:
+        assert (await mesh.generate(conversation())).started.target == "cloud"
+
+
 async def test_a_refusal_gives_numbers_and_the_policies_that_would_help() -> None:
     async with running_mesh(at_home("larger")) as mesh:
         spec = conversation()
@@ -242,6 +247,26 @@ async def test_no_policy_takes_a_local_only_prompt_off_the_site(name: Name) -> N
                 except SpillwayError:
                     continue
         assert mesh.cloud.seen == []
+
+
+async def test_a_target_that_the_caller_denies_makes_no_summary() -> None:
+    async with running_mesh(PolicySettings(context="summarize")) as mesh:
+        spec = conversation()
+        spec.chat.messages.extend(conversation(turns=800).chat.messages[1:])  # too much for the cloud too
+        with pytest.raises(ContextLengthExceeded):
+            await mesh.generate(spec, v1.RoutingPolicy(denied_targets=["local"]))
+        assert mesh.local.seen == mesh.cloud.seen == []
+
+
+async def test_the_cloud_may_answer_what_was_summarized_at_home() -> None:
+    async with running_mesh(
+        PolicySettings(context="summarize", max_chunks=200), local=FakeEngine("small", summarizing)
+    ) as mesh:
+        spec = conversation(turns=800)
+        answer = await mesh.generate(spec)
+        assert answer.started.target == "cloud"
+        assert "they spoke of fillers" in texts(mesh.cloud.seen[0].request.spec)
+        assert [attempt.left_site for attempt in answer.usage.attempts] == [False] * len(mesh.local.seen) + [True]
 
 
 async def test_every_call_for_a_summary_carries_the_stamp_and_the_deadline_of_its_request() -> None:
