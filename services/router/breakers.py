@@ -68,6 +68,7 @@ class Breakers:
         self._leased = 0
         self._wake = asyncio.Event()
         self._sharing: asyncio.Task[None] | None = None
+        self._closed = False
         self.routers = 1
         """Routers last seen, this one included."""
 
@@ -137,6 +138,7 @@ class Breakers:
 
     async def close(self) -> None:
         """Stop sharing. Leases still held end by themselves."""
+        self._closed = True  # a cancel alone can be lost in the store's client
         if self._sharing is not None:
             self._sharing.cancel()
             await asyncio.gather(self._sharing, return_exceptions=True)
@@ -155,7 +157,7 @@ class Breakers:
         return True
 
     async def _keep_sharing(self) -> None:
-        while True:
+        while not self._closed:
             await self.share()
             try:
                 async with asyncio.timeout(self._settings.poll_s):

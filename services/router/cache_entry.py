@@ -81,6 +81,8 @@ def retold(
         usage.timings.total_ms = took_ms
         if made.HasField("verdict"):
             usage.verdict.CopyFrom(made.verdict)
+        if made.HasField("context"):
+            usage.context.CopyFrom(made.context)
         hit = usage.cache
         hit.age_ms, hit.shared = round(age_s * 1000), shared
         if made.HasField("prompt_tokens"):

@@ -1,7 +1,7 @@
 """Cohorts: targets that differ in name and address alone. What policy thinks of one it thinks of all. Pure.
 
-A fleet of thousands has a handful of them, so a decision costs what the handful costs. Of a large cohort a request looks
-at a window, which begins at the request's own place: requests spread over all of it, and a session keeps its window.
+A fleet of thousands has a handful of them, so a decision costs what the handful costs. Of a large cohort a request
+looks at a window, which begins at its own place: requests spread over all of it, and a session keeps its window.
 """
 
 from __future__ import annotations

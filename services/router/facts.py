@@ -47,6 +47,18 @@ class StrategyName(IntEnum):
     DRAFT_VERIFY = 5
 
 
+class ContextName(IntEnum):
+    """What is done when a prompt fits no target. Numbers as in the contract."""
+
+    UNSPECIFIED = 0
+    REFUSE = 1
+    LARGER = 2
+    SLIDE = 3
+    SUMMARIZE = 4
+    PASSAGES = 5
+    MAP_REDUCE = 6
+
+
 TEMPLATE_TOKENS = 64
 """Allowance for what a chat template adds to a prompt, in tokens."""
 
@@ -82,6 +94,7 @@ class Facts:
     validation: Validation = Validation.UNSPECIFIED
     strategy: StrategyName = StrategyName.UNSPECIFIED
     confidence_threshold: float | None = None
+    context: ContextName = ContextName.UNSPECIFIED
     policy_because: str = ""
     """What chose the policy, once the rulebook has."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .facts import Delivery, Facts, StrategyName, Validation
+from .facts import ContextName, Delivery, Facts, StrategyName, Validation
 from .target import Target
 
 
@@ -43,6 +43,49 @@ PATIENCE = Limits()
 
 
 @dataclass(frozen=True, slots=True)
+class ContextLimits:
+    """How a prompt that does not fit is condensed. Fields as in `policy_settings.PolicySettings`."""
+
+    keep_last_turns: int = 4
+    summary_tokens: int = 256
+    chunk_tokens: int = 1024
+    max_chunks: int = 32
+
+
+CONDENSED = ContextLimits()
+"""The defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a prompt is made to fit: places in it and tokens, never its text."""
+
+    policy: ContextName
+    tokens_before: int
+    tokens_after: int
+    """Of the prompt that is answered, `reserved` for what is still to be written of it included."""
+    dropped: tuple[int, ...] = ()
+    """Places of messages that are left out."""
+    dropped_tokens: int = 0
+    summarized: tuple[int, ...] = ()
+    """Places of messages in whose place a summary stands."""
+    summarized_tokens: int = 0
+    document: tuple[int, int] | None = None
+    """Message and part of the text that is condensed."""
+    kept_spans: tuple[tuple[int, int], ...] = ()
+    """Passages of the document that are kept, in characters."""
+    dropped_passages: int = 0
+    chunks: tuple[tuple[int, int], ...] = ()
+    """Parts that are read one by one: of the document, or of the messages to be summarized, as one text."""
+    reserved: int = 0
+    each: int = 0
+    """Tokens of one summary or note."""
+
+    def __repr__(self) -> str:
+        return f"<Fit {self.policy.name.lower()} {self.tokens_before} -> {self.tokens_after} tokens>"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Targets in the order they are tried, and how their answer is delivered and judged."""
 
@@ -59,3 +102,10 @@ class Plan:
     reason: str
     advice: bool = False
     """Nothing may answer but targets with an open breaker, so these are tried all the same."""
+    context: ContextName = ContextName.LARGER
+    fit: Fit | None = None
+    """How the prompt is made to fit, where it does not."""
+    readers: Plan | None = None
+    """Who makes the summary, or reads the parts of the document."""
+    would_help: tuple[ContextName, ...] = ()
+    """Of a plan that took nothing: context policies under which the prompt would fit."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from spillway.egress import UNRESOLVED, DataPolicy, Sensitivity
 
 from .breaker import SOUND, Standing
-from .facts import Category, Delivery, Facts, StrategyName, Validation
-from .plan import PATIENCE, Candidate, Limits, Plan
+from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
+from .plan import CONDENSED, PATIENCE, Candidate, ContextLimits, Limits, Plan
 from .target import Target
 
 HEALTHY: Mapping[str, Standing] = {}
@@ -39,6 +39,8 @@ class Policy:
     validation: Validation = Validation.UNSPECIFIED
     strategy: StrategyName = StrategyName.DIRECT
     limits: Limits = PATIENCE
+    context: ContextName = ContextName.LARGER
+    context_limits: ContextLimits = CONDENSED
 
     def resolve(self, *asked: DataPolicy) -> DataPolicy:
         """The data policy in force: the owner's, tightened by every other; who says nothing is taken as the owner."""
@@ -62,6 +64,11 @@ class Policy:
             candidate = self._weigh(facts, target, place)
             (taken if candidate.taken else left_out).append(candidate)
         taken.sort(key=lambda candidate: -candidate.score)
+        context = facts.context or self.context
+        if context is ContextName.REFUSE and taken and (first := self._too_small(facts, left_out, taken[0].score)):
+            why = f"{first.name} would come first and context is refuse"
+            left_out += [Candidate(candidate.target, (why,), left_out_by="context") for candidate in taken]
+            del taken[:]
         barred = [each for each in taken if standings and standings.get(each.target.name, SOUND).objection(draw)]
         advice = bool(barred) and len(barred) == len(taken)
         if barred and not advice:
@@ -100,7 +107,17 @@ class Policy:
             self.revision,
             "; ".join(part for part in (facts.policy_because, why, reason) if part),
             advice,
+            context,
         )
+
+    def _too_small(self, facts: Facts, left_out: Sequence[Candidate], score: float) -> Target | None:
+        """Return a target that would be ahead of `score`, were its context not too small."""
+        for out in left_out:
+            others = (objection for rule, objection in OBJECTIONS.items() if rule != "context")
+            alone = out.left_out_by == "context" and not any(why(self, facts, out.target) for why in others)
+            if alone and self._rank(facts, out.target)[1] > score:
+                return out.target
+        return None
 
     def _strategy(self, facts: Facts, taken: Sequence[Candidate]) -> tuple[StrategyName, str]:
         """Return how the plan is carried out, and why it is not as it was asked."""

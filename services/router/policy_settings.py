@@ -87,6 +87,13 @@ class PolicySettings(Section):
     first_token_share: float = Field(0.5, gt=0, le=1, description="share of the deadline one target may stay silent")
     idle_s: float = Field(30.0, gt=0, description="longest silence between two tokens")
     probe_tokens: int = Field(8, gt=0, description="tokens held in PROBED delivery, at most for the share above")
+    context: Literal["refuse", "larger", "slide", "summarize", "passages", "map_reduce"] = Field(
+        "larger", description="what is done when a prompt does not fit"
+    )
+    keep_last_turns: int = Field(4, ge=1, description="summarize: newest turns that stay as they are, if they fit")
+    summary_tokens: int = Field(256, ge=16, description="summarize, map_reduce: longest summary or note on one part")
+    chunk_tokens: int = Field(1024, ge=64, description="summarize, map_reduce: longest part that is read at once")
+    max_chunks: int = Field(32, ge=2, description="summarize, map_reduce: more parts than this are not read")
 
 
 class MatchSettings(Section):

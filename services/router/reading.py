@@ -6,8 +6,8 @@ from spillway import v1
 from spillway.egress import DataPolicy
 from spillway.generation import prompt_bytes
 
-from .facts import Category, Delivery, Facts, StrategyName, Validation
-from .plan import Plan
+from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
+from .plan import Fit, Plan
 from .rulebook import Rulebook
 from .target import Target
 
@@ -53,6 +53,7 @@ def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPol
         validation=Validation(policy.validation),
         strategy=StrategyName(policy.strategy),
         confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
+        context=ContextName(policy.context_policy),
     )
 
 
@@ -104,6 +105,7 @@ def tell_plan(plan: Plan) -> v1.Plan:
         policy_revision=plan.policy_revision,
         reason=plan.reason,
         policy=plan.policy,
+        context=tell_fit(plan.fit) if plan.fit is not None else None,
         candidates=[
             v1.Candidate(
                 target=candidate.target.name,
@@ -117,6 +119,22 @@ def tell_plan(plan: Plan) -> v1.Plan:
             )
             for candidate in (*plan.taken, *plan.left_out)
         ],
+    )
+
+
+def tell_fit(fit: Fit) -> v1.ContextChange:
+    """Return what is done to a prompt that does not fit as the contract's message."""
+    return v1.ContextChange(
+        policy=v1.ContextPolicy.ValueType(fit.policy),
+        tokens_before=fit.tokens_before,
+        tokens_after=fit.tokens_after,
+        dropped_messages=len(fit.dropped),
+        dropped_tokens=fit.dropped_tokens,
+        summarized_messages=len(fit.summarized),
+        summarized_tokens=fit.summarized_tokens,
+        kept_passages=len(fit.kept_spans),
+        dropped_passages=fit.dropped_passages,
+        chunks=len(fit.chunks),
     )
 
 

@@ -45,7 +45,12 @@ def refusal(plan: Plan) -> SpillwayError:
             )
         case "context":
             said = f"the prompt has {facts.prompt_tokens} tokens and fits no target that may answer; {why}"
-            return ContextLengthExceeded(f"spec.input: {said}", fields=[FieldViolation("spec.input", said)])
+            told = {"prompt_tokens": str(facts.prompt_tokens)}
+            if helping := ", ".join(name.name.lower() for name in plan.would_help):
+                said += f"; context_policy {helping} would make it fit"
+                told["context_policies"] = helping
+            fields = [FieldViolation("spec.input", said)]
+            return ContextLengthExceeded(f"spec.input: {said}", fields=fields, metadata=told)
         case "capability":
             fields = [FieldViolation(_FIELD_OF.get(need, "spec"), why) for need in sorted(facts.needs)]
             return ConstraintUnsupported(why, fields=fields)

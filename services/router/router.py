@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
+from functools import partial
 from zlib import crc32
 
 from spillway import v1
@@ -17,7 +18,9 @@ from spillway.telemetry.tracing import Tracing
 
 from .breakers import Breakers
 from .cache import Cache
+from .condenser import Condenser
 from .facts import Delivery, StrategyName
+from .fitter import Fitter
 from .fleet import Fleet
 from .journal import Announce, Attempt, Journal, Keep
 from .observation import kind_of_work
@@ -66,7 +69,7 @@ class Router:
             if not terms.off:
                 whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED))
                 return await fold(self.cache.stream(whole, terms, self._make))
-        return await self._strategies[work.plan.strategy].generate(work)
+        return await self._strategy(work).generate(work)
 
     async def stream(self, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
         """Decide, and return the events of an answer: nothing is dispatched before the first is asked for."""
@@ -99,7 +102,11 @@ class Router:
             self.cache.adopt(book.targets)
 
     def _make(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
-        return self._strategies[work.plan.strategy].stream(work)
+        return self._strategy(work).stream(work)
+
+    def _strategy(self, work: Work) -> Strategy:
+        strategy = self._strategies[work.plan.strategy]
+        return strategy if work.plan.fit is None else Condenser(self._strategies[StrategyName.DIRECT], strategy)
 
     async def _work(self, request: v1.GenerateRequest | v1.StreamGenerateRequest, call: Call) -> Work:
         check(request.spec)
@@ -108,6 +115,10 @@ class Router:
         plan = await self._plan(request.spec, request.policy, request.stamp.data_policy, call)
         if not plan.taken:
             raise refusal(plan)
+        if (fit := plan.fit) is not None:
+            call.span.set_attribute(names.CONTEXT, fit.policy.name.lower())
+            call.span.set_attribute(names.CONTEXT_BEFORE, fit.tokens_before)
+            call.span.set_attribute(names.CONTEXT_AFTER, fit.tokens_after)
         return Work(request.spec, request.policy, plan, call, Journal(call, self._clock, self._settled, self._announce))
 
     def _settled(self, attempt: Attempt, call: Call) -> None:
@@ -129,7 +140,11 @@ class Router:
                 if counted is not None:
                     facts, rules = book.read(said.counted(counted))
             standings = self.breakers.snapshot(kind_of_work(facts.task, spec.constraint))
-            plan = rules.decide(facts, book.targets, standings, crc32(call.request_id.encode()) / 2**32)
+            draw = crc32(call.request_id.encode()) / 2**32
+            plan = rules.decide(facts, book.targets, standings, draw)
+            if not plan.taken:
+                counting = partial(self._count_locally, book=book, call=call.under(span))
+                plan = await Fitter(rules, book.targets, standings, draw, counting).fitted(spec, plan)
             span.set_attribute(names.ROUTE_REASON, plan.reason)
             return plan
         finally:

@@ -13,8 +13,8 @@ from typing import Any
 
 from spillway.egress import DataPolicy, Residency, Sensitivity
 
-from .facts import Delivery, Facts, StrategyName, Validation
-from .plan import Limits
+from .facts import ContextName, Delivery, Facts, StrategyName, Validation
+from .plan import ContextLimits, Limits
 from .policy import Policy
 from .policy_settings import MatchSettings, PolicyDocument, PolicySettings
 from .target import Target
@@ -175,5 +175,12 @@ def compiled(
             probe_tokens=settings.probe_tokens,
             confidence_threshold=settings.confidence_threshold,
             hedge_after_s=settings.hedge_after_s,
+        ),
+        context=ContextName[settings.context.upper()],
+        context_limits=ContextLimits(
+            keep_last_turns=settings.keep_last_turns,
+            summary_tokens=settings.summary_tokens,
+            chunk_tokens=settings.chunk_tokens,
+            max_chunks=settings.max_chunks,
         ),
     )

@@ -80,6 +80,11 @@ class Answer:
         return self.message.usage.cache if self.message.usage.HasField("cache") else None
 
     @property
+    def context(self) -> v1.ContextChange | None:
+        """What was dropped or condensed, where the prompt did not fit."""
+        return self.message.usage.context if self.message.usage.HasField("context") else None
+
+    @property
     def cost_usd(self) -> float | None:
         """Cost of all attempts in USD; None where it is not known."""
         usage = self.message.usage

@@ -86,6 +86,8 @@ class Options(TypedDict, total=False):
     accepts_restart: bool
     validation: str
     """off, preferred or required."""
+    context_policy: str
+    """Where the prompt does not fit: refuse, larger, slide, summarize, passages or map_reduce."""
     cache: str
     """off, use or refresh; left out, the router's default."""
 
@@ -191,6 +193,8 @@ def build_policy(options: Options) -> v1.RoutingPolicy:
         policy.delivery.accepts_restart = True
     if (validation := options.get("validation")) is not None:
         policy.validation = _enum("validation", validation, v1.Validation)
+    if (context := options.get("context_policy")) is not None:
+        policy.context_policy = _enum("context_policy", context, v1.ContextPolicy)
     if (cache := options.get("cache")) is not None:
         policy.cache = _enum("cache", cache, v1.CacheMode)
     return policy

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from spillway.v1 import policy_pb2 as _policy_pb2
 from spillway.v1 import verdict_pb2 as _verdict_pb2
 import builtins as _builtins
 import sys
@@ -416,6 +417,7 @@ class Usage(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     VERIFICATION_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_prompt_tokens: _builtins.int
     """Part of prompt_tokens read from a cache."""
@@ -442,6 +444,10 @@ class Usage(_message.Message):
     def cache(self) -> Global___CacheHit:
         """Set where the answer was not made for this request. Tokens and cost above are then 0 and no attempt was made."""
 
+    @_builtins.property
+    def context(self) -> Global___ContextChange:
+        """Set where the prompt did not fit and was changed."""
+
     def __init__(
         self,
         *,
@@ -455,10 +461,11 @@ class Usage(_message.Message):
         verdict: _verdict_pb2.Verdict | None = ...,
         verification: Global___Verification | None = ...,
         cache: Global___CacheHit | None = ...,
+        context: Global___ContextChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "cache", b"cache", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "cache", b"cache", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "context", b"context", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "attempts", b"attempts", "cache", b"cache", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "attempts", b"attempts", "cache", b"cache", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "context", b"context", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cached_prompt_tokens: _TypeAlias = _typing.Literal["cached_prompt_tokens"]  # noqa: Y015
     _WhichOneofArgType__cached_prompt_tokens: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens"]  # noqa: Y015
@@ -482,6 +489,61 @@ class Usage(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reasoning_tokens) -> _WhichOneofReturnType__reasoning_tokens | None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class ContextChange(_message.Message):
+    """What was done to a prompt that did not fit. Tokens by a local target's count where there is one, else estimated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    TOKENS_BEFORE_FIELD_NUMBER: _builtins.int
+    TOKENS_AFTER_FIELD_NUMBER: _builtins.int
+    DROPPED_MESSAGES_FIELD_NUMBER: _builtins.int
+    DROPPED_TOKENS_FIELD_NUMBER: _builtins.int
+    SUMMARIZED_MESSAGES_FIELD_NUMBER: _builtins.int
+    SUMMARIZED_TOKENS_FIELD_NUMBER: _builtins.int
+    KEPT_PASSAGES_FIELD_NUMBER: _builtins.int
+    DROPPED_PASSAGES_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    policy: _policy_pb2.ContextPolicy.ValueType
+    tokens_before: _builtins.int
+    """Of the prompt as it was sent."""
+    tokens_after: _builtins.int
+    """Of the prompt as it was answered."""
+    dropped_messages: _builtins.int
+    """Messages left out whole."""
+    dropped_tokens: _builtins.int
+    """Tokens left out, those of passages included."""
+    summarized_messages: _builtins.int
+    """Messages in whose place a summary stands."""
+    summarized_tokens: _builtins.int
+    kept_passages: _builtins.int
+    """Passages of the document that were kept, and those that were left out."""
+    dropped_passages: _builtins.int
+    chunks: _builtins.int
+    """Parts of the document or of the older turns, each read by a call of its own."""
+    def __init__(
+        self,
+        *,
+        policy: _policy_pb2.ContextPolicy.ValueType = ...,
+        tokens_before: _builtins.int = ...,
+        tokens_after: _builtins.int = ...,
+        dropped_messages: _builtins.int = ...,
+        dropped_tokens: _builtins.int = ...,
+        summarized_messages: _builtins.int = ...,
+        summarized_tokens: _builtins.int = ...,
+        kept_passages: _builtins.int = ...,
+        dropped_passages: _builtins.int = ...,
+        chunks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "dropped_messages", b"dropped_messages", "dropped_passages", b"dropped_passages", "dropped_tokens", b"dropped_tokens", "kept_passages", b"kept_passages", "policy", b"policy", "summarized_messages", b"summarized_messages", "summarized_tokens", b"summarized_tokens", "tokens_after", b"tokens_after", "tokens_before", b"tokens_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextChange: _TypeAlias = ContextChange  # noqa: Y015
 
 @_typing.final
 class Verification(_message.Message):

@@ -19,6 +19,43 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ContextPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContextPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContextPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTEXT_POLICY_UNSPECIFIED: _ContextPolicy.ValueType  # 0
+    CONTEXT_POLICY_REFUSE: _ContextPolicy.ValueType  # 1
+    """The request fails, also where the prompt fits only a target that would not have come first."""
+    CONTEXT_POLICY_LARGER: _ContextPolicy.ValueType  # 2
+    """A target whose context is large enough answers; where there is none, the request fails."""
+    CONTEXT_POLICY_SLIDE: _ContextPolicy.ValueType  # 3
+    """The oldest turns are dropped. This one and those below are for chats, and for what fits no target."""
+    CONTEXT_POLICY_SUMMARIZE: _ContextPolicy.ValueType  # 4
+    """The oldest turns are replaced by a summary that a local target makes."""
+    CONTEXT_POLICY_PASSAGES: _ContextPolicy.ValueType  # 5
+    """Of the longest text of a user, the passages that are most relevant to the question are kept."""
+    CONTEXT_POLICY_MAP_REDUCE: _ContextPolicy.ValueType  # 6
+    """The longest text of a user is answered part by part, and the answer is made from these."""
+
+class ContextPolicy(_ContextPolicy, metaclass=_ContextPolicyEnumTypeWrapper): ...
+
+CONTEXT_POLICY_UNSPECIFIED: ContextPolicy.ValueType  # 0
+CONTEXT_POLICY_REFUSE: ContextPolicy.ValueType  # 1
+"""The request fails, also where the prompt fits only a target that would not have come first."""
+CONTEXT_POLICY_LARGER: ContextPolicy.ValueType  # 2
+"""A target whose context is large enough answers; where there is none, the request fails."""
+CONTEXT_POLICY_SLIDE: ContextPolicy.ValueType  # 3
+"""The oldest turns are dropped. This one and those below are for chats, and for what fits no target."""
+CONTEXT_POLICY_SUMMARIZE: ContextPolicy.ValueType  # 4
+"""The oldest turns are replaced by a summary that a local target makes."""
+CONTEXT_POLICY_PASSAGES: ContextPolicy.ValueType  # 5
+"""Of the longest text of a user, the passages that are most relevant to the question are kept."""
+CONTEXT_POLICY_MAP_REDUCE: ContextPolicy.ValueType  # 6
+"""The longest text of a user is answered part by part, and the answer is made from these."""
+Global___ContextPolicy: _TypeAlias = ContextPolicy  # noqa: Y015
+
 class _Strategy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -264,6 +301,7 @@ class RoutingPolicy(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     CONFIDENCE_THRESHOLD_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    CONTEXT_POLICY_FIELD_NUMBER: _builtins.int
     category: Global___Category.ValueType
     task: Global___Task.ValueType
     max_cost_nano_usd: _builtins.int
@@ -275,6 +313,8 @@ class RoutingPolicy(_message.Message):
     confidence_threshold: _builtins.float
     """CASCADE: least confidence of an answer that is kept, 0 to 1. Absent: the policy's."""
     cache: Global___CacheMode.ValueType
+    context_policy: Global___ContextPolicy.ValueType
+    """What is done when the prompt fits no target that may answer. Unset: the policy decides."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Free words that policy rules can match."""
@@ -305,10 +345,11 @@ class RoutingPolicy(_message.Message):
         strategy: Global___Strategy.ValueType = ...,
         confidence_threshold: _builtins.float | None = ...,
         cache: Global___CacheMode.ValueType = ...,
+        context_policy: Global___ContextPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "confidence_threshold", b"confidence_threshold", "data_policy", b"data_policy", "delivery", b"delivery", "max_cost_nano_usd", b"max_cost_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "cache", b"cache", "category", b"category", "confidence_threshold", b"confidence_threshold", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "strategy", b"strategy", "task", b"task", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "cache", b"cache", "category", b"category", "confidence_threshold", b"confidence_threshold", "context_policy", b"context_policy", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "strategy", b"strategy", "task", b"task", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_threshold: _TypeAlias = _typing.Literal["confidence_threshold"]  # noqa: Y015
     _WhichOneofArgType__confidence_threshold: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold"]  # noqa: Y015

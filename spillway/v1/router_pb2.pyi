@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from spillway.v1 import event_pb2 as _event_pb2
 from spillway.v1 import generation_pb2 as _generation_pb2
 from spillway.v1 import inference_pb2 as _inference_pb2
 from spillway.v1 import policy_pb2 as _policy_pb2
@@ -80,6 +81,7 @@ class Plan(_message.Message):
     POLICY_REVISION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     strategy: _policy_pb2.Strategy.ValueType
     delivery: _policy_pb2.DeliveryMode.ValueType
     validation: _policy_pb2.Validation.ValueType
@@ -98,6 +100,10 @@ class Plan(_message.Message):
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
         """Those taken come first, in the order they are tried."""
 
+    @_builtins.property
+    def context(self) -> _event_pb2.ContextChange:
+        """What would be done to a prompt that does not fit."""
+
     def __init__(
         self,
         *,
@@ -110,10 +116,11 @@ class Plan(_message.Message):
         policy_revision: _builtins.str = ...,
         reason: _builtins.str = ...,
         policy: _builtins.str = ...,
+        context: _event_pb2.ContextChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens", "data_policy", b"data_policy", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens", "context", b"context", "data_policy", b"data_policy", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens", "candidates", b"candidates", "data_policy", b"data_policy", "delivery", b"delivery", "policy", b"policy", "policy_revision", b"policy_revision", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "strategy", b"strategy", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens", "candidates", b"candidates", "context", b"context", "data_policy", b"data_policy", "delivery", b"delivery", "policy", b"policy", "policy_revision", b"policy_revision", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "strategy", b"strategy", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__prompt_tokens: _TypeAlias = _typing.Literal["prompt_tokens"]  # noqa: Y015
     _WhichOneofArgType__prompt_tokens: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens"]  # noqa: Y015

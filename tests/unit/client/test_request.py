@@ -99,6 +99,7 @@ def test_policy_options_find_their_fields() -> None:
             "probe_tokens": 4,
             "validation": "required",
             "cache": "refresh",
+            "context_policy": "slide",
             "failover": "off",
             "max_cost_usd": 0.01,
             "labels": ["x"],
@@ -114,6 +115,7 @@ def test_policy_options_find_their_fields() -> None:
         delivery=v1.Delivery(mode=v1.DELIVERY_MODE_PROBED, probe_tokens=4),
         validation=v1.VALIDATION_REQUIRED,
         cache=v1.CACHE_MODE_REFRESH,
+        context_policy=v1.CONTEXT_POLICY_SLIDE,
     )
 
 

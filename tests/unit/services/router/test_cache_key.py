@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from services.router.cache_key import POLICY_LEFT_OUT, SPEC_LEFT_OUT, cache_key, epoch_of
-from services.router.facts import Delivery, Facts, StrategyName, Validation
+from services.router.facts import ContextName, Delivery, Facts, StrategyName, Validation
 from services.router.plan import PATIENCE, Plan
 from services.router.target import Target
 from spillway import v1
@@ -116,11 +116,12 @@ def test_every_field_of_a_routing_policy_counts_or_is_left_out_by_name() -> None
         key(epoch=b"f"),
         key(plan=replace(PLAN, policy_revision="2")),
         key(plan=replace(PLAN, validation=Validation.REQUIRED)),
+        key(plan=replace(PLAN, context=ContextName.SLIDE)),
         key(plan=replace(PLAN, facts=Facts(data_policy=replace(OPEN, residency=Residency.LOCAL_ONLY)))),
         key(plan=replace(PLAN, facts=Facts(data_policy=replace(OPEN, sensitivity=Sensitivity.RESTRICTED)))),
         key(plan=replace(PLAN, facts=Facts(data_policy=DataPolicy(Residency.REGIONS, frozenset({"eu"}))))),
     ],
-    ids=["tenant", "epoch", "revision", "validation", "residency", "sensitivity", "regions"],
+    ids=["tenant", "epoch", "revision", "validation", "context", "residency", "sensitivity", "regions"],
 )
 def test_what_is_in_force_counts(other: str) -> None:
     assert other != key()
