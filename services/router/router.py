@@ -25,6 +25,7 @@ from .plan import Plan
 from .policy import worth_counting
 from .reading import read_facts
 from .refusal import refusal
+from .retry_budget import RetryBudget
 from .rulebook import Rulebook
 from .strategies import Strategy
 from .work import Work
@@ -45,6 +46,7 @@ class Router:
         tracing: Tracing,
         clock: Clock,
         breakers: Breakers,
+        budget: RetryBudget,
         cache: Cache | None = None,
     ) -> None:
         self.breakers = breakers
@@ -54,6 +56,7 @@ class Router:
         self._keep = keep
         self._tracing = tracing
         self._clock = clock
+        self._budget = budget
         self.adopt(book)
 
     async def generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
@@ -106,6 +109,7 @@ class Router:
         plan = await self._plan(request.spec, request.policy, request.stamp.data_policy, call)
         if not plan.taken:
             raise refusal(plan)
+        self._budget.request(self._clock())
         return Work(request.spec, request.policy, plan, call, Journal(call, self._clock, self._settled))
 
     def _settled(self, attempt: Attempt, call: Call) -> None:
