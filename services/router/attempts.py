@@ -164,7 +164,7 @@ class Attempts:
         probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
         held: list[v1.GenerationEvent] = []
         events = self._fleet.client(target).stream(
-            attempt, request, work.call, work.journal, silence_s(work, candidate), work.plan.limits.idle_s
+            attempt, request, work.call, work.journal, silence_s(work, candidate), idle_s(work, candidate)
         )
         last: v1.GenerationEvent | None = None
         async with aclosing(events):
@@ -280,6 +280,12 @@ def silence_s(work: Work, candidate: Candidate) -> float:
     if candidate is work.plan.taken[-1]:
         return work.call.deadline.left() + 1.0
     return share_s(work, candidate)
+
+
+def idle_s(work: Work, candidate: Candidate) -> float:
+    """Seconds between two tokens: where another target may take over, so few that it has time to."""
+    limit = work.plan.limits.idle_s
+    return limit if candidate is work.plan.taken[-1] else min(limit, share_s(work, candidate))
 
 
 def share_s(work: Work, candidate: Candidate) -> float:

@@ -32,7 +32,7 @@ class Limits:
 
     constrained_retries: int = 1
     max_retries_per_target: int = 1
-    first_token_share: float = 0.5
+    first_token_share: float = 0.4
     idle_s: float = 30.0
     probe_tokens: int = 8
     confidence_threshold: float = 0.8

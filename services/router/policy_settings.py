@@ -87,7 +87,7 @@ class PolicySettings(Section):
     max_retries_per_target: int = Field(
         1, ge=0, le=3, description="second tries at one target that failed within a second, before the commit"
     )
-    first_token_share: float = Field(0.5, gt=0, le=1, description="share of the deadline one target may stay silent")
+    first_token_share: float = Field(0.4, gt=0, le=1, description="share of the deadline one target may stay silent")
     idle_s: float = Field(30.0, gt=0, description="longest silence between two tokens")
     probe_tokens: int = Field(8, gt=0, description="tokens held in PROBED delivery, at most for the share above")
 
