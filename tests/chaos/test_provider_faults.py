@@ -107,8 +107,15 @@ async def nothing_is_left(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("column", DELIVERIES)
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.fault)
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        pytest.param(row, column, id=f"{row.fault}-{column}")
+        for row in ROWS
+        for column in DELIVERIES
+        if row.probed != row.beyond or column != "PROBED over it"
+    ],
+)
 async def test_a_fault_ends_in_a_whole_answer_or_an_honest_error(valkey: str, row: Row, column: str, door: str) -> None:
     delivery, probe_tokens = DELIVERIES[column]
     async with running(script(row), valkey, share_s=row.share_s) as rig:
