@@ -86,11 +86,12 @@ class OpenAI:
                 raise await self._refusal(response)
             answer = Answer(name, prepared.choices, exchange)
             if response.content_type == "text/event-stream":
-                events = EventParser()
+                events, limit_s = EventParser(), None
                 while not answer.done:
-                    data = await response.content.readany()
+                    data = await self._read(response, limit_s)
                     deltas = answer.take(events.feed(data) if data else events.end())
                     if deltas:
+                        limit_s = self._settings.stall_s
                         yield deltas
                     if not data:
                         break
@@ -109,6 +110,17 @@ class OpenAI:
                     response.close()  # not released: the provider sees the connection end, and stops
         if failed is not None:
             raise failed  # out of the handler: the foreign error may know the request's headers, the key among them
+
+    async def _read(self, response: aiohttp.ClientResponse, limit_s: float | None) -> bytes:
+        """What comes next. Raises TargetTimeout after `limit_s` of silence; None: the session's own limit holds."""
+        try:
+            async with asyncio.timeout(limit_s) as silence:
+                return await response.content.readany()
+        except TimeoutError:
+            if silence.expired():
+                name = self._settings.name
+                raise TargetTimeout(f"{name} stalled for {limit_s:g} s within its answer", resource=name) from None
+            raise
 
     def _headers(self, call: Call, left: float) -> dict[str, str]:
         headers = {"content-type": "application/json"}

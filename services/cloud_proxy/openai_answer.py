@@ -86,14 +86,14 @@ class Answer:
             raise self._garbled(error) from None
 
     def check(self) -> None:
-        """Raise unless the whole answer is there; else tell the exchange how it ended."""
-        if not self.done:
-            raise ProviderError(f"{self._provider} ended the answer before its end", resource=self._provider)
+        """Raise unless the whole answer is there; else tell the exchange how it ended.
+
+        An answer whose every choice has its finish reason is whole, with or without `[DONE]`.
+        """
         missing = [str(index) for index in range(self._choices) if index not in self._finishes]
         if missing:
-            raise ProviderError(
-                f"{self._provider} gave no finish reason for choice {', '.join(missing)}", resource=self._provider
-            )
+            said = f"gave no finish reason for choice {', '.join(missing)}" if self.done else "broke the answer off"
+            raise ProviderError(f"{self._provider} {said}", resource=self._provider)
         finishes = [self._finishes[index] for index in sorted(self._finishes)]
         filtered = all(finish.reason == v1.FINISH_REASON_CONTENT_FILTER for finish in finishes)
         if filtered and not self._exchange.said_bytes:

@@ -56,7 +56,8 @@ class ProviderSettings(Section):
     max_closed_s: float = Field(300.0, ge=0, description="longest time a provider's own Retry-After keeps it closed")
     default_answer_tokens: Count = Field(1024, description="reserved for an answer whose request sets no max_tokens")
     connect_timeout_s: float = Field(5.0, gt=0)
-    idle_s: float = Field(60.0, gt=0, description="longest silence of the provider, before the answer and within it")
+    idle_s: float = Field(60.0, gt=0, description="longest silence of the provider before the answer's first words")
+    stall_s: float = Field(10.0, gt=0, description="longest silence within an answer: others may still have time")
     max_connections: Count = 256
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = Field(
         "max_completion_tokens", description="what this provider calls it"

@@ -25,6 +25,7 @@ from .judge import Judge
 from .ledger import Ledger
 from .policy_document import opened
 from .policy_file import PolicyFile
+from .retry_budget import RetryBudget
 from .router import Router
 from .servicer import SCOPES, services
 from .settings import RouterSettings
@@ -93,6 +94,7 @@ async def build(
         breakers = Breakers(settings.breakers, store=store, clock=clock)
         await breakers.start()
         stack.push_async_callback(breakers.close)
+        budget = RetryBudget(settings.retry_budget, routers=lambda: breakers.routers)
         cache = None
         if settings.cache.enabled:
             kept = Store(settings.cache.store or settings.store)
@@ -102,12 +104,13 @@ async def build(
         router = Router(
             book=file.start() if file is not None else opened(settings).in_force("router."),
             fleet=fleet,
-            strategies=strategies(Attempts(settings.name, fleet, judge, breakers)),
+            strategies=strategies(Attempts(settings.name, fleet, judge, breakers, budget)),
             keep=keep or (lambda attempt, call: None),
             announce=announce,
             tracing=tracing,
             clock=clock,
             breakers=breakers,
+            budget=budget,
             cache=cache,
         )
         if file is not None:

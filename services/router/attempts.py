@@ -7,18 +7,19 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from spillway import v1
-from spillway.errors import SpillwayError, ValidatorUnavailable
+from spillway.errors import BreakerOpen, SpillwayError, ValidatorUnavailable
 from spillway.logs import get_logger
 
 from .breakers import Breakers
 from .facts import Delivery, Validation
-from .failures import Failures
+from .failures import Failures, fleeting
 from .fleet import Fleet
 from .journal import Attempt
 from .judge import Judge, accepted, correction, worst
 from .observation import kind_of_work
 from .plan import Candidate
 from .reading import tell_data_policy
+from .retry_budget import RetryBudget
 from .work import Work
 
 log = get_logger(__name__)
@@ -42,13 +43,17 @@ class Answer:
 
 
 class Attempts:
-    """Makes attempts for the router named `router`; each is stamped, accounted and bounded in time."""
+    """Makes attempts for the router named `router`; each is stamped, accounted and bounded in time.
 
-    def __init__(self, router: str, fleet: Fleet, judge: Judge | None, breakers: Breakers) -> None:
+    A target that fails in a fleeting way is asked again, as often as the policy, its breaker and the budget allow.
+    """
+
+    def __init__(self, router: str, fleet: Fleet, judge: Judge | None, breakers: Breakers, budget: RetryBudget) -> None:
         self._router = router
         self._fleet = fleet
         self._judge = judge
         self._breakers = breakers
+        self._budget = budget
 
     async def answer(
         self,
@@ -66,7 +71,7 @@ class Attempts:
         spec = spec or work.spec
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
-                answer = await self.once(work, candidate, spec, doubt=doubt)
+                answer = await self._once(work, candidate, spec, doubt)
             except SpillwayError as error:
                 failures.add(error)
                 return None
@@ -79,14 +84,25 @@ class Attempts:
             spec = correction(spec, answer.verdict)
         return None
 
-    async def once(
-        self, work: Work, candidate: Candidate, spec: v1.GenerationSpec, *, doubt: Doubt | None = None
-    ) -> Answer:
-        """Make one attempt and have its answer judged. Raises SpillwayError."""
-        target = candidate.target
-        request = v1.GenerateRequest(spec=spec, stamp=self._stamp(work, candidate))
-        request.spec.model = target.model
+    async def _once(self, work: Work, candidate: Candidate, spec: v1.GenerationSpec, doubt: Doubt | None) -> Answer:
+        """Ask one target for an answer, and again where it fails in a fleeting way. Raises SpillwayError."""
         attempt = await self._begin(work, candidate)
+        while True:
+            try:
+                return await self._asked(work, candidate, attempt, spec, doubt)
+            except SpillwayError:
+                again = await self._again(work, candidate, attempt)
+                if again is None:
+                    raise
+                attempt = again
+
+    async def _asked(
+        self, work: Work, candidate: Candidate, attempt: Attempt, spec: v1.GenerationSpec, doubt: Doubt | None
+    ) -> Answer:
+        """Carry out `attempt` and have its answer judged. Raises SpillwayError."""
+        target = candidate.target
+        request = v1.GenerateRequest(spec=spec, stamp=self._stamp(work, attempt))
+        request.spec.model = target.model
         response = await self._fleet.client(target).generate(
             attempt, request, work.call, work.journal, silence_s(work, candidate)
         )
@@ -116,17 +132,39 @@ class Attempts:
     ) -> AsyncGenerator[v1.GenerationEvent]:
         """Yield one target's events, from the first token on, or in PROBED delivery from where the probe ends.
 
-        A probe ends with its last token, or with the first that comes after the target's share of the deadline.
+        A probe ends with its last token, or with the first that comes after the target's share of the deadline. Until
+        the first event is out a target that fails in a fleeting way is asked again. Raises SpillwayError.
         """
+        attempt: Attempt | None = await self._begin(work, candidate)
+        while attempt is not None:
+            begun = False
+            try:
+                async with aclosing(self._relayed(work, candidate, attempt, spec or work.spec)) as events:
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except SpillwayError:
+                attempt = None if begun else await self._again(work, candidate, attempt)
+                if attempt is None:
+                    raise
+
+    def may_hedge(self, work: Work) -> bool:
+        """Whether the budget has a hedge for `work`; if so it is taken."""
+        return self._budget.take(work.journal.clock())
+
+    async def _relayed(
+        self, work: Work, candidate: Candidate, attempt: Attempt, spec: v1.GenerationSpec
+    ) -> AsyncGenerator[v1.GenerationEvent]:
+        """Carry out `attempt` as `relay` says."""
         target = candidate.target
-        request = v1.StreamGenerateRequest(spec=spec or work.spec, stamp=self._stamp(work, candidate))
+        request = v1.StreamGenerateRequest(spec=spec, stamp=self._stamp(work, attempt))
         request.spec.model = target.model
         hold = _probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
         probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
         held: list[v1.GenerationEvent] = []
-        attempt = await self._begin(work, candidate)
         events = self._fleet.client(target).stream(
-            attempt, request, work.call, work.journal, silence_s(work, candidate), work.plan.limits.idle_s
+            attempt, request, work.call, work.journal, silence_s(work, candidate), idle_s(work, candidate)
         )
         last: v1.GenerationEvent | None = None
         async with aclosing(events):
@@ -167,6 +205,20 @@ class Attempts:
         await journal.intend(attempt)
         return attempt
 
+    async def _again(self, work: Work, candidate: Candidate, failed: Attempt) -> Attempt | None:
+        """Open another attempt at the target that `failed`; None where that is not worth it or not allowed."""
+        journal = work.journal
+        failures = sum(attempt.target is failed.target for attempt in journal.attempts if attempt.error is not None)
+        if not fleeting(failed) or failures > work.plan.limits.max_retries_per_target or work.call.deadline.passed:
+            return None
+        if not self._budget.take(journal.clock()):
+            log.info("retry.over_budget", target=failed.target.name, budget=repr(self._budget))
+            return None
+        try:
+            return await self._begin(work, candidate)
+        except BreakerOpen:
+            return None  # what the target said is the better answer
+
     async def _verdict(self, work: Work, response: v1.GenerateResponse) -> v1.Verdict | None:
         """Judge `response` as the plan wants it; an accepted JSON value replaces the text it was found in."""
         if work.plan.validation is Validation.OFF or not work.spec.HasField("constraint"):
@@ -185,14 +237,14 @@ class Attempts:
                 choice.content.text = verdict.accepted_json
         return worst(verdicts)
 
-    def _stamp(self, work: Work, candidate: Candidate) -> v1.PolicyStamp:
+    def _stamp(self, work: Work, attempt: Attempt) -> v1.PolicyStamp:
         return v1.PolicyStamp(
             router=self._router,
             policy_revision=work.plan.policy_revision,
             tenant=work.call.caller.tenant,
             data_policy=tell_data_policy(work.plan.facts.data_policy),
-            target=candidate.target.name,
-            attempt=len(work.journal.attempts) + 1,
+            target=attempt.target.name,
+            attempt=attempt.number,
         )
 
     def _sign(self, started: v1.Started, work: Work, candidate: Candidate) -> None:
@@ -230,6 +282,12 @@ def silence_s(work: Work, candidate: Candidate) -> float:
     if candidate is work.plan.taken[-1]:
         return work.call.deadline.left() + 1.0
     return share_s(work, candidate)
+
+
+def idle_s(work: Work, candidate: Candidate) -> float:
+    """Seconds between two tokens: where another target may take over, so few that it has time to."""
+    limit = work.plan.limits.idle_s
+    return limit if candidate is work.plan.taken[-1] else min(limit, share_s(work, candidate))
 
 
 def share_s(work: Work, candidate: Candidate) -> float:

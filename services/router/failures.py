@@ -10,12 +10,18 @@ from spillway.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
     OutputInvalid,
+    ProviderError,
     SpillwayError,
     StreamInterrupted,
+    TargetDown,
 )
 
+from .journal import Attempt
 from .plan import Candidate
 from .work import Work
+
+FLEETING_MS = 1000.0
+"""A target that took longer to fail has had its chance."""
 
 
 class Failures:
@@ -49,6 +55,11 @@ class Failures:
             yield candidate
             if isinstance(self._error, ContextLengthExceeded):
                 self._larger_than = max(self._larger_than, window or 0)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every target of the plan has been given out."""
+        return not self._left
 
     def prefer(self, weights: str) -> bool:
         """From now on try targets with these weights first; whether there are any left."""
@@ -87,6 +98,19 @@ class Failures:
 
     def __repr__(self) -> str:
         return f"<Failures {self.last or 'none'}>"
+
+
+def fleeting(attempt: Attempt) -> bool:
+    """Whether a failed attempt was over so fast, and in such a way, that its target may well answer if asked again.
+
+    Silence is not, nor is a target that said when to come back, nor a limit.
+    """
+    error = attempt.error
+    return (
+        isinstance(error, ProviderError | TargetDown)
+        and error.retry_after_s is None
+        and attempt.record.duration_ms <= FLEETING_MS
+    )
 
 
 def interrupted(error: SpillwayError, sequence: int, work: Work) -> SpillwayError:

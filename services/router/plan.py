@@ -31,7 +31,8 @@ class Limits:
     """How patient dispatch is. Fields as in `policy_settings.PolicySettings`."""
 
     constrained_retries: int = 1
-    first_token_share: float = 0.5
+    max_retries_per_target: int = 1
+    first_token_share: float = 0.4
     idle_s: float = 30.0
     probe_tokens: int = 8
     confidence_threshold: float = 0.8

@@ -84,7 +84,10 @@ class PolicySettings(Section):
     confidence_threshold: float = Field(0.8, ge=0, le=1, description="cascade: least confidence of a kept answer")
     hedge_after_s: float = Field(1.0, gt=0, description="hedge: lateness of the first token that starts the next")
     constrained_retries: int = Field(1, ge=0, le=3, description="second tries at one target after a refused answer")
-    first_token_share: float = Field(0.5, gt=0, le=1, description="share of the deadline one target may stay silent")
+    max_retries_per_target: int = Field(
+        1, ge=0, le=3, description="second tries at one target that failed within a second, before the commit"
+    )
+    first_token_share: float = Field(0.4, gt=0, le=1, description="share of the deadline one target may stay silent")
     idle_s: float = Field(30.0, gt=0, description="longest silence between two tokens")
     probe_tokens: int = Field(8, gt=0, description="tokens held in PROBED delivery, at most for the share above")
     context: Literal["refuse", "larger", "slide", "summarize", "passages", "map_reduce"] = Field(

@@ -28,6 +28,7 @@ from .plan import Plan
 from .policy import worth_counting
 from .reading import read_facts
 from .refusal import refusal
+from .retry_budget import RetryBudget
 from .rulebook import Rulebook
 from .strategies import Strategy
 from .work import Work
@@ -49,6 +50,7 @@ class Router:
         tracing: Tracing,
         clock: Clock,
         breakers: Breakers,
+        budget: RetryBudget,
         cache: Cache | None = None,
     ) -> None:
         self.breakers = breakers
@@ -59,6 +61,7 @@ class Router:
         self._announce = announce
         self._tracing = tracing
         self._clock = clock
+        self._budget = budget
         self.adopt(book)
 
     async def generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
@@ -115,6 +118,7 @@ class Router:
         plan = await self._plan(request.spec, request.policy, request.stamp.data_policy, call)
         if not plan.taken:
             raise refusal(plan)
+        self._budget.request(self._clock())
         if (fit := plan.fit) is not None:
             call.span.set_attribute(names.CONTEXT, fit.policy.name.lower())
             call.span.set_attribute(names.CONTEXT_BEFORE, fit.tokens_before)

@@ -170,6 +170,7 @@ def compiled(
         strategy=StrategyName[settings.strategy.upper()],
         limits=Limits(
             constrained_retries=settings.constrained_retries,
+            max_retries_per_target=settings.max_retries_per_target,
             first_token_share=settings.first_token_share,
             idle_s=settings.idle_s,
             probe_tokens=settings.probe_tokens,

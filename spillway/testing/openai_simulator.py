@@ -73,7 +73,8 @@ class OpenAISimulator:
 
     `answer` gets the request's body and returns the text; it is not asked where a JSON Schema or a tool decides.
     `calls` returns the tools that the model calls; by default only those that the request demands. `key`: absent, any
-    key is good, even none. `models`: absent, any model is served. Times are seconds.
+    key is good, even none. `models`: absent, any model is served. `takes_prefill`: a conversation may end with words of
+    the assistant's. Times are seconds.
     """
 
     answer: Callable[[Mapping[str, Any]], str] = simulated_answer
@@ -84,6 +85,7 @@ class OpenAISimulator:
     interval_s: float = 0.0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    takes_prefill: bool = True
     requests_per_minute: int = 10_000
     faults: Faults = field(default_factory=Faults)
     seen: list[Recorded] = field(default_factory=list)
@@ -139,7 +141,7 @@ class OpenAISimulator:
 
     async def _served(self, request: web.Request, body: Any) -> web.StreamResponse:
         fault = self.faults.next()
-        if refused := self._refused_key(request) or wire.wrong(body) or self._unknown(body):
+        if refused := self._refused_key(request) or wire.wrong(body) or self._unknown(body) or self._prefilled(body):
             return self._error(refused)
         match fault:
             case Refuse():
@@ -253,6 +255,11 @@ class OpenAISimulator:
             return None
         said = f"The model `{body['model']}` does not exist or you do not have access to it."
         return Status(404, "model_not_found", message=said)
+
+    def _prefilled(self, body: Mapping[str, Any]) -> Status | None:
+        if self.takes_prefill or body["messages"][-1]["role"] != "assistant":
+            return None
+        return Status(400, message="The conversation must end with a user message.", param="messages")
 
     def _error(self, status: Status) -> web.Response:
         return web.json_response(

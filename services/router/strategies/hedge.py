@@ -1,7 +1,8 @@
 """Hedge: when the first target's first token is late, the next one starts too; the first to speak answers.
 
 At most two run at once. The loser is cancelled, so that as little as possible is paid twice, and accounted for as
-cancelled. A target that fails is replaced by the next at once.
+cancelled. A target that fails is replaced by the next at once. Where the retry budget has no hedge left, the first
+target is waited for.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Hedge:
             answer = await self._attempts.answer(work, candidate, failures)
             return answer.response if answer is not None else None
 
-        response = await first_of(work, failures, whole)
+        response = await first_of(work, failures, whole, self._may_hedge(work))
         if response is None:
             raise failures.outcome()
         work.journal.complete(response.usage)
@@ -63,7 +64,7 @@ class Hedge:
 
         sequence = 0
         try:
-            winner = await first_of(work, failures, begun)
+            winner = await first_of(work, failures, begun, self._may_hedge(work))
             if winner is None:
                 raise failures.outcome()
             event, relay = winner
@@ -81,25 +82,34 @@ class Hedge:
             for relay in relays:
                 await relay.aclose()
 
+    def _may_hedge(self, work: Work) -> Callable[[], bool]:
+        return lambda: self._attempts.may_hedge(work)
+
     def __repr__(self) -> str:
         return "<Hedge>"
 
 
 async def first_of(
-    work: Work, failures: Failures, start: Callable[[Candidate], Coroutine[Any, Any, T | None]]
+    work: Work,
+    failures: Failures,
+    start: Callable[[Candidate], Coroutine[Any, Any, T | None]],
+    may_hedge: Callable[[], bool],
 ) -> T | None:
     """Return what the first target to succeed gives, None if none does. Nothing else runs when this returns."""
     waiting = failures.still_worth_trying()
     running: set[asyncio.Task[T | None]] = set()
+    late = False
     try:
         while True:
-            candidate = next(waiting, None) if len(running) < AT_ONCE else None
+            free = len(running) < AT_ONCE and not failures.exhausted and (not late or may_hedge())
+            candidate = next(waiting, None) if free else None
             if candidate is not None:
                 running.add(asyncio.create_task(start(candidate)))
             if not running:
                 return None
             late_s = work.plan.limits.hedge_after_s if candidate is not None and len(running) < AT_ONCE else None
             done, running = await asyncio.wait(running, timeout=late_s, return_when=asyncio.FIRST_COMPLETED)
+            late = not done
             for task in done:
                 found = task.result()
                 if found is not None:

@@ -34,7 +34,6 @@ from tests.integration.cloud_proxy.rig import raw, running, spec
         (Malformed(after=2), errors.ProviderError, None),
         (ErrorInStream(after=2), errors.ProviderError, None),
         (ErrorInStream(after=0, code=429), errors.ProviderRateLimited, None),
-        (faults.MissingDone(), errors.ProviderError, None),
         (faults.MissingFinish(after=2), errors.ProviderError, None),
         (faults.Filtered(after=0), errors.ContentFiltered, None),
     ],
@@ -54,6 +53,19 @@ async def test_a_failure_has_its_reason_and_is_accounted(
             assert (requests, tokens) == used
         assert (await rig.stream(spec())).usage.completion_tokens == 6
     assert simulator.running == 0
+
+
+async def test_an_answer_with_its_finish_reason_is_whole_without_done(valkey: str) -> None:
+    async with running(OpenAISimulator(faults=Faults(faults.MissingDone())), valkey) as rig:
+        assert (await rig.stream(spec())).usage.completion_tokens == 6
+
+
+async def test_a_provider_that_stalls_within_an_answer_is_given_less_time_than_before_it(valkey: str) -> None:
+    simulator = OpenAISimulator(faults=Faults(faults.Stall(2), faults.SlowFirst(0.4)))
+    async with running(simulator, valkey, stall_s=0.2) as rig:
+        with pytest.raises(errors.TargetTimeout, match=r"stalled for 0\.2 s"):
+            await rig.generate(spec())
+        assert (await rig.generate(spec())).usage.completion_tokens == 6
 
 
 async def test_a_provider_that_cannot_be_reached_is_down_and_costs_nothing(valkey: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.router.app import build
+from services.router.breaker_settings import RetryBudgetSettings
 from services.router.cache import Cache
 from services.router.cache_settings import CacheSettings
 from services.router.http.settings import HttpSettings
@@ -113,6 +114,7 @@ async def running_mesh(
     tracing: Tracing | None = None,
     cloud_address: str = "",
     capabilities: Any = CAPABILITIES,
+    retry_budget: RetryBudgetSettings | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us).
 
@@ -153,6 +155,7 @@ async def running_mesh(
             http=http or HttpSettings(),
             validator=ValidatorSettings(address=validator_address, timeout_s=0.5) if validator_address else None,
             cache=cache or CacheSettings(),
+            retry_budget=retry_budget or RetryBudgetSettings(),
         )
         kept: list[Attempt] = []
         app = await stack.enter_async_context(

@@ -297,7 +297,7 @@ async def test_an_answer_expires(valkey: str) -> None:
 
 async def test_a_local_only_request_never_shares_an_entry_with_one_that_may_leave(valkey: str) -> None:
     async with caching_mesh(valkey, sensitive_ttl_s=60) as mesh:
-        mesh.local.faults = Script(Refuse(TargetDown("gone")))
+        mesh.local.faults = Script(*[Refuse(TargetDown("gone"))] * 2)
         assert said(await unary(mesh, USE)) == "from the cloud"
         await eventually(lambda: cache_of(mesh).tally.kept == 1)
         assert said(await unary(mesh, LOCAL_ONLY)) == "one two three four five"
@@ -333,7 +333,7 @@ async def test_an_answer_that_nobody_judged_is_not_given_to_who_wants_a_judged_o
 async def test_a_degraded_answer_does_not_outlive_what_degraded_it(valkey: str) -> None:
     complex_one = v1.RoutingPolicy(category=v1.CATEGORY_COMPLEX)
     async with caching_mesh(valkey) as mesh:
-        mesh.cloud.faults = Script(Refuse(TargetDown("gone")))
+        mesh.cloud.faults = Script(*[Refuse(TargetDown("gone"))] * 2)
         assert (await unary(mesh, complex_one)).started.target == "local"
         assert (await unary(mesh, complex_one)).started.target == "cloud"
 

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
+from services.router.breaker_settings import RetryBudgetSettings
 from services.router.policy_settings import PolicySettings
 from spillway import v1
 from spillway.deadline import Deadline
@@ -16,10 +17,14 @@ from spillway.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
     OutputInvalid,
+    ProviderError,
     ProviderRateLimited,
     RequestInvalid,
+    SpillwayError,
     StreamInterrupted,
     TargetDown,
+    TargetModelMissing,
+    TargetTimeout,
     ValidatorUnavailable,
 )
 from spillway.generation import fold
@@ -45,16 +50,78 @@ async def test_the_answer_names_its_target_and_why(mesh: Mesh) -> None:
 async def test_a_dead_target_is_replaced_silently_and_the_answer_says_so(
     mesh: Mesh, policy: v1.RoutingPolicy | None
 ) -> None:
-    mesh.local.faults = Script(Refuse(TargetDown("gone")))
+    mesh.local.faults = Script(always=Refuse(TargetDown("gone")))
     answer = await fold(mesh.stream(text(), policy))
     assert answer.choices[0].content.text == "from the cloud"
     assert answer.started.target == "cloud"
     assert "after local TARGET_DOWN" in answer.started.route_reason
     assert [(attempt.target, attempt.reason) for attempt in answer.usage.attempts] == [
         ("local", "TARGET_DOWN"),
+        ("local", "TARGET_DOWN"),
         ("cloud", ""),
     ]
+    assert mesh.outcomes() == ["local:failed", "local:failed", "cloud:answered"]
+
+
+@pytest.mark.parametrize("policy", [None, PROBED, COMMITTED], ids=["live", "probed", "committed"])
+@pytest.mark.parametrize("error", [TargetDown("gone"), ProviderError("500")], ids=lambda error: error.reason)
+async def test_a_failure_over_at_once_is_tried_again_on_the_same_target(
+    mesh: Mesh, policy: v1.RoutingPolicy | None, error: SpillwayError
+) -> None:
+    mesh.local.faults = Script(Refuse(error))
+    answer = await fold(mesh.stream(text(), policy))
+    assert answer.choices[0].content.text == "one two three four five"
+    assert answer.started.target == "local"
+    assert mesh.outcomes() == ["local:failed", "local:answered"]
+    assert [seen.request.stamp.attempt for seen in mesh.local.seen] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TargetTimeout("silent"),
+        TargetModelMissing("not here"),
+        ProviderRateLimited("slow down"),
+        ProviderError("503", retry_after_s=1),
+    ],
+    ids=lambda error: error.reason,
+)
+async def test_what_time_alone_mends_is_not_tried_again_on_the_same_target(mesh: Mesh, error: SpillwayError) -> None:
+    mesh.local.faults = Script(Refuse(error))
+    assert (await mesh.generate(text())).started.target == "cloud"
     assert mesh.outcomes() == ["local:failed", "cloud:answered"]
+
+
+async def test_a_failure_that_took_longer_than_a_second_is_not_tried_again_on_the_same_target() -> None:
+    async with running_mesh() as mesh:
+        mesh.local.first_s = 1.1
+        mesh.local.faults = Script(Cut(0))
+        assert (await fold(mesh.stream(text(), PROBED))).started.target == "cloud"
+        assert mesh.outcomes() == ["local:failed", "cloud:answered"]
+
+
+async def test_a_stream_the_caller_has_seen_is_not_tried_again_on_the_same_target(mesh: Mesh) -> None:
+    mesh.local.faults = Script(Cut(2))
+    with pytest.raises(StreamInterrupted):
+        await fold(mesh.stream(text()))
+    assert mesh.outcomes() == ["local:failed"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "budget"),
+    [
+        (PolicySettings(max_retries_per_target=0), RetryBudgetSettings()),
+        (PolicySettings(), RetryBudgetSettings(share=0, floor=0)),
+    ],
+    ids=["by policy", "by the budget"],
+)
+async def test_retries_end_where_policy_or_budget_ends_them_and_failover_does_not(
+    policy: PolicySettings, budget: RetryBudgetSettings
+) -> None:
+    async with running_mesh(policy, retry_budget=budget) as mesh:
+        mesh.local.faults = Script(Refuse(TargetDown("gone")))
+        assert (await mesh.generate(text())).started.target == "cloud"
+        assert mesh.outcomes() == ["local:failed", "cloud:answered"]
 
 
 async def test_a_silent_target_leaves_time_for_the_next() -> None:
@@ -73,14 +140,15 @@ async def test_the_share_of_the_deadline_bounds_the_first_token_only() -> None:
 
 
 async def test_when_all_fail_the_error_lists_every_attempt(mesh: Mesh) -> None:
-    mesh.local.faults = Script(Refuse(TargetDown("no engine")))
+    mesh.local.faults = Script(always=Refuse(TargetDown("no engine")))
     mesh.cloud.faults = Script(Refuse(ProviderRateLimited("slow down", retry_after_s=7)))
     with pytest.raises(AllTargetsFailed) as caught:
         await mesh.generate(text())
     assert caught.value.metadata["attempt_1"].startswith("local: TARGET_DOWN")
-    assert caught.value.metadata["attempt_2"].startswith("cloud: PROVIDER_RATE_LIMITED")
+    assert caught.value.metadata["attempt_2"].startswith("local: TARGET_DOWN")
+    assert caught.value.metadata["attempt_3"].startswith("cloud: PROVIDER_RATE_LIMITED")
     assert caught.value.retry_after_s == 7
-    assert mesh.outcomes() == ["local:failed", "cloud:failed"]
+    assert mesh.outcomes() == ["local:failed", "local:failed", "cloud:failed"]
 
 
 async def test_a_local_only_request_fails_rather_than_leave_the_site(mesh: Mesh) -> None:
@@ -88,7 +156,7 @@ async def test_a_local_only_request_fails_rather_than_leave_the_site(mesh: Mesh)
     for call in (mesh.generate(text(), LOCAL_ONLY), fold(mesh.stream(text(), LOCAL_ONLY))):
         with pytest.raises(AllTargetsFailed) as caught:
             await call
-        assert list(caught.value.metadata) == ["attempt_1"]
+        assert all(told.startswith("local:") for told in caught.value.metadata.values())
     assert mesh.cloud.seen == []
 
 
@@ -113,7 +181,7 @@ async def test_a_truncated_answer_is_never_reported_as_success(mesh: Mesh) -> No
 
 
 async def test_a_cut_before_the_probe_is_full_is_replaced_silently(mesh: Mesh) -> None:
-    mesh.local.faults = Script(Cut(2))
+    mesh.local.faults = Script(always=Cut(2))
     answer = await fold(mesh.stream(text(), PROBED))
     assert answer.choices[0].content.text == "from the cloud"
 
@@ -145,10 +213,10 @@ async def test_a_stall_after_the_commit_is_cut() -> None:
 
 async def test_what_is_left_of_the_deadline_reaches_the_target(mesh: Mesh) -> None:
     await mesh.generate(text(), deadline_s=0.3)
-    mesh.local.faults = Script(Refuse(TargetDown("gone")))
+    mesh.local.faults = Script(always=Refuse(TargetDown("gone")))
     await fold(mesh.stream(text(), deadline_s=0.3))
     deadlines = [seen.deadline for engine in (mesh.local, mesh.cloud) for seen in engine.seen]
-    assert len(deadlines) == 3
+    assert len(deadlines) == 4
     now = asyncio.get_running_loop().time()
     assert all(deadline.at < now + 0.3 for deadline in deadlines)
 
@@ -198,14 +266,14 @@ async def test_unknown_is_not_zero(mesh: Mesh) -> None:
 
 
 async def test_a_safety_critical_request_fails_when_the_cloud_is_down(mesh: Mesh) -> None:
-    mesh.cloud.faults = Script(Refuse(TargetDown("gone")))
+    mesh.cloud.faults = Script(always=Refuse(TargetDown("gone")))
     with pytest.raises(AllTargetsFailed):
         await mesh.generate(text(), v1.RoutingPolicy(category=v1.CATEGORY_SAFETY_CRITICAL))
     assert mesh.local.seen == []
 
 
 async def test_a_complex_request_degrades_to_local_when_the_cloud_is_down(mesh: Mesh) -> None:
-    mesh.cloud.faults = Script(Refuse(TargetDown("gone")))
+    mesh.cloud.faults = Script(always=Refuse(TargetDown("gone")))
     answer = await mesh.generate(text(), v1.RoutingPolicy(category=v1.CATEGORY_COMPLEX))
     assert answer.started.target == "local"
     assert answer.started.route_reason.startswith("degraded")
@@ -271,7 +339,7 @@ async def test_a_target_gets_the_resolved_policy_as_a_stamp(mesh: Mesh) -> None:
 
 
 async def test_a_stamp_can_only_tighten(mesh: Mesh) -> None:
-    mesh.local.faults = Script(Refuse(TargetDown("gone")))
+    mesh.local.faults = Script(always=Refuse(TargetDown("gone")))
     request = v1.GenerateRequest(
         spec=text(), stamp=v1.PolicyStamp(data_policy=v1.DataPolicy(residency=v1.RESIDENCY_LOCAL_ONLY))
     )

@@ -96,7 +96,7 @@ async def test_a_replica_with_the_same_weights_is_tried_before_another_model() -
 async def test_a_replica_that_refuses_is_passed_over() -> None:
     async with replicas("w", "w", "w") as (mesh, engines):
         engines[0].faults = Script(Cut(3))
-        engines[1].faults = Script(Refuse(TargetDown("gone too")))
+        engines[1].faults = Script(always=Refuse(TargetDown("gone too")))
         answer, changes = await read(mesh)
         assert changes[0].to_target == "t2"
         assert answer.choices[0].content.text == ANSWER

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
+from services.router.breaker_settings import RetryBudgetSettings
 from services.router.policy_settings import PolicySettings
 from spillway import v1
 from spillway.errors import AllTargetsFailed, StreamInterrupted, TargetDown
@@ -118,6 +119,17 @@ async def test_a_hedge_goes_on_at_once_when_a_target_fails() -> None:
         for call in (mesh.generate(text()), fold(mesh.stream(text()))):
             with pytest.raises(AllTargetsFailed):
                 await call
+
+
+async def test_a_hedge_over_the_budget_is_not_made_and_the_first_target_is_waited_for() -> None:
+    async with running_mesh(HEDGE, retry_budget=RetryBudgetSettings(share=0, floor=1)) as mesh:
+        mesh.local.first_s = 0.3
+        for number in range(1, 3):
+            await fold(mesh.stream(text()))
+            assert (len(mesh.local.seen), len(mesh.cloud.seen)) == (number, 1)
+        assert mesh.outcomes()[-1] == "local:answered"
+        mesh.local.faults = Script(Refuse(TargetDown("gone")))
+        assert (await mesh.generate(text())).started.target == "cloud"  # failover is not a hedge
 
 
 async def test_a_hedged_stream_that_is_cut_says_so() -> None:

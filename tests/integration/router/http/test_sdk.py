@@ -197,7 +197,7 @@ async def test_a_local_only_hint_keeps_the_prompt_on_the_site(mesh: Mesh, client
 
 
 async def test_a_cut_within_the_probe_is_replaced_silently(mesh: Mesh, client: AsyncOpenAI) -> None:
-    mesh.local.faults = Script(Cut(2))
+    mesh.local.faults = Script(always=Cut(2))
     async with await client.chat.completions.create(model="auto", messages=MESSAGES, stream=True) as stream:
         chunks = [chunk async for chunk in stream]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "from the cloud"
