@@ -3,8 +3,8 @@
 Places are bounded, and so is the queue. A request runs at once while there is a place for it; else it waits in the lane
 of its priority. When a place is free again,
 
-- interactive requests are before background ones, except that every so often (`background_share`) background is next, so
-  that it never starves;
+- interactive requests are before background ones, except that every so often (`background_share`) background is next,
+  so that it never starves;
 - in a lane the tenants take turns, each with its oldest request first, however many each has waiting;
 - a tenant or priority at a bound of its own is passed over until one of its requests has ended.
 

@@ -59,8 +59,8 @@ class Policy:
     ) -> Plan:
         """Choose among `targets`. A plan may have taken none: `refusal` then says why.
 
-        `standings` say what breakers hold against targets, by name; `draw` is the request's own number in [0, 1); `loads`
-        how busy targets are, by name, which decides among equals. Where nothing else may answer, an open breaker is
+        `standings` say what breakers hold against targets, `loads` how busy they are, both by name; `draw` is the
+        request's own number in [0, 1). Loads decide among equals. Where nothing else may answer, an open breaker is
         advice.
         """
         taken: list[Candidate] = []
