@@ -88,7 +88,7 @@ class Admission:
             min(places, settings.background_max_running or places),
             seats // 2 if background is None else min(seats, background),
         )
-        self._tenant_places = settings.tenant_max_running or places
+        self._tenant_places = settings.tenant_max_running or places + 1  # which is never reached
         self._tenant_seats = seats if settings.tenant_max_waiting is None else settings.tenant_max_waiting
         self._running_of: dict[str, int] = {}
         self._waiting_of: dict[str, int] = {}
