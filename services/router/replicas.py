@@ -68,7 +68,7 @@ def _ordered(replicas: list[Candidate], loads: Mapping[str, Occupancy], session:
         least, here = busy[ordered[0].target.name], busy[home.target.name]
         if not occupied[home.target.name].full and here <= CLEARLY_TIMES * least + CLEARLY_MORE:
             ordered.remove(home)
-            ordered.insert(0, replace(home, reasons=(*home.reasons, "its session was here before")))
+            ordered.insert(0, replace(home, reasons=(*home.reasons, "its session goes here")))
     return ordered
 
 

@@ -12,8 +12,9 @@ from services.router.target import Target
 NAMES = ("r0", "r1", "r2")
 
 
-def candidate(name: str, score: float = 200.0, **declared: str) -> Candidate:
-    return Candidate(Target(name, "local", "a:1", **declared), ("local first",), score)
+def candidate(name: str, score: float = 200.0, *, model: str = "", weights: str = "", tier: str = "small") -> Candidate:
+    target = Target(name, "local", "a:1", model=model, weights=weights, tier=tier)
+    return Candidate(target, ("local first",), score)
 
 
 REPLICAS = [candidate(name) for name in NAMES]
