@@ -13,10 +13,13 @@ import pytest
 
 from services.router.admission import Admission
 from services.router.app import build
+from services.router.load_watch import LoadWatches
+from services.router.loads import Loads
 from services.router.policy_settings import TargetSettings
 from services.router.replicas import Occupancy
 from services.router.router import Router
 from services.router.settings import RouterSettings
+from services.router.target import Target
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.errors import DeadlineExceeded, DeadlineUnmeetable, QueueFull, RequestIdInUse, RequestIdReused, TargetDown
@@ -197,7 +200,7 @@ async def test_the_faster_of_two_replicas_gets_more() -> None:
         assert len(fast.seen) > 2 * len(slow.seen) > 0
 
 
-async def test_what_an_engine_says_of_others_counts_and_a_lost_watch_makes_it_unknown() -> None:
+async def test_what_an_engine_says_of_other_callers_counts() -> None:
     busy, idle = FakeEngine(others=20), FakeEngine()
     async with running_site(busy, idle) as site:
         await eventually(lambda: site.load("r0") == Occupancy(0, 20.0) and site.load("r1") == Occupancy(0, 0.0))
@@ -205,6 +208,22 @@ async def test_what_an_engine_says_of_others_counts_and_a_lost_watch_makes_it_un
         busy.others, idle.others = 0, 20
         await eventually(lambda: site.load("r1") == Occupancy(0, 20.0))
         assert (await site.generate(text())).started.target == "r0"
+
+
+async def test_a_lost_engine_is_unknown_and_one_that_no_policy_names_is_not_watched() -> None:
+    loads, engine = Loads(), FakeEngine(others=3)
+    async with AsyncExitStack() as stack:
+        watches = LoadWatches(loads, lambda address: Remote(address, tracing=Tracing("test")), draw=lambda: 0.0)
+        stack.push_async_callback(watches.close)
+        async with serving_engine(engine) as server:
+            target = Target("r0", "local", server.address)
+            loads.adopt([target])
+            watches.adopt([target, Target("cloud", "cloud", server.address)])
+            await eventually(lambda: loads.snapshot() == {"r0": Occupancy(0, 3.0)})
+            watches.adopt([])
+            await eventually(lambda: repr(watches) == "<LoadWatches 0>")
+            watches.adopt([target])
+        await eventually(lambda: loads.snapshot() == {})
 
 
 async def test_a_session_stays_with_its_replica() -> None:
