@@ -107,6 +107,25 @@ class AdapterUnknown(NotFound):
     reason = "ADAPTER_UNKNOWN"
 
 
+# The request's id is another's.
+
+
+class AlreadyExists(SpillwayError):
+    code = StatusCode.ALREADY_EXISTS
+
+
+class RequestIdInUse(AlreadyExists):
+    """A stream is under way under this id, or was asked for under the id of a Generate."""
+
+    reason = "REQUEST_ID_IN_USE"
+
+
+class RequestIdReused(AlreadyExists):
+    """The id belongs to a request with another body."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
 # Nothing is wrong with the request, but it cannot be answered as it stands.
 
 

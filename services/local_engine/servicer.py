@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from services.local_engine.engine import Engine
-from spillway import v1
+from spillway import load, v1
 from spillway.generation import Folder
 from spillway.health import Health
 from spillway.rpc import metadata
@@ -56,8 +56,13 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
         return v1.ListModelsResponse(models=self._engine.models())
 
     async def GetLoad(self, request: v1.GetLoadRequest, context: Any) -> v1.GetLoadResponse:
-        draining = self.health is not None and not self.health.ready
-        return v1.GetLoadResponse(load=self._engine.load(draining=draining))
+        return v1.GetLoadResponse(load=self._load())
+
+    def WatchLoad(self, request: v1.WatchLoadRequest, context: Any) -> AsyncIterator[v1.WatchLoadResponse]:
+        return load.watch(request, self._load)
+
+    def _load(self) -> v1.Load:
+        return self._engine.load(draining=self.health is not None and not self.health.ready)
 
 
 def services(servicer: Servicer) -> list[Service]:

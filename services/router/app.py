@@ -18,11 +18,15 @@ from .attempts import Attempts
 from .breakers import Breakers
 from .cache import Cache
 from .fleet import Fleet
+from .gate import Gate
 from .http.edge import application
 from .http.listener import Listener
+from .idempotency import Idempotency
 from .journal import Keep
 from .judge import Judge
 from .ledger import Ledger
+from .load_watch import LoadWatches
+from .loads import Loads
 from .policy_document import opened
 from .policy_file import PolicyFile
 from .retry_budget import RetryBudget
@@ -101,16 +105,23 @@ async def build(
             stack.push_async_callback(kept.close)
             cache = Cache(settings.cache, kept, clock=clock, wall=wall)
             stack.push_async_callback(cache.close)
+        loads = Loads()
+        watches = LoadWatches(loads, lambda address: remote(address, f"{address} load"))
+        stack.push_async_callback(watches.close)
         router = Router(
             book=file.start() if file is not None else opened(settings).in_force("router."),
             fleet=fleet,
-            strategies=strategies(Attempts(settings.name, fleet, judge, breakers, budget)),
+            strategies=strategies(Attempts(settings.name, fleet, judge, breakers, budget, loads)),
             keep=keep or (lambda attempt, call: None),
             announce=announce,
             tracing=tracing,
             clock=clock,
             breakers=breakers,
             budget=budget,
+            loads=loads,
+            watches=watches,
+            gate=Gate(settings.admission, clock),
+            idempotency=Idempotency(settings.idempotency, clock),
             cache=cache,
         )
         if file is not None:

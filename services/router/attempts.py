@@ -16,6 +16,7 @@ from .failures import Failures, fleeting
 from .fleet import Fleet
 from .journal import Attempt
 from .judge import Judge, accepted, correction, worst
+from .loads import Loads
 from .observation import kind_of_work
 from .plan import Candidate
 from .reading import tell_data_policy
@@ -48,7 +49,10 @@ class Attempts:
     A target that fails in a fleeting way is asked again, as often as the policy, its breaker and the budget allow.
     """
 
-    def __init__(self, router: str, fleet: Fleet, judge: Judge | None, breakers: Breakers, budget: RetryBudget) -> None:
+    def __init__(
+        self, router: str, fleet: Fleet, judge: Judge | None, breakers: Breakers, budget: RetryBudget, loads: Loads
+    ) -> None:
+        self._loads = loads
         self._router = router
         self._fleet = fleet
         self._judge = judge
@@ -197,10 +201,18 @@ class Attempts:
             yield last
 
     async def _begin(self, work: Work, candidate: Candidate) -> Attempt:
-        """Open an attempt. Raises BreakerOpen where the target may not be tried now."""
+        """Open an attempt. Raises BreakerOpen or TargetBusy where the target may not be tried now.
+
+        The place that it has at the target ends when it is settled.
+        """
         name, journal = candidate.target.name, work.journal
         only = candidate is work.plan.taken[-1] and not journal.attempts
-        probe = await self._breakers.may_probe(name, kind_of(work), advice=work.plan.advice or only)
+        await self._loads.take(candidate.target, (each.target for each in work.plan.taken), work.call.deadline)
+        try:
+            probe = await self._breakers.may_probe(name, kind_of(work), advice=work.plan.advice or only)
+        except BaseException:
+            self._loads.give_back(name)
+            raise
         attempt = journal.begin(candidate.target, probe)
         await journal.intend(attempt)
         return attempt

@@ -73,6 +73,8 @@ class Facts:
     task: str = ""
     labels: frozenset[str] = frozenset()
     priority: str = ""
+    session: str = ""
+    """Requests of one session share a prefix, as a rule."""
     data_policy: DataPolicy = UNRESOLVED
     needs: frozenset[str] = frozenset()
     """Capabilities a target must have."""

@@ -47,6 +47,8 @@ TABLE: Mapping[str, Outcome] = {
     "POLICY_BLOCKED": Outcome.NEUTRAL,
     "MODEL_UNKNOWN": Outcome.NEUTRAL,
     "ADAPTER_UNKNOWN": Outcome.NEUTRAL,
+    "REQUEST_ID_IN_USE": Outcome.NEUTRAL,
+    "REQUEST_ID_REUSED": Outcome.NEUTRAL,
     "NO_COMPLIANT_TARGET": Outcome.NEUTRAL,
     "CONTENT_FILTERED": Outcome.NEUTRAL,
     "TENANT_QUOTA": Outcome.NEUTRAL,

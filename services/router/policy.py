@@ -14,6 +14,7 @@ from spillway.egress import UNRESOLVED, DataPolicy, Sensitivity
 from .breaker import SOUND, Standing
 from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
 from .plan import CONDENSED, PATIENCE, Candidate, ContextLimits, Limits, Plan
+from .replicas import IDLE, Occupancy, spread
 from .target import Target
 
 HEALTHY: Mapping[str, Standing] = {}
@@ -51,19 +52,25 @@ class Policy:
         return resolved.tightened(DataPolicy(sensitivity=self.sensitivity_floor))
 
     def decide(
-        self, facts: Facts, targets: Sequence[Target], standings: Mapping[str, Standing] = HEALTHY, draw: float = 0.0
+        self,
+        facts: Facts,
+        targets: Sequence[Target],
+        standings: Mapping[str, Standing] = HEALTHY,
+        draw: float = 0.0,
+        loads: Mapping[str, Occupancy] = IDLE,
     ) -> Plan:
         """Choose among `targets`. A plan may have taken none: `refusal` then says why.
 
-        `standings` say what breakers hold against targets, by name; `draw` is the request's own number in [0, 1). Where
-        nothing else may answer, an open breaker is advice.
+        `standings` say what breakers hold against targets, `loads` how busy they are, both by name; `draw` is the
+        request's own number in [0, 1). Loads decide among equals. Where nothing else may answer, an open breaker is
+        advice.
         """
         taken: list[Candidate] = []
         left_out: list[Candidate] = []
-        for place, target in enumerate(targets):
-            candidate = self._weigh(facts, target, place)
+        for target in targets:
+            candidate = self._weigh(facts, target)
             (taken if candidate.taken else left_out).append(candidate)
-        taken.sort(key=lambda candidate: -candidate.score)
+        taken.sort(key=lambda candidate: -candidate.score)  # stable: among equals as they are declared
         context = facts.context or self.context
         if context is ContextName.REFUSE and taken and (first := self._too_small(facts, left_out, taken[0].score)):
             why = f"{first.name} would come first and context is refuse"
@@ -77,6 +84,7 @@ class Policy:
                 Candidate(out.target, (standings[out.target.name].objection(draw),), left_out_by="breaker")
                 for out in barred
             ]
+        taken = spread(taken, loads, facts.session)
         if not facts.failover:
             left_out += [
                 Candidate(candidate.target, ("failover is off and another target comes first",), left_out_by="failover")
@@ -133,7 +141,7 @@ class Policy:
             return StrategyName.CASCADE, f"{name} is for free text, so cascade"
         return wanted, f"strategy {name}"
 
-    def _weigh(self, facts: Facts, target: Target, place: int) -> Candidate:
+    def _weigh(self, facts: Facts, target: Target) -> Candidate:
         for rule, objection in OBJECTIONS.items():
             if why := objection(self, facts, target):
                 return Candidate(target, (why,), left_out_by=rule)
@@ -141,7 +149,7 @@ class Policy:
         reasons, score = self._rank(facts, target)
         if cost is not None:
             score -= min(cost, 1_000_000_000) / 1_000_000_000  # cost decides among equals
-        return Candidate(target, tuple(reasons), score - place * 1e-6, estimated_cost_nano_usd=cost)
+        return Candidate(target, tuple(reasons), score, estimated_cost_nano_usd=cost)
 
     def _rank(self, facts: Facts, target: Target) -> tuple[list[str], float]:
         """Return why `target` stands where it stands, and its score: hundreds for rules, ones for cost."""

@@ -37,6 +37,7 @@ def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPol
         task=_TASKS.get(policy.task, ""),
         labels=frozenset(policy.labels),
         priority=_PRIORITIES[spec.priority],
+        session=spec.session_id,
         data_policy=asked,
         needs=_needs(spec, constraint),
         json=constraint in ("json_schema", "json_object"),

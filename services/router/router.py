@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from zlib import crc32
@@ -16,17 +17,22 @@ from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
 
+from .admission import Ticket
 from .breakers import Breakers
 from .cache import Cache
 from .condenser import Condenser
 from .facts import Delivery, StrategyName
 from .fitter import Fitter
 from .fleet import Fleet
+from .gate import Gate
+from .idempotency import Idempotency
 from .journal import Announce, Attempt, Journal, Keep
+from .load_watch import LoadWatches
+from .loads import Loads
 from .observation import kind_of_work
 from .plan import Plan
 from .policy import worth_counting
-from .reading import read_facts
+from .reading import read_facts, tell_data_policy
 from .refusal import refusal
 from .retry_budget import RetryBudget
 from .rulebook import Rulebook
@@ -51,10 +57,18 @@ class Router:
         clock: Clock,
         breakers: Breakers,
         budget: RetryBudget,
+        loads: Loads,
+        watches: LoadWatches,
+        gate: Gate,
+        idempotency: Idempotency,
         cache: Cache | None = None,
     ) -> None:
         self.breakers = breakers
         self.cache = cache
+        self.loads = loads
+        self.gate = gate
+        self._watches = watches
+        self._idempotency = idempotency
         self._fleet = fleet
         self._strategies = strategies
         self._keep = keep
@@ -65,23 +79,39 @@ class Router:
         self.adopt(book)
 
     async def generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
-        """Return the answer of the first target of the plan that gives an acceptable one."""
+        """Return the answer of the first target of the plan that gives an acceptable one.
+
+        A request_id of the caller's own gets the same answer again; a router's is the business of the first router.
+        """
+        if request.spec.request_id and not request.HasField("stamp"):
+            return await self._idempotency.once(request, call, self._generate)
+        return await self._generate(request, call)
+
+    async def _generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
         work = await self._work(request, call)
         if self.cache is not None:
             terms = self.cache.terms(work, stamped=request.HasField("stamp"))
             if not terms.off:
                 whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED))
                 return await fold(self.cache.stream(whole, terms, self._make))
-        return await self._strategy(work).generate(work)
+        ticket, work = await self._admit(work)
+        try:
+            return await self._strategy(work).generate(work)
+        finally:
+            self.gate.leave(ticket)
 
     async def stream(self, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
         """Decide, and return the events of an answer: nothing is dispatched before the first is asked for."""
         work = await self._work(request, call)
+        events: AsyncGenerator[v1.GenerationEvent] | None = None
         if self.cache is not None:
             terms = self.cache.terms(work, stamped=request.HasField("stamp"))
             if not terms.off:
-                return self.cache.stream(work, terms, self._make)
-        return self._make(work)
+                events = self.cache.stream(work, terms, self._make)
+        events = events or self._make(work)
+        if request.spec.request_id and not request.HasField("stamp"):
+            return self._idempotency.stream(request.spec.request_id, call, events)
+        return events
 
     async def explain(self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call) -> Plan:
         """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""
@@ -101,15 +131,40 @@ class Router:
         """Decide by `book` from now on; what was decided before goes on as it was."""
         self.book = book
         self._fleet.keep(book.targets)
+        self.loads.adopt(book.targets)
+        self._watches.adopt(book.targets)
         if self.cache is not None:
             self.cache.adopt(book.targets)
 
-    def _make(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
-        return self._strategy(work).stream(work)
+    async def _make(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
+        ticket, work = await self._admit(work)
+        try:
+            async with aclosing(self._strategy(work).stream(work)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self.gate.leave(ticket)
 
     def _strategy(self, work: Work) -> Strategy:
         strategy = self._strategies[work.plan.strategy]
         return strategy if work.plan.fit is None else Condenser(self._strategies[StrategyName.DIRECT], strategy)
+
+    async def _admit(self, work: Work) -> tuple[Ticket, Work]:
+        """Wait until `work` may run. After a wait it is planned anew: breakers, loads and the policy have moved on."""
+        call, plan = work.call, work.plan
+        background = plan.facts.priority == "background"
+        ticket = await self.gate.enter(call.caller.tenant, background=background, deadline=call.deadline)
+        if not ticket.waited_s:
+            return ticket, work
+        try:
+            call.span.set_attribute(names.QUEUE_MS, round(ticket.waited_s * 1000))
+            again = await self._plan(work.spec, work.policy, tell_data_policy(plan.facts.data_policy), call)
+            if not again.taken:
+                raise refusal(again)
+            return ticket, replace(work, plan=replace(again, delivery=plan.delivery))
+        except BaseException:
+            self.gate.leave(ticket)
+            raise
 
     async def _work(self, request: v1.GenerateRequest | v1.StreamGenerateRequest, call: Call) -> Work:
         check(request.spec)
@@ -126,6 +181,9 @@ class Router:
         return Work(request.spec, request.policy, plan, call, Journal(call, self._clock, self._settled, self._announce))
 
     def _settled(self, attempt: Attempt, call: Call) -> None:
+        self.loads.give_back(attempt.target.name)
+        if attempt.record.HasField("first_token_ms"):
+            self.gate.admission.first_token(attempt.record.first_token_ms / 1000, self._clock())
         self.breakers.settle(attempt)
         self._keep(attempt, call)
 
@@ -145,7 +203,7 @@ class Router:
                     facts, rules = book.read(said.counted(counted))
             standings = self.breakers.snapshot(kind_of_work(facts.task, spec.constraint))
             draw = crc32(call.request_id.encode()) / 2**32
-            plan = rules.decide(facts, book.targets, standings, draw)
+            plan = rules.decide(facts, book.targets, standings, draw, self.loads.snapshot())
             if not plan.taken:
                 counting = partial(self._count_locally, book=book, call=call.under(span))
                 plan = await Fitter(rules, book.targets, standings, draw, counting).fitted(spec, plan)

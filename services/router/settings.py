@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
+from .admission_settings import AdmissionSettings, IdempotencySettings
 from .breaker_settings import BreakersSettings, RetryBudgetSettings
 from .cache_settings import CacheSettings
 from .http.settings import HttpSettings
@@ -41,6 +42,8 @@ class RouterSettings(ServiceSettings, PolicyDocument):
     policy_reload_s: float = Field(2.0, gt=0, description="how often the policy file is looked at")
     validator: ValidatorSettings | None = Field(None, description="absent: nothing is validated")
     ledger: LedgerSettings | None = Field(None, description="absent: attempts are logged, not kept")
+    admission: AdmissionSettings = AdmissionSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
     cache: CacheSettings = CacheSettings()
     breakers: BreakersSettings = BreakersSettings()
     retry_budget: RetryBudgetSettings = RetryBudgetSettings()

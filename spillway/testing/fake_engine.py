@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from spillway import v1
+from spillway import load, v1
 from spillway.coalescing import pulled, window_s
 from spillway.deadline import Deadline
 from spillway.errors import ModelUnknown, SpillwayError, TargetDown
@@ -61,6 +61,8 @@ class FakeEngine:
     """Of every token, told where log probabilities are asked for; None: not told."""
     faults: Script = field(default_factory=Script)
     seen: list[Seen] = field(default_factory=list)
+    others: int = 0
+    """Generations that the load tells of besides those in flight here."""
     running: int = 0
     finished: int = 0
     failed: int = 0
@@ -89,6 +91,10 @@ class FakeEngine:
             raise
         finally:
             self.running -= 1
+
+    def load(self) -> v1.Load:
+        """The load now; `others` are running besides what was asked here."""
+        return v1.Load(state=v1.ENGINE_STATE_SERVING, running=self.running + self.others, waiting=0, age_ms=0)
 
     def admit(self, spec: v1.GenerationSpec) -> None:
         """Raise RequestInvalid, SchemaInvalid or ModelUnknown for what this engine does not serve."""
@@ -200,7 +206,10 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
         )
 
     async def GetLoad(self, request: v1.GetLoadRequest, context: Any) -> v1.GetLoadResponse:
-        return v1.GetLoadResponse(load=v1.Load(state=v1.ENGINE_STATE_SERVING, running=self._engine.running, waiting=0))
+        return v1.GetLoadResponse(load=self._engine.load())
+
+    def WatchLoad(self, request: v1.WatchLoadRequest, context: Any) -> AsyncIterator[v1.WatchLoadResponse]:
+        return load.watch(request, self._engine.load)
 
 
 def services(engine: FakeEngine) -> list[Service]:

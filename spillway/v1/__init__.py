@@ -16,6 +16,8 @@ from spillway.v1.engine_pb2 import (
     GetLoadRequest as GetLoadRequest,
     GetLoadResponse as GetLoadResponse,
     Load as Load,
+    WatchLoadRequest as WatchLoadRequest,
+    WatchLoadResponse as WatchLoadResponse,
 )
 from spillway.v1.event_pb2 import (
     ATTEMPT_OUTCOME_ANSWERED as ATTEMPT_OUTCOME_ANSWERED,

@@ -39,6 +39,11 @@ class EngineTelemetryServiceStub:
                 request_serializer=spillway_dot_v1_dot_engine__pb2.GetLoadRequest.SerializeToString,
                 response_deserializer=spillway_dot_v1_dot_engine__pb2.GetLoadResponse.FromString,
                 _registered_method=True)
+        self.WatchLoad = channel.unary_stream(
+                '/spillway.v1.EngineTelemetryService/WatchLoad',
+                request_serializer=spillway_dot_v1_dot_engine__pb2.WatchLoadRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_engine__pb2.WatchLoadResponse.FromString,
+                _registered_method=True)
 
 
 class EngineTelemetryServiceServicer:
@@ -50,6 +55,13 @@ class EngineTelemetryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchLoad(self, request, context):
+        """The load now, then whenever it has changed, and at least every two seconds; ends when the engine drains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EngineTelemetryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +69,11 @@ def add_EngineTelemetryServiceServicer_to_server(servicer, server):
                     servicer.GetLoad,
                     request_deserializer=spillway_dot_v1_dot_engine__pb2.GetLoadRequest.FromString,
                     response_serializer=spillway_dot_v1_dot_engine__pb2.GetLoadResponse.SerializeToString,
+            ),
+            'WatchLoad': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchLoad,
+                    request_deserializer=spillway_dot_v1_dot_engine__pb2.WatchLoadRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_engine__pb2.WatchLoadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +103,33 @@ class EngineTelemetryService:
             '/spillway.v1.EngineTelemetryService/GetLoad',
             spillway_dot_v1_dot_engine__pb2.GetLoadRequest.SerializeToString,
             spillway_dot_v1_dot_engine__pb2.GetLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchLoad(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/spillway.v1.EngineTelemetryService/WatchLoad',
+            spillway_dot_v1_dot_engine__pb2.WatchLoadRequest.SerializeToString,
+            spillway_dot_v1_dot_engine__pb2.WatchLoadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,11 +32,15 @@ class EngineTelemetryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EngineTelemetryServiceAsyncStub: ...
     GetLoad: _grpc.UnaryUnaryMultiCallable[_engine_pb2.GetLoadRequest, _engine_pb2.GetLoadResponse]
+    WatchLoad: _grpc.UnaryStreamMultiCallable[_engine_pb2.WatchLoadRequest, _engine_pb2.WatchLoadResponse]
+    """The load now, then whenever it has changed, and at least every two seconds; ends when the engine drains."""
 
 @_typing.type_check_only
 class EngineTelemetryServiceAsyncStub(EngineTelemetryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetLoad: _aio.UnaryUnaryMultiCallable[_engine_pb2.GetLoadRequest, _engine_pb2.GetLoadResponse]  # type: ignore[assignment]
+    WatchLoad: _aio.UnaryStreamMultiCallable[_engine_pb2.WatchLoadRequest, _engine_pb2.WatchLoadResponse]  # type: ignore[assignment]
+    """The load now, then whenever it has changed, and at least every two seconds; ends when the engine drains."""
 
 class EngineTelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -45,5 +49,13 @@ class EngineTelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_pb2.GetLoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.GetLoadResponse, _abc.Awaitable[_engine_pb2.GetLoadResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchLoad(
+        self,
+        request: _engine_pb2.WatchLoadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_engine_pb2.WatchLoadResponse], _abc.AsyncIterator[_engine_pb2.WatchLoadResponse]]:
+        """The load now, then whenever it has changed, and at least every two seconds; ends when the engine drains."""
 
 def add_EngineTelemetryServiceServicer_to_server(servicer: EngineTelemetryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -17,6 +17,7 @@ STATUSES = {
     StatusCode.UNAVAILABLE: {503},
     StatusCode.ABORTED: {502},
     StatusCode.DEADLINE_EXCEEDED: {504},
+    StatusCode.ALREADY_EXISTS: {400},
     StatusCode.CANCELLED: {499},
     StatusCode.INTERNAL: {500},
 }
