@@ -107,6 +107,10 @@ class AdapterUnknown(NotFound):
     reason = "ADAPTER_UNKNOWN"
 
 
+class TargetUnknown(NotFound):
+    reason = "TARGET_UNKNOWN"
+
+
 # Nothing is wrong with the request, but it cannot be answered as it stands.
 
 

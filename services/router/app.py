@@ -28,6 +28,7 @@ from .policy_file import PolicyFile
 from .router import Router
 from .servicer import SCOPES, services
 from .settings import RouterSettings
+from .status import Status
 from .strategies import strategies
 
 
@@ -62,6 +63,7 @@ async def build(
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing(settings.name, settings.telemetry)
         stack.callback(tracing.close)
+        ledger = None
         if keep is None and settings.ledger is not None:
             ledger = Ledger(settings.ledger)
             await ledger.start()
@@ -112,7 +114,8 @@ async def build(
             file.adopt = router.adopt
             watching = asyncio.create_task(file.watch(), name="policy file")
             stack.callback(watching.cancel)
-        server = Server(settings.server, services(router, file), tracing=tracing, clock=clock, scopes=SCOPES)
+        status = Status(settings.name, router, clock, clock(), file, ledger)
+        server = Server(settings.server, services(router, status), tracing=tracing, clock=clock, scopes=SCOPES)
         await server.start()
         stack.push_async_callback(server.close)
         http = None

@@ -47,6 +47,7 @@ TABLE: Mapping[str, Outcome] = {
     "POLICY_BLOCKED": Outcome.NEUTRAL,
     "MODEL_UNKNOWN": Outcome.NEUTRAL,
     "ADAPTER_UNKNOWN": Outcome.NEUTRAL,
+    "TARGET_UNKNOWN": Outcome.NEUTRAL,
     "NO_COMPLIANT_TARGET": Outcome.NEUTRAL,
     "CONTENT_FILTERED": Outcome.NEUTRAL,
     "TENANT_QUOTA": Outcome.NEUTRAL,

@@ -24,7 +24,7 @@ _PRIORITIES = {
     v1.PRIORITY_INTERACTIVE: "interactive",
     v1.PRIORITY_BACKGROUND: "background",
 }
-_KINDS = {"local": v1.TARGET_KIND_LOCAL, "cloud": v1.TARGET_KIND_CLOUD}
+KINDS = {"local": v1.TARGET_KIND_LOCAL, "cloud": v1.TARGET_KIND_CLOUD}
 
 
 def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: str) -> Facts:
@@ -108,7 +108,7 @@ def tell_plan(plan: Plan) -> v1.Plan:
             v1.Candidate(
                 target=candidate.target.name,
                 model=candidate.target.model,
-                kind=_KINDS[candidate.target.kind],
+                kind=KINDS[candidate.target.kind],
                 region=candidate.target.region,
                 taken=candidate.taken,
                 score=candidate.score if candidate.taken else None,
@@ -130,7 +130,7 @@ def _model(target: Target) -> v1.Model:
     return v1.Model(
         name=target.model or target.name,
         target=target.name,
-        kind=_KINDS[target.kind],
+        kind=KINDS[target.kind],
         region=target.region,
         context_window=target.context_window,
         capabilities=[v1.Capability.Value(f"CAPABILITY_{name.upper()}") for name in sorted(target.capabilities)],

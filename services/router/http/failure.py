@@ -39,6 +39,7 @@ TABLE: Mapping[str, Row] = {
     "POLICY_BLOCKED": Row(403, _REQUEST, "policy_blocked"),
     "MODEL_UNKNOWN": Row(404, _REQUEST, "model_not_found"),
     "ADAPTER_UNKNOWN": Row(404, _REQUEST, "adapter_not_found"),
+    "TARGET_UNKNOWN": Row(404, _REQUEST, "target_not_found"),
     "NO_COMPLIANT_TARGET": Row(400, _REQUEST, "no_compliant_target"),
     "CONTENT_FILTERED": Row(400, _REQUEST, "content_filter"),
     "TENANT_QUOTA": Row(429, _QUOTA, "insufficient_quota"),

@@ -16,6 +16,7 @@ CONTRACT = {
     "POLICY_BLOCKED": (StatusCode.PERMISSION_DENIED, False),
     "MODEL_UNKNOWN": (StatusCode.NOT_FOUND, False),
     "ADAPTER_UNKNOWN": (StatusCode.NOT_FOUND, False),
+    "TARGET_UNKNOWN": (StatusCode.NOT_FOUND, False),
     "NO_COMPLIANT_TARGET": (StatusCode.FAILED_PRECONDITION, False),
     "CONTENT_FILTERED": (StatusCode.FAILED_PRECONDITION, False),
     "TENANT_QUOTA": (StatusCode.RESOURCE_EXHAUSTED, False),
