@@ -31,7 +31,7 @@ class SpillwayError(Exception):
 
     code: ClassVar[StatusCode] = StatusCode.INTERNAL
     reason: ClassVar[str] = "INTERNAL"
-    elsewhere: ClassVar[bool] = False
+    elsewhere: bool = False
 
     def __init__(
         self,

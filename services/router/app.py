@@ -12,6 +12,7 @@ from spillway.deadline import Clock
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Server
 from spillway.store.redis import Store
+from spillway.telemetry.metrics import Metrics
 from spillway.telemetry.tracing import Tracing
 
 from .attempts import Attempts
@@ -23,6 +24,7 @@ from .http.listener import Listener
 from .journal import Keep
 from .judge import Judge
 from .ledger import Ledger
+from .measures import Measures
 from .policy_document import opened
 from .policy_file import PolicyFile
 from .router import Router
@@ -40,6 +42,8 @@ class App:
     router: Router
     http: Listener | None = None
     """The OpenAI-compatible edge, where one is asked for."""
+    metrics: str = ""
+    """host:port that Prometheus scrapes, where it may."""
 
     async def died(self) -> str:
         """A router has nothing that can die under it."""
@@ -91,7 +95,10 @@ async def build(
         if settings.store.url:
             store = Store(settings.store)
             stack.push_async_callback(store.close)
-        breakers = Breakers(settings.breakers, store=store, clock=clock)
+        metrics = Metrics(settings.name, settings.telemetry, listen=settings.telemetry.metrics_listen)
+        stack.push_async_callback(asyncio.to_thread, metrics.close)
+        measures = Measures(metrics, clock)
+        breakers = Breakers(settings.breakers, store=store, clock=clock, listeners=[measures.breaker])
         await breakers.start()
         stack.push_async_callback(breakers.close)
         cache = None
@@ -109,7 +116,9 @@ async def build(
             clock=clock,
             breakers=breakers,
             cache=cache,
+            measures=measures,
         )
+        measures.watch(cache, ledger)
         if file is not None:
             file.adopt = router.adopt
             watching = asyncio.create_task(file.watch(), name="policy file")
@@ -134,4 +143,4 @@ async def build(
             await http.start()
             server.ends_with(http)
         await server.health.set_ready(True)
-        yield App(server, router, http)
+        yield App(server, router, http, metrics.address)

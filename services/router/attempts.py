@@ -11,6 +11,7 @@ from spillway.errors import SpillwayError, ValidatorUnavailable
 from spillway.logs import get_logger
 
 from .breakers import Breakers
+from .chain import wishes
 from .facts import Delivery, Validation
 from .failures import Failures
 from .fleet import Fleet
@@ -84,11 +85,12 @@ class Attempts:
     ) -> Answer:
         """Make one attempt and have its answer judged. Raises SpillwayError."""
         target = candidate.target
-        request = v1.GenerateRequest(spec=spec, stamp=self._stamp(work, candidate))
+        wished = wishes(work.policy, work.plan, target)
+        request = v1.GenerateRequest(spec=spec, stamp=self._stamp(work, candidate), policy=wished)
         request.spec.model = target.model
         attempt = await self._begin(work, candidate)
         response = await self._fleet.client(target).generate(
-            attempt, request, work.call, work.journal, silence_s(work, candidate)
+            attempt, request, work.journal.onward(attempt), work.journal, silence_s(work, candidate)
         )
         outcome = v1.ATTEMPT_OUTCOME_CANCELLED
         try:
@@ -119,14 +121,20 @@ class Attempts:
         A probe ends with its last token, or with the first that comes after the target's share of the deadline.
         """
         target = candidate.target
-        request = v1.StreamGenerateRequest(spec=spec or work.spec, stamp=self._stamp(work, candidate))
+        wished = wishes(work.policy, work.plan, target)
+        request = v1.StreamGenerateRequest(spec=spec or work.spec, stamp=self._stamp(work, candidate), policy=wished)
         request.spec.model = target.model
         hold = _probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
         probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
         held: list[v1.GenerationEvent] = []
         attempt = await self._begin(work, candidate)
         events = self._fleet.client(target).stream(
-            attempt, request, work.call, work.journal, silence_s(work, candidate), work.plan.limits.idle_s
+            attempt,
+            request,
+            work.journal.onward(attempt),
+            work.journal,
+            silence_s(work, candidate),
+            work.plan.limits.idle_s,
         )
         last: v1.GenerationEvent | None = None
         async with aclosing(events):
@@ -161,6 +169,7 @@ class Attempts:
     async def _begin(self, work: Work, candidate: Candidate) -> Attempt:
         """Open an attempt. Raises BreakerOpen where the target may not be tried now."""
         name, journal = candidate.target.name, work.journal
+        journal.admit()
         only = candidate is work.plan.taken[-1] and not journal.attempts
         probe = await self._breakers.may_probe(name, kind_of(work), advice=work.plan.advice or only)
         return journal.begin(candidate.target, probe)
@@ -188,7 +197,7 @@ class Attempts:
             router=self._router,
             policy_revision=work.plan.policy_revision,
             tenant=work.call.caller.tenant,
-            data_policy=tell_data_policy(work.plan.facts.data_policy),
+            data_policy=tell_data_policy(work.plan.data_policy),
             target=candidate.target.name,
             attempt=len(work.journal.attempts) + 1,
         )
@@ -202,9 +211,9 @@ class Attempts:
             for attempt in work.journal.attempts[:-1]
             if attempt.settled
         )
-        started.route_reason = (
-            f"{candidate.reasons[0]} (attempt {number}, after {failed})" if failed else candidate.reasons[0]
-        )
+        there = f"; there {started.route_reason}" if candidate.target.router else ""
+        reason = f"{candidate.reasons[0]} (attempt {number}, after {failed})" if failed else candidate.reasons[0]
+        started.route_reason = reason + there
 
     def __repr__(self) -> str:
         return f"<Attempts of {self._router} over {self._fleet!r}>"

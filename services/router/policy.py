@@ -100,6 +100,7 @@ class Policy:
             self.revision,
             "; ".join(part for part in (facts.policy_because, why, reason) if part),
             advice,
+            stays=facts.data_policy.sensitivity > self.cloud_sensitivity_limit,
         )
 
     def _strategy(self, facts: Facts, taken: Sequence[Candidate]) -> tuple[StrategyName, str]:

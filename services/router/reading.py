@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from spillway import v1
 from spillway.egress import DataPolicy
 from spillway.generation import prompt_bytes
@@ -93,8 +95,9 @@ def tell_data_policy(policy: DataPolicy) -> v1.DataPolicy:
     )
 
 
-def tell_plan(plan: Plan) -> v1.Plan:
-    """Return a plan as the contract's message."""
+def tell_plan(plan: Plan, onward: Mapping[str, v1.Plan] | None = None) -> v1.Plan:
+    """Return a plan as the contract's message, with those of the routers that are its targets, by name."""
+    onward = onward or {}
     return v1.Plan(
         strategy=v1.Strategy.ValueType(plan.strategy),
         delivery=v1.DeliveryMode.ValueType(plan.delivery),
@@ -114,6 +117,7 @@ def tell_plan(plan: Plan) -> v1.Plan:
                 score=candidate.score if candidate.taken else None,
                 reasons=candidate.reasons,
                 estimated_cost_nano_usd=candidate.estimated_cost_nano_usd,
+                plan=onward.get(candidate.target.name),
             )
             for candidate in (*plan.taken, *plan.left_out)
         ],

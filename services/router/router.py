@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import replace
 from zlib import crc32
 
 from spillway import v1
 from spillway.deadline import Clock
-from spillway.egress import DataPolicy
+from spillway.egress import DataPolicy, Residency
 from spillway.errors import SpillwayError
 from spillway.generation import check, check_routing, fold
 from spillway.rpc.call import Call
@@ -17,19 +19,23 @@ from spillway.telemetry.tracing import Tracing
 
 from .breakers import Breakers
 from .cache import Cache
+from .chain import account, wishes
 from .facts import Delivery, StrategyName
 from .fleet import Fleet
 from .journal import Attempt, Journal, Keep
+from .measures import Measures
 from .observation import kind_of_work
 from .plan import Plan
 from .policy import worth_counting
-from .reading import read_facts
+from .reading import read_facts, tell_data_policy
 from .refusal import refusal
 from .rulebook import Rulebook
 from .strategies import Strategy
 from .work import Work
 
 COUNT_TIMEOUT_S = 2.0
+EXPLAIN_TIMEOUT_S = 2.0
+MAX_EXPLAINED = 4
 
 
 class Router:
@@ -45,8 +51,10 @@ class Router:
         tracing: Tracing,
         clock: Clock,
         breakers: Breakers,
+        measures: Measures,
         cache: Cache | None = None,
     ) -> None:
+        self._measures = measures
         self.breakers = breakers
         self.cache = cache
         self._fleet = fleet
@@ -56,30 +64,66 @@ class Router:
         self._clock = clock
         self.adopt(book)
 
-    async def generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
-        """Return the answer of the first target of the plan that gives an acceptable one."""
-        work = await self._work(request, call)
-        if self.cache is not None:
-            terms = self.cache.terms(work, stamped=request.HasField("stamp"))
-            if not terms.off:
-                whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED))
-                return await fold(self.cache.stream(whole, terms, self._make))
-        return await self._strategies[work.plan.strategy].generate(work)
+    async def generate(
+        self, request: v1.GenerateRequest, call: Call, alive: Callable[[], None] = lambda: None
+    ) -> v1.GenerateResponse:
+        """Return the answer of the first target of the plan that gives an acceptable one.
+
+        `alive` is told of every first token.
+        """
+        with self._measures.request(request.policy.task):
+            work = await self._work(request, call, alive)
+            if self.cache is not None:
+                terms = self.cache.terms(work, stamped=work.stamped)
+                if not terms.off:
+                    whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED))
+                    return await fold(self.cache.stream(whole, terms, self._make))
+            with self._accounted(work):
+                return await self._strategies[work.plan.strategy].generate(work)
 
     async def stream(self, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
         """Decide, and return the events of an answer: nothing is dispatched before the first is asked for."""
-        work = await self._work(request, call)
-        if self.cache is not None:
-            terms = self.cache.terms(work, stamped=request.HasField("stamp"))
-            if not terms.off:
-                return self.cache.stream(work, terms, self._make)
-        return self._make(work)
+        with ExitStack() as measured:
+            measured.enter_context(self._measures.request(request.policy.task))
+            work = await self._work(request, call)
+            events = None
+            if self.cache is not None:
+                terms = self.cache.terms(work, stamped=work.stamped)
+                events = None if terms.off else self.cache.stream(work, terms, self._make)
+            return _within(measured.pop_all(), events or self._make(work))
 
-    async def explain(self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call) -> Plan:
+    async def explain(
+        self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call, stamped: v1.DataPolicy | None = None
+    ) -> Plan:
         """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""
         check(spec)
         check_routing(policy)
-        return await self._plan(spec, policy, v1.DataPolicy(), call)
+        return await self._plan(spec, policy, stamped or v1.DataPolicy(), call)
+
+    async def explain_onward(
+        self, plan: Plan, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call
+    ) -> dict[str, v1.Plan]:
+        """Return what the first few routers that `plan` takes would do, by target, as far as they say so in time."""
+        routers = [candidate.target for candidate in plan.taken if candidate.target.router][:MAX_EXPLAINED]
+        onward = call.onward().until(call.deadline.within(EXPLAIN_TIMEOUT_S))
+        stamp = v1.PolicyStamp(data_policy=tell_data_policy(plan.data_policy))
+        asked = [
+            v1.ExplainRouteRequest(spec=spec, policy=wishes(policy, plan, target), stamp=stamp) for target in routers
+        ]
+        told = await asyncio.gather(
+            *(
+                self._fleet.client(target).explain(target, request, onward)
+                for target, request in zip(routers, asked, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        found = {}
+        for target, plan_there in zip(routers, told, strict=True):
+            if isinstance(plan_there, v1.Plan):
+                found[target.name] = plan_there
+            elif not isinstance(plan_there, SpillwayError):
+                raise plan_there
+        return found
 
     async def count_tokens(self, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
         """Count the prompt's tokens at the target that would answer."""
@@ -97,16 +141,37 @@ class Router:
             self.cache.adopt(book.targets)
 
     def _make(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
-        return self._strategies[work.plan.strategy].stream(work)
+        accounted = ExitStack()
+        accounted.enter_context(self._accounted(work))
+        return _within(accounted, self._strategies[work.plan.strategy].stream(work))
 
-    async def _work(self, request: v1.GenerateRequest | v1.StreamGenerateRequest, call: Call) -> Work:
+    @contextmanager
+    def _accounted(self, work: Work) -> Iterator[None]:
+        """Measure what is done about `work` in the block; another router is told it with an error too."""
+        try:
+            yield
+        except SpillwayError as error:
+            if work.stamped:
+                error.metadata = {**account(attempt.record for attempt in work.journal.attempts), **error.metadata}
+            raise
+        finally:
+            self._measures.work(work)
+
+    async def _work(
+        self,
+        request: v1.GenerateRequest | v1.StreamGenerateRequest,
+        call: Call,
+        alive: Callable[[], None] = lambda: None,
+    ) -> Work:
         check(request.spec)
         check_routing(request.policy)
         call = call.onward()
         plan = await self._plan(request.spec, request.policy, request.stamp.data_policy, call)
         if not plan.taken:
             raise refusal(plan)
-        return Work(request.spec, request.policy, plan, call, Journal(call, self._clock, self._settled))
+        stays = plan.data_policy.residency is Residency.LOCAL_ONLY
+        journal = Journal(call, self._clock, self._settled, plan.limits.max_attempts, stays, alive)
+        return Work(request.spec, request.policy, plan, call, journal, request.HasField("stamp"))
 
     def _settled(self, attempt: Attempt, call: Call) -> None:
         self.breakers.settle(attempt)
@@ -143,3 +208,11 @@ class Router:
                 except SpillwayError:
                     continue
         return None
+
+
+async def _within(block: ExitStack, events: AsyncGenerator[v1.GenerationEvent]) -> AsyncGenerator[v1.GenerationEvent]:
+    """Yield `events` inside `block`, which ends with them."""
+    with block:
+        async with aclosing(events):
+            async for event in events:
+                yield event

@@ -175,5 +175,6 @@ def compiled(
             probe_tokens=settings.probe_tokens,
             confidence_threshold=settings.confidence_threshold,
             hedge_after_s=settings.hedge_after_s,
+            max_attempts=settings.max_attempts,
         ),
     )

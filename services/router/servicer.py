@@ -31,9 +31,21 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
         self._router = router
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
-        response = await self._router.generate(request, current_call())
-        await context.send_initial_metadata(_headers(response.started))
-        return response
+        if not request.HasField("stamp"):
+            response = await self._router.generate(request, current_call())
+            await context.send_initial_metadata(_headers(response.started))
+            return response
+        # The router before this one waits for a sign of life: the first token, here as at an engine.
+        signs: list[asyncio.Task[None]] = []
+
+        def alive() -> None:
+            if not signs:
+                signs.append(asyncio.create_task(context.send_initial_metadata(())))
+
+        try:
+            return await self._router.generate(request, current_call(), alive)
+        finally:
+            await asyncio.gather(*signs, return_exceptions=True)
 
     async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: Any
@@ -54,8 +66,10 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
         return v1.ListModelsResponse(models=tell_models(self._router.book))
 
     async def ExplainRoute(self, request: v1.ExplainRouteRequest, context: Any) -> v1.ExplainRouteResponse:
-        plan = await self._router.explain(request.spec, request.policy, current_call())
-        return v1.ExplainRouteResponse(plan=tell_plan(plan))
+        call = current_call()
+        plan = await self._router.explain(request.spec, request.policy, call, request.stamp.data_policy)
+        onward = await self._router.explain_onward(plan, request.spec, request.policy, call)
+        return v1.ExplainRouteResponse(plan=tell_plan(plan, onward))
 
 
 class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):

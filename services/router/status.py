@@ -62,6 +62,7 @@ class Status:
             region=target.region,
             tier=target.tier,
             address=target.address,
+            router=target.router,
             breakers=[_breaker(kind, found) for kind, found in self.router.breakers.against(target.name).items()],
         )
 

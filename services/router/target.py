@@ -35,6 +35,8 @@ class Target:
     price: Price | None = None
     first_token_floor_s: float = 1.0
     weights: str = ""
+    router: bool = False
+    """It chooses among targets of its own. `kind` and `region` are of the way to it; it may send content on."""
 
     @classmethod
     def declared(cls, settings: TargetSettings) -> Target:
@@ -54,6 +56,7 @@ class Target:
             price=Price(price.input_usd_per_mtok * 1000, price.output_usd_per_mtok * 1000) if price else None,
             first_token_floor_s=settings.first_token_floor_s,
             weights=settings.weights,
+            router=settings.router,
         )
 
     @property
