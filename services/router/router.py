@@ -126,11 +126,16 @@ class Router:
         return found
 
     async def count_tokens(self, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
-        """Count the prompt's tokens at the target that would answer."""
+        """Count the prompt's tokens at the target that would answer.
+
+        Never at a router: no stamp travels with a count, so it might ask on where the content may not go.
+        """
         plan = await self.explain(spec, v1.RoutingPolicy(), call)
         if not plan.taken:
             raise refusal(plan)
-        target = plan.taken[0].target
+        target = next((candidate.target for candidate in plan.taken if not candidate.target.router), None)
+        if target is None:
+            return v1.CountTokensResponse(tokens=plan.facts.prompt_tokens)
         return await self._fleet.client(target).count_tokens(target, spec, call)
 
     def adopt(self, book: Rulebook) -> None:
@@ -202,7 +207,7 @@ class Router:
         """Ask a local target for an exact count; None if none tells in time."""
         call = call.until(call.deadline.within(COUNT_TIMEOUT_S))
         for target in book.targets:
-            if target.local:
+            if target.local and not target.router:
                 try:
                     return (await self._fleet.client(target).count_tokens(target, spec, call)).tokens
                 except SpillwayError:

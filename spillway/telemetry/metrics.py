@@ -40,6 +40,16 @@ class Metrics:
         self._timeout_s = settings.export_timeout_s
         self.meter: Meter = NoOpMeter("spillway")
         readers: list[MetricReader] = []
+        self._scraped = None
+        if listen is not None:
+            from opentelemetry.exporter.prometheus import PrometheusMetricReader
+            from prometheus_client import CollectorRegistry, start_http_server
+
+            registry = CollectorRegistry()
+            readers.append(PrometheusMetricReader(registry=registry, scope_info_enabled=False))
+            host, _, port = listen.rpartition(":")
+            self._scraped, _ = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry)
+            self.address = f"{host}:{self._scraped.server_port}"
         if settings.otlp_endpoint:
             # A fifth of a service's start-up, and many export nothing.
             from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
@@ -56,16 +66,6 @@ class Metrics:
                     export_timeout_millis=settings.export_timeout_s * 1000,
                 )
             )
-        self._scraped = None
-        if listen is not None:
-            from opentelemetry.exporter.prometheus import PrometheusMetricReader
-            from prometheus_client import CollectorRegistry, start_http_server
-
-            registry = CollectorRegistry()
-            readers.append(PrometheusMetricReader(registry=registry, scope_info_enabled=False))
-            host, _, port = listen.rpartition(":")
-            self._scraped, _ = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry)
-            self.address = f"{host}:{self._scraped.server_port}"
         if readers:
             self._provider = MeterProvider(
                 readers,

@@ -291,6 +291,18 @@ async def test_routers_that_form_a_loop_refuse_the_request_and_say_so() -> None:
         assert (await explained(mesh)).candidates[0].plan.candidates
 
 
+async def test_a_prompt_is_never_counted_at_a_router_which_has_no_stamp_for_it(chain: Chain) -> None:
+    stub: Any = chain.mesh.stub
+    call, request = Call("r", Deadline.after(5)), v1.CountTokensRequest(spec=text("one two"))
+    told = await chain.mesh.remote.unary(stub.CountTokens, request, call, span_name="t")
+    assert (told.tokens, told.exact, told.model) == (2, True, "spare")
+    async with chained(PolicySettings(order=("edge",))) as found:
+        told = await found.mesh.remote.unary(found.mesh.stub.CountTokens, request, call, span_name="t")
+        assert not told.exact
+        found.flush()
+        assert not [span for span in found.spans.get_finished_spans() if span.name == names.COUNT]
+
+
 async def test_a_refusal_for_every_target_is_still_told_as_it_is(chain: Chain) -> None:
     with pytest.raises(NoCompliantTarget):
         await chain.mesh.generate(text(), v1.RoutingPolicy(denied_targets=["edge", "spare"]))
