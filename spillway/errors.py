@@ -31,7 +31,7 @@ class SpillwayError(Exception):
 
     code: ClassVar[StatusCode] = StatusCode.INTERNAL
     reason: ClassVar[str] = "INTERNAL"
-    elsewhere: ClassVar[bool] = False
+    elsewhere: bool = False
 
     def __init__(
         self,
@@ -105,6 +105,10 @@ class ModelUnknown(NotFound):
 
 class AdapterUnknown(NotFound):
     reason = "ADAPTER_UNKNOWN"
+
+
+class TargetUnknown(NotFound):
+    reason = "TARGET_UNKNOWN"
 
 
 # The request's id is another's.

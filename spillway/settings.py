@@ -56,12 +56,13 @@ class ServerSettings(Section):
 
 
 class TelemetrySettings(Section):
-    """Where spans go."""
+    """Where spans and metrics go."""
 
     otlp_endpoint: str | None = Field(None, description="http://host:port of an OTLP/gRPC collector; absent: no export")
     sample_ratio: float = Field(1.0, ge=0, le=1, description="share of traces recorded when the caller did not decide")
     export_timeout_s: float = Field(2.0, gt=0, description="longest wait for the collector")
-    export_interval_s: float = Field(1.0, gt=0, description="time between exports")
+    export_interval_s: float = Field(1.0, gt=0, description="time between exports of spans")
+    metrics_interval_s: float = Field(15.0, gt=0, description="time between exports of metrics")
 
 
 class StoreSettings(Section):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import ipaddress
+import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from blockbuster import blockbuster_ctx
 
 HERE = Path(__file__).parent
@@ -52,6 +54,14 @@ def _nothing_leaves_this_machine() -> Iterator[None]:
     _left.clear()
     yield
     assert not _left, f"the test tried to leave this machine: {', '.join(_left)}"
+
+
+@pytest.fixture
+def logs_come_back() -> Iterator[None]:
+    """For tests that run a command in this process: it silences the logs of its process, and this one goes on."""
+    yield
+    logging.disable(logging.NOTSET)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

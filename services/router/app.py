@@ -12,6 +12,7 @@ from spillway.deadline import Clock
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Server
 from spillway.store.redis import Store
+from spillway.telemetry.metrics import Metrics
 from spillway.telemetry.tracing import Tracing
 
 from .attempts import Attempts
@@ -27,12 +28,14 @@ from .judge import Judge
 from .ledger import Ledger
 from .load_watch import LoadWatches
 from .loads import Loads
+from .measures import Measures
 from .policy_document import opened
 from .policy_file import PolicyFile
 from .retry_budget import RetryBudget
 from .router import Router
 from .servicer import SCOPES, services
 from .settings import RouterSettings
+from .status import Status
 from .strategies import strategies
 
 
@@ -44,6 +47,8 @@ class App:
     router: Router
     http: Listener | None = None
     """The OpenAI-compatible edge, where one is asked for."""
+    metrics: str = ""
+    """host:port that Prometheus scrapes, where it may."""
 
     async def died(self) -> str:
         """A router has nothing that can die under it."""
@@ -68,6 +73,7 @@ async def build(
         tracing = tracing or Tracing(settings.name, settings.telemetry)
         stack.callback(tracing.close)
         announce = None
+        ledger = None
         if keep is None and settings.ledger is not None:
             ledger = Ledger(settings.ledger)
             await ledger.start()
@@ -95,7 +101,10 @@ async def build(
         if settings.store.url:
             store = Store(settings.store)
             stack.push_async_callback(store.close)
-        breakers = Breakers(settings.breakers, store=store, clock=clock)
+        metrics = Metrics(settings.name, settings.telemetry, listen=settings.telemetry.metrics_listen)
+        stack.push_async_callback(asyncio.to_thread, metrics.close)
+        measures = Measures(metrics, clock)
+        breakers = Breakers(settings.breakers, store=store, clock=clock, listeners=[measures.breaker])
         await breakers.start()
         stack.push_async_callback(breakers.close)
         budget = RetryBudget(settings.retry_budget, routers=lambda: breakers.routers)
@@ -123,12 +132,15 @@ async def build(
             gate=Gate(settings.admission, clock),
             idempotency=Idempotency(settings.idempotency, clock),
             cache=cache,
+            measures=measures,
         )
+        measures.watch(cache, ledger)
         if file is not None:
             file.adopt = router.adopt
             watching = asyncio.create_task(file.watch(), name="policy file")
             stack.callback(watching.cancel)
-        server = Server(settings.server, services(router, file), tracing=tracing, clock=clock, scopes=SCOPES)
+        status = Status(settings.name, router, clock, clock(), file, ledger)
+        server = Server(settings.server, services(router, status), tracing=tracing, clock=clock, scopes=SCOPES)
         await server.start()
         stack.push_async_callback(server.close)
         http = None
@@ -147,4 +159,4 @@ async def build(
             await http.start()
             server.ends_with(http)
         await server.health.set_ready(True)
-        yield App(server, router, http)
+        yield App(server, router, http, metrics.address)

@@ -7,10 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from spillway import v1
-from spillway.errors import BreakerOpen, SpillwayError, ValidatorUnavailable
+from spillway.errors import BreakerOpen, SpillwayError, TargetBusy, ValidatorUnavailable
 from spillway.logs import get_logger
 
 from .breakers import Breakers
+from .chain import wishes
 from .facts import Delivery, Validation
 from .failures import Failures, fleeting
 from .fleet import Fleet
@@ -105,10 +106,11 @@ class Attempts:
     ) -> Answer:
         """Carry out `attempt` and have its answer judged. Raises SpillwayError."""
         target = candidate.target
-        request = v1.GenerateRequest(spec=spec, stamp=self._stamp(work, attempt))
+        wished = wishes(work.policy, work.plan, target)
+        request = v1.GenerateRequest(spec=spec, stamp=self._stamp(work, attempt), policy=wished)
         request.spec.model = target.model
         response = await self._fleet.client(target).generate(
-            attempt, request, work.call, work.journal, silence_s(work, candidate)
+            attempt, request, work.journal.onward(attempt), work.journal, silence_s(work, candidate)
         )
         outcome = v1.ATTEMPT_OUTCOME_CANCELLED
         try:
@@ -162,13 +164,19 @@ class Attempts:
     ) -> AsyncGenerator[v1.GenerationEvent]:
         """Carry out `attempt` as `relay` says."""
         target = candidate.target
-        request = v1.StreamGenerateRequest(spec=spec, stamp=self._stamp(work, attempt))
+        wished = wishes(work.policy, work.plan, target)
+        request = v1.StreamGenerateRequest(spec=spec, stamp=self._stamp(work, attempt), policy=wished)
         request.spec.model = target.model
         hold = _probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
         probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
         held: list[v1.GenerationEvent] = []
         events = self._fleet.client(target).stream(
-            attempt, request, work.call, work.journal, silence_s(work, candidate), idle_s(work, candidate)
+            attempt,
+            request,
+            work.journal.onward(attempt),
+            work.journal,
+            silence_s(work, candidate),
+            idle_s(work, candidate),
         )
         last: v1.GenerationEvent | None = None
         async with aclosing(events):
@@ -206,6 +214,7 @@ class Attempts:
         The place that it has at the target ends when it is settled.
         """
         name, journal = candidate.target.name, work.journal
+        journal.admit()
         only = candidate is work.plan.taken[-1] and not journal.attempts
         await self._loads.take(candidate.target, (each.target for each in work.plan.taken), work.call.deadline)
         try:
@@ -223,12 +232,14 @@ class Attempts:
         failures = sum(attempt.target is failed.target for attempt in journal.attempts if attempt.error is not None)
         if not fleeting(failed) or failures > work.plan.limits.max_retries_per_target or work.call.deadline.passed:
             return None
+        if journal.attempts_left <= 0:
+            return None
         if not self._budget.take(journal.clock()):
             log.info("retry.over_budget", target=failed.target.name, budget=repr(self._budget))
             return None
         try:
             return await self._begin(work, candidate)
-        except BreakerOpen:
+        except (BreakerOpen, TargetBusy):
             return None  # what the target said is the better answer
 
     async def _verdict(self, work: Work, response: v1.GenerateResponse) -> v1.Verdict | None:
@@ -254,7 +265,7 @@ class Attempts:
             router=self._router,
             policy_revision=work.plan.policy_revision,
             tenant=work.call.caller.tenant,
-            data_policy=tell_data_policy(work.plan.facts.data_policy),
+            data_policy=tell_data_policy(work.plan.data_policy),
             target=attempt.target.name,
             attempt=attempt.number,
         )
@@ -268,9 +279,9 @@ class Attempts:
             for attempt in work.journal.attempts[:-1]
             if attempt.settled
         )
-        started.route_reason = (
-            f"{candidate.reasons[0]} (attempt {number}, after {failed})" if failed else candidate.reasons[0]
-        )
+        there = f"; there {started.route_reason}" if candidate.target.router else ""
+        reason = f"{candidate.reasons[0]} (attempt {number}, after {failed})" if failed else candidate.reasons[0]
+        started.route_reason = reason + there
 
     def __repr__(self) -> str:
         return f"<Attempts of {self._router} over {self._fleet!r}>"

@@ -80,6 +80,12 @@ class Breakers:
             found[target] = max(found.get(target, standing), standing, key=lambda each: each.severity)
         return found
 
+    def against(self, target: str) -> Mapping[str, Standing]:
+        """What is held against `target`, by kind of work; without a kind it is the transport."""
+        now = self._clock()
+        found = [self._transport.find(target), *self._quality.of(target, now)]
+        return {each.kind: each.standing(now) for each in found if each is not None and not each.sound(now)}
+
     async def may_probe(self, target: str, kind: str = "", *, advice: bool = False) -> Probe | None:
         """Admit one attempt at `target`, just before it is made: the right to probe, or None where it needs none.
 

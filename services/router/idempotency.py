@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -80,10 +80,9 @@ class Idempotency:
             return kept.answer
         return await self._make(id_, body, request, call, make)
 
-    async def stream(
-        self, request_id: str, call: Call, events: AsyncGenerator[v1.GenerationEvent]
-    ) -> AsyncGenerator[v1.GenerationEvent]:
-        """Yield `events`, the id held for them. Raises RequestIdInUse where it is another's."""
+    @contextmanager
+    def holding(self, request_id: str, call: Call) -> Iterator[None]:
+        """Hold an id for the stream that the block is. Raises RequestIdInUse where it is another's."""
         id_ = (call.caller.tenant, request_id)
         self._forget()
         if id_ in self._streams:
@@ -92,9 +91,7 @@ class Idempotency:
             raise _in_use(id_, "it is the id of a Generate")
         self._streams.add(id_)
         try:
-            async with aclosing(events):
-                async for event in events:
-                    yield event
+            yield
         finally:
             self._streams.discard(id_)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spillway import v1
 from spillway.deadline import Clock
-from spillway.errors import SpillwayError
+from spillway.errors import AllTargetsFailed, SpillwayError
 from spillway.rpc.call import Call
 
+from .chain import take
 from .probe import Probe
 from .target import Target
 
@@ -38,6 +39,8 @@ class Attempt:
     uid: str = ""
     """Of its row, where that was written before the attempt was made."""
     settled: bool = False
+    took: int = 1
+    """Calls to models; more than one only where the target is a router."""
 
     def __repr__(self) -> str:
         outcome = v1.AttemptOutcome.Name(self.record.outcome).removeprefix("ATTEMPT_OUTCOME_").lower()
@@ -52,11 +55,33 @@ class Journal:
     clock: Clock
     keep: Keep
     announce: Announce | None = None
+    max_attempts: int = 8
+    stays: bool = False
+    """The content may not leave the site."""
+    alive: Callable[[], None] = lambda: None
+    """Told of every first token."""
     began: float = field(init=False)
     attempts: list[Attempt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.began = self.clock()
+
+    @property
+    def attempts_left(self) -> int:
+        """Attempts that may still be made, at this router and those behind it."""
+        allowed = min(self.max_attempts, self.call.attempts_left or self.max_attempts)
+        return allowed - sum(attempt.took for attempt in self.attempts)
+
+    def admit(self) -> None:
+        """Raise AllTargetsFailed where no attempt may be made any more."""
+        if self.attempts_left <= 0:
+            raise AllTargetsFailed("no attempt is left to this request", metadata=self.told())
+
+    def onward(self, attempt: Attempt) -> Call:
+        """The call as `attempt`, which has just begun, makes it: a router may use up what is left."""
+        if not attempt.target.router:
+            return self.call
+        return replace(self.call, attempts_left=self.attempts_left + attempt.took)
 
     def begin(self, target: Target, probe: Probe | None = None) -> Attempt:
         """Open an attempt at `target`."""
@@ -78,6 +103,7 @@ class Journal:
         """The target gave its first sign of life."""
         if not attempt.record.HasField("first_token_ms"):
             attempt.record.first_token_ms = (self.clock() - attempt.began) * 1000
+            self.alive()
 
     def settle(
         self,
@@ -108,11 +134,14 @@ class Journal:
                 record.cost_nano_usd = usage.cost_nano_usd
             elif attempt.target.price is not None and usage.HasField("completion_tokens"):
                 record.cost_nano_usd = attempt.target.price.cost(usage.prompt_tokens, usage.completion_tokens)
+        if attempt.target.router:
+            attempt.took = take(record, usage, error, stays=self.stays)
         self.keep(attempt, self.call)
 
     def complete(self, usage: v1.Usage) -> None:
         """Tell in `usage` what the whole request took: attempts, cost of all, time since it came."""
         records = [attempt.record for attempt in self.attempts]
+        del usage.attempts[:]  # of a router; they are in its record
         usage.attempts.extend(records)
         costs = [record.cost_nano_usd for record in records if record.HasField("cost_nano_usd")]
         if costs:

@@ -92,6 +92,11 @@ class Ledger:
             self.lost += 1
         self._pending.append(row)
 
+    @property
+    def pending(self) -> int:
+        """Rows that wait to be written."""
+        return len(self._pending)
+
     async def start(self) -> None:
         self._writing = asyncio.create_task(self._keep_writing(), name="ledger")
 

@@ -49,6 +49,7 @@ TABLE: Mapping[str, Outcome] = {
     "ADAPTER_UNKNOWN": Outcome.NEUTRAL,
     "REQUEST_ID_IN_USE": Outcome.NEUTRAL,
     "REQUEST_ID_REUSED": Outcome.NEUTRAL,
+    "TARGET_UNKNOWN": Outcome.NEUTRAL,
     "NO_COMPLIANT_TARGET": Outcome.NEUTRAL,
     "CONTENT_FILTERED": Outcome.NEUTRAL,
     "TENANT_QUOTA": Outcome.NEUTRAL,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spillway.egress import DataPolicy, Residency
+
 from .facts import ContextName, Delivery, Facts, StrategyName, Validation
 from .target import Target
 
@@ -37,6 +39,7 @@ class Limits:
     probe_tokens: int = 8
     confidence_threshold: float = 0.8
     hedge_after_s: float = 1.0
+    max_attempts: int = 8
 
 
 PATIENCE = Limits()
@@ -110,3 +113,11 @@ class Plan:
     """Who makes the summary, or reads the parts of the document."""
     would_help: tuple[ContextName, ...] = ()
     """Of a plan that took nothing: context policies under which the prompt would fit."""
+    stays: bool = False
+    """The content is too sensitive to leave, wherever to."""
+
+    @property
+    def data_policy(self) -> DataPolicy:
+        """What binds the content beyond this router, which trusts other places up to a limit that they do not know."""
+        found = self.facts.data_policy
+        return found.tightened(DataPolicy(Residency.LOCAL_ONLY)) if self.stays else found

@@ -116,6 +116,7 @@ class Policy:
             "; ".join(part for part in (facts.policy_because, why, reason) if part),
             advice,
             context,
+            stays=facts.data_policy.sensitivity > self.cloud_sensitivity_limit,
         )
 
     def _too_small(self, facts: Facts, left_out: Sequence[Candidate], score: float) -> Target | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from spillway import v1
 from spillway.egress import DataPolicy
 from spillway.generation import prompt_bytes
@@ -24,7 +26,7 @@ _PRIORITIES = {
     v1.PRIORITY_INTERACTIVE: "interactive",
     v1.PRIORITY_BACKGROUND: "background",
 }
-_KINDS = {"local": v1.TARGET_KIND_LOCAL, "cloud": v1.TARGET_KIND_CLOUD}
+KINDS = {"local": v1.TARGET_KIND_LOCAL, "cloud": v1.TARGET_KIND_CLOUD}
 
 
 def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: str) -> Facts:
@@ -95,8 +97,9 @@ def tell_data_policy(policy: DataPolicy) -> v1.DataPolicy:
     )
 
 
-def tell_plan(plan: Plan) -> v1.Plan:
-    """Return a plan as the contract's message."""
+def tell_plan(plan: Plan, onward: Mapping[str, v1.Plan] | None = None) -> v1.Plan:
+    """Return a plan as the contract's message, with those of the routers that are its targets, by name."""
+    onward = onward or {}
     return v1.Plan(
         strategy=v1.Strategy.ValueType(plan.strategy),
         delivery=v1.DeliveryMode.ValueType(plan.delivery),
@@ -111,12 +114,13 @@ def tell_plan(plan: Plan) -> v1.Plan:
             v1.Candidate(
                 target=candidate.target.name,
                 model=candidate.target.model,
-                kind=_KINDS[candidate.target.kind],
+                kind=KINDS[candidate.target.kind],
                 region=candidate.target.region,
                 taken=candidate.taken,
                 score=candidate.score if candidate.taken else None,
                 reasons=candidate.reasons,
                 estimated_cost_nano_usd=candidate.estimated_cost_nano_usd,
+                plan=onward.get(candidate.target.name),
             )
             for candidate in (*plan.taken, *plan.left_out)
         ],
@@ -149,7 +153,7 @@ def _model(target: Target) -> v1.Model:
     return v1.Model(
         name=target.model or target.name,
         target=target.name,
-        kind=_KINDS[target.kind],
+        kind=KINDS[target.kind],
         region=target.region,
         context_window=target.context_window,
         capabilities=[v1.Capability.Value(f"CAPABILITY_{name.upper()}") for name in sorted(target.capabilities)],

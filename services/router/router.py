@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import replace
 from functools import partial
 from zlib import crc32
 
 from spillway import v1
 from spillway.deadline import Clock
-from spillway.egress import DataPolicy
+from spillway.egress import DataPolicy, Residency
 from spillway.errors import SpillwayError
 from spillway.generation import check, check_routing, fold
 from spillway.rpc.call import Call
@@ -20,6 +21,7 @@ from spillway.telemetry.tracing import Tracing
 from .admission import Ticket
 from .breakers import Breakers
 from .cache import Cache
+from .chain import account, wishes
 from .condenser import Condenser
 from .facts import Delivery, StrategyName
 from .fitter import Fitter
@@ -29,6 +31,7 @@ from .idempotency import Idempotency
 from .journal import Announce, Attempt, Journal, Keep
 from .load_watch import LoadWatches
 from .loads import Loads
+from .measures import Measures
 from .observation import kind_of_work
 from .plan import Plan
 from .policy import worth_counting
@@ -40,6 +43,8 @@ from .strategies import Strategy
 from .work import Work
 
 COUNT_TIMEOUT_S = 2.0
+EXPLAIN_TIMEOUT_S = 2.0
+MAX_EXPLAINED = 4
 
 
 class Router:
@@ -61,8 +66,10 @@ class Router:
         watches: LoadWatches,
         gate: Gate,
         idempotency: Idempotency,
+        measures: Measures,
         cache: Cache | None = None,
     ) -> None:
+        self._measures = measures
         self.breakers = breakers
         self.cache = cache
         self.loads = loads
@@ -78,53 +85,92 @@ class Router:
         self._budget = budget
         self.adopt(book)
 
-    async def generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
+    async def generate(
+        self, request: v1.GenerateRequest, call: Call, alive: Callable[[], None] = lambda: None
+    ) -> v1.GenerateResponse:
         """Return the answer of the first target of the plan that gives an acceptable one.
 
         A request_id of the caller's own gets the same answer again; a router's is the business of the first router.
+        `alive` is told of every first token.
         """
-        if request.spec.request_id and not request.HasField("stamp"):
-            return await self._idempotency.once(request, call, self._generate)
-        return await self._generate(request, call)
+        with self._measures.request(request.policy.task):
+            if request.spec.request_id and not request.HasField("stamp"):
+                return await self._idempotency.once(request, call, self._generate)
+            return await self._generate(request, call, alive)
 
-    async def _generate(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
-        work = await self._work(request, call)
+    async def _generate(
+        self, request: v1.GenerateRequest, call: Call, alive: Callable[[], None] = lambda: None
+    ) -> v1.GenerateResponse:
+        work = await self._work(request, call, alive)
         if self.cache is not None:
-            terms = self.cache.terms(work, stamped=request.HasField("stamp"))
+            terms = self.cache.terms(work, stamped=work.stamped)
             if not terms.off:
                 whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED))
                 return await fold(self.cache.stream(whole, terms, self._make))
         ticket, work = await self._admit(work)
         try:
-            return await self._strategy(work).generate(work)
+            with self._accounted(work):
+                return await self._strategy(work).generate(work)
         finally:
             self.gate.leave(ticket)
 
     async def stream(self, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
         """Decide, and return the events of an answer: nothing is dispatched before the first is asked for."""
-        work = await self._work(request, call)
-        events: AsyncGenerator[v1.GenerationEvent] | None = None
-        if self.cache is not None:
-            terms = self.cache.terms(work, stamped=request.HasField("stamp"))
-            if not terms.off:
-                events = self.cache.stream(work, terms, self._make)
-        events = events or self._make(work)
-        if request.spec.request_id and not request.HasField("stamp"):
-            return self._idempotency.stream(request.spec.request_id, call, events)
-        return events
+        with ExitStack() as block:
+            block.enter_context(self._measures.request(request.policy.task))
+            work = await self._work(request, call)
+            if request.spec.request_id and not work.stamped:
+                block.enter_context(self._idempotency.holding(request.spec.request_id, call))
+            events = None
+            if self.cache is not None:
+                terms = self.cache.terms(work, stamped=work.stamped)
+                events = None if terms.off else self.cache.stream(work, terms, self._make)
+            return _within(block.pop_all(), events or self._make(work))
 
-    async def explain(self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call) -> Plan:
+    async def explain(
+        self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call, stamped: v1.DataPolicy | None = None
+    ) -> Plan:
         """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""
         check(spec)
         check_routing(policy)
-        return await self._plan(spec, policy, v1.DataPolicy(), call)
+        return await self._plan(spec, policy, stamped or v1.DataPolicy(), call)
+
+    async def explain_onward(
+        self, plan: Plan, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call
+    ) -> dict[str, v1.Plan]:
+        """Return what the first few routers that `plan` takes would do, by target, as far as they say so in time."""
+        routers = [candidate.target for candidate in plan.taken if candidate.target.router][:MAX_EXPLAINED]
+        onward = call.onward().until(call.deadline.within(EXPLAIN_TIMEOUT_S))
+        stamp = v1.PolicyStamp(data_policy=tell_data_policy(plan.data_policy))
+        asked = [
+            v1.ExplainRouteRequest(spec=spec, policy=wishes(policy, plan, target), stamp=stamp) for target in routers
+        ]
+        told = await asyncio.gather(
+            *(
+                self._fleet.client(target).explain(target, request, onward)
+                for target, request in zip(routers, asked, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        found = {}
+        for target, plan_there in zip(routers, told, strict=True):
+            if isinstance(plan_there, v1.Plan):
+                found[target.name] = plan_there
+            elif not isinstance(plan_there, SpillwayError):
+                raise plan_there
+        return found
 
     async def count_tokens(self, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
-        """Count the prompt's tokens at the target that would answer."""
+        """Count the prompt's tokens at the target that would answer.
+
+        Never at a router: no stamp travels with a count, so it might ask on where the content may not go.
+        """
         plan = await self.explain(spec, v1.RoutingPolicy(), call)
         if not plan.taken:
             raise refusal(plan)
-        target = plan.taken[0].target
+        target = next((candidate.target for candidate in plan.taken if not candidate.target.router), None)
+        if target is None:
+            return v1.CountTokensResponse(tokens=plan.facts.prompt_tokens)
         return await self._fleet.client(target).count_tokens(target, spec, call)
 
     def adopt(self, book: Rulebook) -> None:
@@ -139,9 +185,10 @@ class Router:
     async def _make(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
         ticket, work = await self._admit(work)
         try:
-            async with aclosing(self._strategy(work).stream(work)) as events:
-                async for event in events:
-                    yield event
+            with self._accounted(work):
+                async with aclosing(self._strategy(work).stream(work)) as events:
+                    async for event in events:
+                        yield event
         finally:
             self.gate.leave(ticket)
 
@@ -166,7 +213,24 @@ class Router:
             self.gate.leave(ticket)
             raise
 
-    async def _work(self, request: v1.GenerateRequest | v1.StreamGenerateRequest, call: Call) -> Work:
+    @contextmanager
+    def _accounted(self, work: Work) -> Iterator[None]:
+        """Measure what is done about `work` in the block; another router is told it with an error too."""
+        try:
+            yield
+        except SpillwayError as error:
+            if work.stamped:
+                error.metadata = {**account(attempt.record for attempt in work.journal.attempts), **error.metadata}
+            raise
+        finally:
+            self._measures.work(work)
+
+    async def _work(
+        self,
+        request: v1.GenerateRequest | v1.StreamGenerateRequest,
+        call: Call,
+        alive: Callable[[], None] = lambda: None,
+    ) -> Work:
         check(request.spec)
         check_routing(request.policy)
         call = call.onward()
@@ -178,7 +242,17 @@ class Router:
             call.span.set_attribute(names.CONTEXT, fit.policy.name.lower())
             call.span.set_attribute(names.CONTEXT_BEFORE, fit.tokens_before)
             call.span.set_attribute(names.CONTEXT_AFTER, fit.tokens_after)
-        return Work(request.spec, request.policy, plan, call, Journal(call, self._clock, self._settled, self._announce))
+        stays = plan.data_policy.residency is Residency.LOCAL_ONLY
+        journal = Journal(
+            call,
+            self._clock,
+            self._settled,
+            announce=self._announce,
+            max_attempts=plan.limits.max_attempts,
+            stays=stays,
+            alive=alive,
+        )
+        return Work(request.spec, request.policy, plan, call, journal, request.HasField("stamp"))
 
     def _settled(self, attempt: Attempt, call: Call) -> None:
         self.loads.give_back(attempt.target.name)
@@ -216,9 +290,17 @@ class Router:
         """Ask a local target for an exact count; None if none tells in time."""
         call = call.until(call.deadline.within(COUNT_TIMEOUT_S))
         for target in book.targets:
-            if target.local:
+            if target.local and not target.router:
                 try:
                     return (await self._fleet.client(target).count_tokens(target, spec, call)).tokens
                 except SpillwayError:
                     continue
         return None
+
+
+async def _within(block: ExitStack, events: AsyncGenerator[v1.GenerationEvent]) -> AsyncGenerator[v1.GenerationEvent]:
+    """Yield `events` inside `block`, which ends with them."""
+    with block:
+        async with aclosing(events):
+            async for event in events:
+                yield event

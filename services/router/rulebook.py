@@ -176,6 +176,7 @@ def compiled(
             probe_tokens=settings.probe_tokens,
             confidence_threshold=settings.confidence_threshold,
             hedge_after_s=settings.hedge_after_s,
+            max_attempts=settings.max_attempts,
         ),
         context=ContextName[settings.context.upper()],
         context_limits=ContextLimits(

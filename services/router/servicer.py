@@ -14,10 +14,10 @@ from spillway.rpc.keys import ADMIN
 from spillway.rpc.server import Service
 from spillway.v1 import inference_pb2_grpc, router_admin_pb2_grpc, router_pb2_grpc
 
-from .policy_document import Finding, read
-from .policy_file import PolicyFile
+from .policy_document import read
 from .reading import tell_models, tell_plan
 from .router import Router
+from .status import Status, tell_finding
 
 ADMIN_SERVICE = "spillway.v1.RouterAdminService"
 SCOPES = {ADMIN_SERVICE: ADMIN}
@@ -31,9 +31,21 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
         self._router = router
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
-        response = await self._router.generate(request, current_call())
-        await context.send_initial_metadata(_headers(response.started))
-        return response
+        if not request.HasField("stamp"):
+            response = await self._router.generate(request, current_call())
+            await context.send_initial_metadata(_headers(response.started))
+            return response
+        # The router before this one waits for a sign of life: the first token, here as at an engine.
+        signs: list[asyncio.Task[None]] = []
+
+        def alive() -> None:
+            if not signs:
+                signs.append(asyncio.create_task(context.send_initial_metadata(())))
+
+        try:
+            return await self._router.generate(request, current_call(), alive)
+        finally:
+            await asyncio.gather(*signs, return_exceptions=True)
 
     async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: Any
@@ -54,31 +66,38 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
         return v1.ListModelsResponse(models=tell_models(self._router.book))
 
     async def ExplainRoute(self, request: v1.ExplainRouteRequest, context: Any) -> v1.ExplainRouteResponse:
-        plan = await self._router.explain(request.spec, request.policy, current_call())
-        return v1.ExplainRouteResponse(plan=tell_plan(plan))
+        call = current_call()
+        plan = await self._router.explain(request.spec, request.policy, call, request.stamp.data_policy)
+        onward = await self._router.explain_onward(plan, request.spec, request.policy, call)
+        return v1.ExplainRouteResponse(plan=tell_plan(plan, onward))
 
 
 class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):
     """RouterAdminService."""
 
-    def __init__(self, router: Router, file: PolicyFile | None) -> None:
-        self._router = router
-        self._file = file
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._router = status.router
 
     async def CheckPolicy(self, request: v1.CheckPolicyRequest, context: Any) -> v1.CheckPolicyResponse:
         found = await asyncio.to_thread(read, request.document)
-        return v1.CheckPolicyResponse(sound=found.book is not None, findings=map(_finding, found.findings))
+        return v1.CheckPolicyResponse(sound=found.book is not None, findings=map(tell_finding, found.findings))
 
     async def ReloadPolicy(self, request: v1.ReloadPolicyRequest, context: Any) -> v1.ReloadPolicyResponse:
-        if self._file is None:
+        file = self._status.file
+        if file is None:
             raise RequestInvalid("this router has no policy_file: its policy is in its settings, read at the start")
-        await self._file.look()
-        findings = map(_finding, self._file.findings)
+        await file.look()
+        findings = map(tell_finding, file.findings)
         return v1.ReloadPolicyResponse(policy_revision=self._router.book.revision, findings=findings)
 
+    async def GetStatus(self, request: v1.GetStatusRequest, context: Any) -> v1.GetStatusResponse:
+        return self._status.told()
 
-def _finding(finding: Finding) -> v1.PolicyFinding:
-    return v1.PolicyFinding(path=finding.path, message=finding.message, fatal=finding.fatal)
+    async def ResetBreaker(self, request: v1.ResetBreakerRequest, context: Any) -> v1.ResetBreakerResponse:
+        target = self._status.find(request.target)
+        self._router.breakers.reset(target.name)
+        return v1.ResetBreakerResponse(target=self._status.target(target))
 
 
 def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:
@@ -89,13 +108,11 @@ def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:
     )
 
 
-def services(router: Router, file: PolicyFile | None = None) -> list[Service]:
-    """What a server needs to serve `router`, whose policy comes from `file` if it has one."""
+def services(router: Router, status: Status) -> list[Service]:
+    """What a server needs to serve `router` and tell its `status`."""
     servicer = RouterServicer(router)
     return [
         Service("spillway.v1.InferenceService", servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server),
         Service("spillway.v1.RouterService", servicer, router_pb2_grpc.add_RouterServiceServicer_to_server),
-        Service(
-            ADMIN_SERVICE, AdminServicer(router, file), router_admin_pb2_grpc.add_RouterAdminServiceServicer_to_server
-        ),
+        Service(ADMIN_SERVICE, AdminServicer(status), router_admin_pb2_grpc.add_RouterAdminServiceServicer_to_server),
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from spillway.settings import Section, ServerSettings, ServiceSettings
+from spillway.settings import Section, ServerSettings, ServiceSettings, TelemetrySettings
 
 from .admission_settings import AdmissionSettings, IdempotencySettings
 from .breaker_settings import BreakersSettings, RetryBudgetSettings
@@ -33,10 +33,21 @@ class LedgerSettings(Section):
     max_pending: int = Field(100_000, gt=0, description="rows kept in memory while the database is away")
 
 
+class RouterTelemetrySettings(TelemetrySettings):
+    """A router can be scraped too."""
+
+    metrics_listen: str | None = Field(
+        None,
+        pattern=r"^.*:\d{1,5}$",
+        description="host:port that Prometheus scrapes; port 0 takes a free one; absent: off",
+    )
+
+
 class RouterSettings(ServiceSettings, PolicyDocument):
     """Section `router` of the configuration. The policy is stated here, or in a file of its own."""
 
     server: ServerSettings = ServerSettings(listen="127.0.0.1:7070")
+    telemetry: RouterTelemetrySettings = RouterTelemetrySettings()
     name: str = "router"
     policy_file: Path | None = Field(None, description="YAML file of the policy, instead of stating it here")
     policy_reload_s: float = Field(2.0, gt=0, description="how often the policy file is looked at")

@@ -36,6 +36,8 @@ class Target:
     first_token_floor_s: float = 1.0
     weights: str = ""
     concurrency: int | None = None
+    router: bool = False
+    """It chooses among targets of its own. `kind` and `region` are of the way to it; it may send content on."""
 
     @classmethod
     def declared(cls, settings: TargetSettings) -> Target:
@@ -56,6 +58,7 @@ class Target:
             first_token_floor_s=settings.first_token_floor_s,
             weights=settings.weights,
             concurrency=settings.concurrency,
+            router=settings.router,
         )
 
     @property

@@ -11,8 +11,9 @@ from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.watchdog import Watchdog
 from spillway.telemetry import names
-from spillway.v1 import inference_pb2_grpc
+from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 
+from .chain import ITS_OWN
 from .journal import Attempt, Journal
 from .target import Target
 
@@ -35,6 +36,7 @@ class TargetClient:
         )
         self._stream = stub.StreamGenerate
         self._count = stub.CountTokens
+        self._explain = router_pb2_grpc.RouterServiceStub(remote.channel).ExplainRoute
 
     async def generate(
         self, attempt: Attempt, request: v1.GenerateRequest, call: Call, journal: Journal, silence_s: float
@@ -119,6 +121,14 @@ class TargetClient:
         request.spec.model = target.model
         return await self._remote.unary(self._count, request, call, span_name=names.COUNT)
 
+    async def explain(self, target: Target, request: v1.ExplainRouteRequest, call: Call) -> v1.Plan:
+        """Return what `target`, a router, would do."""
+        request.spec.model = target.model
+        told: v1.ExplainRouteResponse = await self._remote.unary(
+            self._explain, request, call, span_name=names.EXPLAIN_ONWARD
+        )
+        return told.plan
+
     async def close(self, grace_s: float | None = None) -> None:
         """Close the channel, once its calls have ended or `grace_s` seconds have passed; None: at once."""
         await self._remote.close(grace_s)
@@ -138,6 +148,7 @@ class TargetClient:
         elif isinstance(error, Cancelled):
             error = TargetDown("the target ended the call")
         if isinstance(error, SpillwayError):
+            error.elsewhere |= attempt.target.router and error.reason in ITS_OWN
             journal.settle(attempt, v1.ATTEMPT_OUTCOME_FAILED, error=error, model=model, usage=usage)
         else:
             journal.settle(attempt, v1.ATTEMPT_OUTCOME_CANCELLED, model=model, usage=usage)

@@ -20,3 +20,5 @@ class Work:
     plan: Plan
     call: Call
     journal: Journal
+    stamped: bool = False
+    """It came from another router."""

@@ -20,6 +20,8 @@ app = typer.Typer(
 
 policy = typer.Typer(help="The router's policy.", no_args_is_help=True)
 app.add_typer(policy, name="policy")
+breaker = typer.Typer(help="The router's breakers.", no_args_is_help=True)
+app.add_typer(breaker, name="breaker")
 
 Prompt = Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")]
 Address = Annotated[
@@ -149,7 +151,7 @@ def explain(
 
 @app.command()
 def status(address: Address = None, key: Key = None) -> None:
-    """Show the health of the four services, the engine's load, and the providers."""
+    """Show the health of the four services, the engine's load, the providers, and how the router's targets stand."""
     from spillway.cli import status as command
 
     raise typer.Exit(command.run(address=address, key=key))
@@ -162,6 +164,26 @@ def policy_check(file: Annotated[Path, typer.Argument(help="A policy file, as ro
     import sys
 
     raise typer.Exit(subprocess.run([sys.executable, "-m", "services.router.check", str(file)]).returncode)
+
+
+@policy.command("reload")
+def policy_reload(address: Address = None, key: Key = None) -> None:
+    """Have the router read its policy file now. Ends 0 if what it says is in force, 1 if not."""
+    from spillway.cli import operator as command
+
+    raise typer.Exit(command.reload_policy(address=address, key=key))
+
+
+@breaker.command("reset")
+def breaker_reset(
+    target: Annotated[str, typer.Argument(help="A target of the router's policy.")],
+    address: Address = None,
+    key: Key = None,
+) -> None:
+    """Close every breaker of a target, on all routers that share a store."""
+    from spillway.cli import operator as command
+
+    raise typer.Exit(command.reset_breaker(target, address=address, key=key))
 
 
 def _wanted(

@@ -19,17 +19,7 @@ def plan_table(plan: v1.Plan) -> Group:
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("about", justify="right", no_wrap=True)
     table.add_column("why", ratio=1)
-    place = 0
-    for candidate in plan.candidates:
-        place += candidate.taken
-        table.add_row(
-            Text(str(place), style="bold green") if candidate.taken else Text("✗", style="red"),
-            Text(plain(candidate.target), style="bold" if candidate.taken else "dim"),
-            Text(plain(f"{word(v1.TargetKind, candidate.kind)}, {candidate.region or '?'}"), style="dim"),
-            f"{candidate.score:.0f}" if candidate.HasField("score") else "-",
-            money(candidate.estimated_cost_nano_usd if candidate.HasField("estimated_cost_nano_usd") else None),
-            Text(plain("; ".join(candidate.reasons))),
-        )
+    _add(table, plan, "")
     facts = [
         f"delivery {word(v1.DeliveryMode, plan.delivery)}",
         f"validation {word(v1.Validation, plan.validation)}",
@@ -41,3 +31,19 @@ def plan_table(plan: v1.Plan) -> Group:
         facts.append(f"about {plan.prompt_tokens} prompt tokens")
     facts.append(f"policy revision {plan.policy_revision or '?'}")
     return Group(table, Text(plain(" · ".join(facts)), style="dim"))
+
+
+def _add(table: Table, plan: v1.Plan, indent: str) -> None:
+    """Add the candidates of `plan`, and below each router those of its own plan."""
+    place = 0
+    for candidate in plan.candidates:
+        place += candidate.taken
+        table.add_row(
+            Text(str(place), style="bold green") if candidate.taken else Text("✗", style="red"),
+            Text(indent + plain(candidate.target), style="bold" if candidate.taken else "dim"),
+            Text(plain(f"{word(v1.TargetKind, candidate.kind)}, {candidate.region or '?'}"), style="dim"),
+            f"{candidate.score:.0f}" if candidate.HasField("score") else "-",
+            money(candidate.estimated_cost_nano_usd if candidate.HasField("estimated_cost_nano_usd") else None),
+            Text(plain("; ".join(candidate.reasons))),
+        )
+        _add(table, candidate.plan, indent + "  ")

@@ -1,4 +1,4 @@
-"""`spillway status`: who is ready, how busy the engine is, which providers there are."""
+"""`spillway status`: who is ready, how busy the engine is, which providers there are, how the targets stand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spillway.cli import reach
 from spillway.cli.layout import SIMULATOR
 from spillway.cli.probe import Prober, listens
 from spillway.cli.reach import Reach
-from spillway.cli.terminal import out, plain, quiet, style_of
+from spillway.cli.terminal import money, out, plain, quiet, style_of, word
 from spillway.deadline import Deadline
 from spillway.errors import SpillwayError
 from spillway.rpc.call import Call
@@ -20,9 +20,17 @@ from spillway.rpc.remote import Remote
 from spillway.telemetry.tracing import Tracing
 from spillway.v1.cloud_pb2_grpc import CloudProxyServiceStub
 from spillway.v1.engine_pb2_grpc import EngineTelemetryServiceStub
+from spillway.v1.router_admin_pb2_grpc import RouterAdminServiceStub
 
 ASK_S = 2.0
 _COLOURS = {"ready": "green", "not ready": "yellow", "no answer": "red"}
+_SEVERITY = [
+    v1.BREAKER_STATE_UNSPECIFIED,
+    v1.BREAKER_STATE_CLOSED,
+    v1.BREAKER_STATE_HALF_OPEN,
+    v1.BREAKER_STATE_OPEN,
+]
+_STATE_COLOURS = dict(zip(_SEVERITY, ("dim", "green", "yellow", "red"), strict=True))
 
 
 def run(*, address: str | None, key: str | None) -> int:
@@ -41,18 +49,23 @@ async def _status(found: Reach, key: str | None) -> int:
                 strict=True,
             )
         )
-    load, providers = await asyncio.gather(
-        _load(addresses.get("local_engine", ""), key), _providers(addresses.get("cloud_proxy", ""), key)
+    load, providers, router = await asyncio.gather(
+        _load(addresses.get("local_engine", ""), key),
+        _providers(addresses.get("cloud_proxy", ""), key),
+        _router(found.router, key),
     )
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for column in ("service", "address", "health", ""):
         table.add_column(column, no_wrap=column != "")
     for name, place in addresses.items():
         state = states[name]
-        said = {"local_engine": load, "cloud_proxy": providers}.get(name, "")
+        said = {"local_engine": load, "cloud_proxy": providers, "router": describe_router(router)}.get(name, "")
         table.add_row(Text(name, style_of(name)), place, Text(state, _COLOURS[state]), Text(plain(said), "dim"))
     console = out()
     console.print(table)
+    if isinstance(router, v1.GetStatusResponse):
+        console.print()
+        console.print(target_table(router))
     if found.mesh is None:
         console.print("no mesh was started in this folder: these are the default addresses", style="dim")
     return 0 if all(state == "ready" for state in states.values()) else 1
@@ -116,6 +129,66 @@ def describe_provider(provider: v1.Provider) -> str:
         left = f"{limit.remaining} of " if limit.HasField("remaining") else ""
         parts.append(f"{left}{limit.limit} {limit.name.replace('_', ' ')}")
     return ", ".join(parts)
+
+
+async def _router(address: str, key: str | None) -> v1.GetStatusResponse | SpillwayError:
+    remote = Remote(address, tracing=Tracing("client"), key=key)
+    try:
+        stub = RouterAdminServiceStub(remote.channel)
+        told: v1.GetStatusResponse = await remote.unary(
+            stub.GetStatus, v1.GetStatusRequest(), _call(), span_name="GetStatus"
+        )
+        return told
+    except SpillwayError as error:
+        return error
+    finally:
+        await remote.close()
+
+
+def describe_router(told: v1.GetStatusResponse | SpillwayError) -> str:
+    """Return what a router says of itself beside its targets, or why it does not."""
+    if isinstance(told, SpillwayError):
+        return "" if told.reason == "TARGET_DOWN" else f"{told.reason}: {told.message}"
+    parts = [f"policy {told.policy_revision}", f"up {told.uptime_s:.0f} s"]
+    fatal = sum(finding.fatal for finding in told.findings)
+    if fatal:
+        parts.append(f"{fatal} errors keep the policy file out")
+    if told.routers > 1:
+        parts.append(f"{told.routers} routers")
+    if told.HasField("cache"):
+        given = told.cache.hits + told.cache.shared
+        parts.append(f"cache {given} of {given + told.cache.misses}, saved {money(told.cache.saved_nano_usd)}")
+    if told.HasField("ledger") and (told.ledger.pending or told.ledger.lost):
+        parts.append(f"ledger {told.ledger.pending} waiting, {told.ledger.lost} lost")
+    return ", ".join(parts)
+
+
+def target_table(told: v1.GetStatusResponse) -> Table:
+    """Return every target of a router with what its breakers hold against it."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("target", "where", "model", "breaker", ""):
+        table.add_column(column, no_wrap=column != "")
+    for target in told.targets:
+        worst = max(
+            (breaker.state for breaker in target.breakers), key=_SEVERITY.index, default=v1.BREAKER_STATE_CLOSED
+        )
+        where = f"{word(v1.TargetKind, target.kind)}{' router' if target.router else ''}, {target.region}"
+        table.add_row(
+            Text(plain(target.target), "bold"),
+            Text(plain(where), "dim"),
+            plain(target.model or "-"),
+            Text(word(v1.BreakerState, worst).replace("_", " "), _STATE_COLOURS[worst]),
+            Text(plain("; ".join(map(describe_breaker, target.breakers))), "dim"),
+        )
+    return table
+
+
+def describe_breaker(breaker: v1.BreakerStatus) -> str:
+    """Return what one breaker holds against a target."""
+    said = f"{breaker.kind}: {breaker.why}" if breaker.kind else breaker.why
+    if breaker.state == v1.BREAKER_STATE_OPEN:
+        return f"{said}, for {breaker.left_s:.0f} s more"
+    return said if breaker.state == v1.BREAKER_STATE_HALF_OPEN else f"{said}, gets {breaker.share:.0%}"
 
 
 def _call() -> Call:

@@ -14,12 +14,17 @@ from spillway.rpc.keys import ROUTE, KeyRing
 def admit(call: Call, headers: Mapping[str, str], keys: KeyRing | None, scope: str) -> Call:
     """Return `call` as somebody's. No key is asked for while `keys` is None.
 
-    Raises RequestInvalid after too many hops, KeyUnknown, or ScopeMissing for a key without `scope`.
+    Raises RequestInvalid after too many hops or for a header that is no number, KeyUnknown, or ScopeMissing for a key
+    without `scope`.
     """
     hop = headers.get(metadata.HOP, "0")
     if not hop.isdecimal() or len(hop) > 4 or int(hop) > metadata.MAX_HOPS:
         raise RequestInvalid(f"{metadata.HOP}: more than {metadata.MAX_HOPS} hops; do the targets form a loop?")
-    return replace(call, caller=_caller(headers, keys, scope), hop=int(hop))
+    left = headers.get(metadata.ATTEMPTS_LEFT)
+    if left is not None and (not left.isdecimal() or len(left) > 4 or not int(left)):
+        raise RequestInvalid(f"{metadata.ATTEMPTS_LEFT}: not a number from 1 to 9999")
+    attempts_left = None if left is None else int(left)
+    return replace(call, caller=_caller(headers, keys, scope), hop=int(hop), attempts_left=attempts_left)
 
 
 def _caller(headers: Mapping[str, str], keys: KeyRing | None, scope: str) -> Caller:

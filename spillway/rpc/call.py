@@ -31,6 +31,8 @@ class Call:
     caller: Caller = field(default=Caller())
     hop: int = 0
     """Services passed before this one; one that passes a request on says `onward()`."""
+    attempts_left: int | None = None
+    """Attempts that routers before this one leave to it; None: it goes by its own limit."""
 
     def under(self, span: Span) -> Call:
         """The same call, its further work under `span`."""

@@ -107,6 +107,8 @@ class Remote:
             headers[metadata.TENANT] = metadata.ascii_value(call.caller.tenant)
         if call.hop:
             headers[metadata.HOP] = str(call.hop)
+        if call.attempts_left is not None:
+            headers[metadata.ATTEMPTS_LEFT] = str(call.attempts_left)
         if self._key:
             headers[metadata.AUTHORIZATION] = f"Bearer {self._key}"
         return tuple(headers.items())

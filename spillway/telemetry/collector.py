@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as otlp_metrics
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as otlp_metrics_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status, TracesData
 
 from spillway.rpc.options import channel_options, server_options
@@ -54,6 +57,24 @@ class SpanRecord:
         )
 
 
+class Measured(otlp_metrics_grpc.MetricsServiceServicer):
+    """Takes metrics, so that services need not be told to keep them; remembers what each service sent last."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, ResourceMetrics] = {}
+
+    async def Export(
+        self, request: otlp_metrics.ExportMetricsServiceRequest, context: object
+    ) -> otlp_metrics.ExportMetricsServiceResponse:
+        """Take metrics, as OTLP sends them."""
+        for one in request.resource_metrics:
+            self.last[str(_values(one.resource.attributes).get("service.name", "?"))] = one
+        return otlp_metrics.ExportMetricsServiceResponse()
+
+    def __repr__(self) -> str:
+        return f"<Measured of {', '.join(self.last) or 'nobody'}>"
+
+
 class Collector(otlp_grpc.TraceServiceServicer):
     """Keeps the spans of the last `max_traces` traces that were heard of."""
 
@@ -63,6 +84,7 @@ class Collector(otlp_grpc.TraceServiceServicer):
         self._max_traces = max_traces
         self._news = asyncio.Event()
         self.endpoint = ""
+        self.measured = Measured()
 
     async def Export(self, request: otlp.ExportTraceServiceRequest, context: object) -> otlp.ExportTraceServiceResponse:
         """Take spans, as OTLP sends them."""
@@ -112,6 +134,7 @@ class Collector(otlp_grpc.TraceServiceServicer):
         """Listen for the block; `endpoint` is what services are told. Raises OSError if the port is taken."""
         server = grpc.aio.server(options=server_options(max_receive_bytes=MAX_BYTES))
         otlp_grpc.add_TraceServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        otlp_metrics_grpc.add_MetricsServiceServicer_to_server(self.measured, server)  # type: ignore[no-untyped-call]
         read = grpc.unary_unary_rpc_method_handler(
             self._read,
             request_deserializer=StringValue.FromString,

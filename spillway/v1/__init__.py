@@ -201,11 +201,24 @@ from spillway.v1.router_pb2 import (
     Plan as Plan,
 )
 from spillway.v1.router_admin_pb2 import (
+    BREAKER_STATE_CLOSED as BREAKER_STATE_CLOSED,
+    BREAKER_STATE_HALF_OPEN as BREAKER_STATE_HALF_OPEN,
+    BREAKER_STATE_OPEN as BREAKER_STATE_OPEN,
+    BREAKER_STATE_UNSPECIFIED as BREAKER_STATE_UNSPECIFIED,
+    BreakerState as BreakerState,
+    BreakerStatus as BreakerStatus,
+    CacheStatus as CacheStatus,
     CheckPolicyRequest as CheckPolicyRequest,
     CheckPolicyResponse as CheckPolicyResponse,
+    GetStatusRequest as GetStatusRequest,
+    GetStatusResponse as GetStatusResponse,
+    LedgerStatus as LedgerStatus,
     PolicyFinding as PolicyFinding,
     ReloadPolicyRequest as ReloadPolicyRequest,
     ReloadPolicyResponse as ReloadPolicyResponse,
+    ResetBreakerRequest as ResetBreakerRequest,
+    ResetBreakerResponse as ResetBreakerResponse,
+    TargetStatus as TargetStatus,
 )
 from spillway.v1.validator_pb2 import (
     Answer as Answer,

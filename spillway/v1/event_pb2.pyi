@@ -679,6 +679,7 @@ class Attempt(_message.Message):
     COST_NANO_USD_FIELD_NUMBER: _builtins.int
     LEFT_SITE_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     model: _builtins.str
     outcome: Global___AttemptOutcome.ValueType
@@ -693,6 +694,10 @@ class Attempt(_message.Message):
     left_site: _builtins.bool
     """The content of the request left the site."""
     region: _builtins.str
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """What the target did, where it is a router itself. Cost and tokens above include them."""
+
     def __init__(
         self,
         *,
@@ -708,10 +713,11 @@ class Attempt(_message.Message):
         cost_nano_usd: _builtins.int | None = ...,
         left_site: _builtins.bool = ...,
         region: _builtins.str = ...,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_first_token_ms", b"_first_token_ms", "_prompt_tokens", b"_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "first_token_ms", b"first_token_ms", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_first_token_ms", b"_first_token_ms", "_prompt_tokens", b"_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "duration_ms", b"duration_ms", "first_token_ms", b"first_token_ms", "left_site", b"left_site", "message", b"message", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "region", b"region", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_first_token_ms", b"_first_token_ms", "_prompt_tokens", b"_prompt_tokens", "attempts", b"attempts", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "duration_ms", b"duration_ms", "first_token_ms", b"first_token_ms", "left_site", b"left_site", "message", b"message", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "region", b"region", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completion_tokens: _TypeAlias = _typing.Literal["completion_tokens"]  # noqa: Y015
     _WhichOneofArgType__completion_tokens: _TypeAlias = _typing.Literal["_completion_tokens", b"_completion_tokens"]  # noqa: Y015

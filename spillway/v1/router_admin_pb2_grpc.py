@@ -45,6 +45,16 @@ class RouterAdminServiceStub:
                 request_serializer=spillway_dot_v1_dot_router__admin__pb2.ReloadPolicyRequest.SerializeToString,
                 response_deserializer=spillway_dot_v1_dot_router__admin__pb2.ReloadPolicyResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/spillway.v1.RouterAdminService/GetStatus',
+                request_serializer=spillway_dot_v1_dot_router__admin__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_router__admin__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+        self.ResetBreaker = channel.unary_unary(
+                '/spillway.v1.RouterAdminService/ResetBreaker',
+                request_serializer=spillway_dot_v1_dot_router__admin__pb2.ResetBreakerRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_router__admin__pb2.ResetBreakerResponse.FromString,
+                _registered_method=True)
 
 
 class RouterAdminServiceServicer:
@@ -65,6 +75,20 @@ class RouterAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """How this router stands: its targets and what is held against them, its policy, cache and ledger.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetBreaker(self, request, context):
+        """Close every breaker of one target, here at once and on all routers that share a store when they have heard.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +101,16 @@ def add_RouterAdminServiceServicer_to_server(servicer, server):
                     servicer.ReloadPolicy,
                     request_deserializer=spillway_dot_v1_dot_router__admin__pb2.ReloadPolicyRequest.FromString,
                     response_serializer=spillway_dot_v1_dot_router__admin__pb2.ReloadPolicyResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=spillway_dot_v1_dot_router__admin__pb2.GetStatusRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_router__admin__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'ResetBreaker': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetBreaker,
+                    request_deserializer=spillway_dot_v1_dot_router__admin__pb2.ResetBreakerRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_router__admin__pb2.ResetBreakerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +168,60 @@ class RouterAdminService:
             '/spillway.v1.RouterAdminService/ReloadPolicy',
             spillway_dot_v1_dot_router__admin__pb2.ReloadPolicyRequest.SerializeToString,
             spillway_dot_v1_dot_router__admin__pb2.ReloadPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.RouterAdminService/GetStatus',
+            spillway_dot_v1_dot_router__admin__pb2.GetStatusRequest.SerializeToString,
+            spillway_dot_v1_dot_router__admin__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetBreaker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.RouterAdminService/ResetBreaker',
+            spillway_dot_v1_dot_router__admin__pb2.ResetBreakerRequest.SerializeToString,
+            spillway_dot_v1_dot_router__admin__pb2.ResetBreakerResponse.FromString,
             options,
             channel_credentials,
             insecure,

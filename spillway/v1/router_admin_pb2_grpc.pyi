@@ -37,6 +37,10 @@ class RouterAdminServiceStub:
     """What a policy document would do, without putting it in force."""
     ReloadPolicy: _grpc.UnaryUnaryMultiCallable[_router_admin_pb2.ReloadPolicyRequest, _router_admin_pb2.ReloadPolicyResponse]
     """Read the policy file now instead of at the next look. A bad file changes nothing."""
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_router_admin_pb2.GetStatusRequest, _router_admin_pb2.GetStatusResponse]
+    """How this router stands: its targets and what is held against them, its policy, cache and ledger."""
+    ResetBreaker: _grpc.UnaryUnaryMultiCallable[_router_admin_pb2.ResetBreakerRequest, _router_admin_pb2.ResetBreakerResponse]
+    """Close every breaker of one target, here at once and on all routers that share a store when they have heard."""
 
 @_typing.type_check_only
 class RouterAdminServiceAsyncStub(RouterAdminServiceStub):
@@ -47,6 +51,10 @@ class RouterAdminServiceAsyncStub(RouterAdminServiceStub):
     """What a policy document would do, without putting it in force."""
     ReloadPolicy: _aio.UnaryUnaryMultiCallable[_router_admin_pb2.ReloadPolicyRequest, _router_admin_pb2.ReloadPolicyResponse]  # type: ignore[assignment]
     """Read the policy file now instead of at the next look. A bad file changes nothing."""
+    GetStatus: _aio.UnaryUnaryMultiCallable[_router_admin_pb2.GetStatusRequest, _router_admin_pb2.GetStatusResponse]  # type: ignore[assignment]
+    """How this router stands: its targets and what is held against them, its policy, cache and ledger."""
+    ResetBreaker: _aio.UnaryUnaryMultiCallable[_router_admin_pb2.ResetBreakerRequest, _router_admin_pb2.ResetBreakerResponse]  # type: ignore[assignment]
+    """Close every breaker of one target, here at once and on all routers that share a store when they have heard."""
 
 class RouterAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators. Needs the scope `admin` where keys are asked for."""
@@ -66,5 +74,21 @@ class RouterAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_admin_pb2.ReloadPolicyResponse, _abc.Awaitable[_router_admin_pb2.ReloadPolicyResponse]]:
         """Read the policy file now instead of at the next look. A bad file changes nothing."""
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _router_admin_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_admin_pb2.GetStatusResponse, _abc.Awaitable[_router_admin_pb2.GetStatusResponse]]:
+        """How this router stands: its targets and what is held against them, its policy, cache and ledger."""
+
+    @_abc_1.abstractmethod
+    def ResetBreaker(
+        self,
+        request: _router_admin_pb2.ResetBreakerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_admin_pb2.ResetBreakerResponse, _abc.Awaitable[_router_admin_pb2.ResetBreakerResponse]]:
+        """Close every breaker of one target, here at once and on all routers that share a store when they have heard."""
 
 def add_RouterAdminServiceServicer_to_server(servicer: RouterAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

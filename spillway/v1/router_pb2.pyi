@@ -28,19 +28,25 @@ class ExplainRouteRequest(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    STAMP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def spec(self) -> _generation_pb2.GenerationSpec: ...
     @_builtins.property
     def policy(self) -> _policy_pb2.RoutingPolicy: ...
+    @_builtins.property
+    def stamp(self) -> _policy_pb2.PolicyStamp:
+        """Set by routers that ask on; a caller leaves it unset."""
+
     def __init__(
         self,
         *,
         spec: _generation_pb2.GenerationSpec | None = ...,
         policy: _policy_pb2.RoutingPolicy | None = ...,
+        stamp: _policy_pb2.PolicyStamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "spec", b"spec", "stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "spec", b"spec", "stamp", b"stamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,6 +146,7 @@ class Candidate(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     ESTIMATED_COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     model: _builtins.str
     kind: _inference_pb2.TargetKind.ValueType
@@ -154,6 +161,10 @@ class Candidate(_message.Message):
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why in, why out, why here."""
 
+    @_builtins.property
+    def plan(self) -> Global___Plan:
+        """What the target would do, where it is a router itself, is taken, and said so in time."""
+
     def __init__(
         self,
         *,
@@ -165,10 +176,11 @@ class Candidate(_message.Message):
         score: _builtins.float | None = ...,
         reasons: _abc.Iterable[_builtins.str] | None = ...,
         estimated_cost_nano_usd: _builtins.int | None = ...,
+        plan: Global___Plan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_cost_nano_usd", b"_estimated_cost_nano_usd", "_score", b"_score", "estimated_cost_nano_usd", b"estimated_cost_nano_usd", "score", b"score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_cost_nano_usd", b"_estimated_cost_nano_usd", "_score", b"_score", "estimated_cost_nano_usd", b"estimated_cost_nano_usd", "plan", b"plan", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_cost_nano_usd", b"_estimated_cost_nano_usd", "_score", b"_score", "estimated_cost_nano_usd", b"estimated_cost_nano_usd", "kind", b"kind", "model", b"model", "reasons", b"reasons", "region", b"region", "score", b"score", "taken", b"taken", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_cost_nano_usd", b"_estimated_cost_nano_usd", "_score", b"_score", "estimated_cost_nano_usd", b"estimated_cost_nano_usd", "kind", b"kind", "model", b"model", "plan", b"plan", "reasons", b"reasons", "region", b"region", "score", b"score", "taken", b"taken", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimated_cost_nano_usd: _TypeAlias = _typing.Literal["estimated_cost_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__estimated_cost_nano_usd: _TypeAlias = _typing.Literal["_estimated_cost_nano_usd", b"_estimated_cost_nano_usd"]  # noqa: Y015

@@ -71,7 +71,7 @@ async def fake() -> AsyncIterator[Target]:
 @asynccontextmanager
 async def router() -> AsyncIterator[Target]:
     from services.router.app import build
-    from services.router.policy_settings import TargetSettings
+    from services.router.policy_settings import PolicySettings, TargetSettings
     from services.router.settings import RouterSettings
 
     engine = fake_engine()
@@ -80,6 +80,7 @@ async def router() -> AsyncIterator[Target]:
         settings = RouterSettings(
             server=LOOPBACK,
             targets=(TargetSettings(name="local", kind="local", address=server.address, context_window=4096),),
+            policy=PolicySettings(max_retries_per_target=0),  # one scripted fault is one
         )
         app = await stack.enter_async_context(build(settings))
         remote = await stack.enter_async_context(connected(app.server.address))

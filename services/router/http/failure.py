@@ -42,6 +42,7 @@ TABLE: Mapping[str, Row] = {
     # Not 409, which every client would send again.
     "REQUEST_ID_IN_USE": Row(400, _REQUEST, "request_id_in_use"),
     "REQUEST_ID_REUSED": Row(400, _REQUEST, "request_id_reused"),
+    "TARGET_UNKNOWN": Row(404, _REQUEST, "target_not_found"),
     "NO_COMPLIANT_TARGET": Row(400, _REQUEST, "no_compliant_target"),
     "CONTENT_FILTERED": Row(400, _REQUEST, "content_filter"),
     "TENANT_QUOTA": Row(429, _QUOTA, "insufficient_quota"),

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.router.app import build
-from services.router.breaker_settings import RetryBudgetSettings
+from services.router.breaker_settings import BreakersSettings, RetryBudgetSettings
 from services.router.cache import Cache
 from services.router.cache_settings import CacheSettings
 from services.router.http.settings import HttpSettings
 from services.router.journal import Attempt
 from services.router.policy_settings import PolicySettings, PriceSettings, TargetSettings
-from services.router.settings import RouterSettings, ValidatorSettings
+from services.router.settings import RouterSettings, RouterTelemetrySettings, ValidatorSettings
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.rpc.call import Call
@@ -44,6 +44,8 @@ class Mesh:
     cache: Cache | None = None
     http: str = ""
     """host:port of the OpenAI-compatible edge."""
+    metrics: str = ""
+    """host:port that Prometheus scrapes."""
     drain: Callable[[], Awaitable[None]] = field(default=lambda: asyncio.sleep(0))
     """Ends the router as a signal does."""
 
@@ -112,6 +114,8 @@ async def running_mesh(
     http: HttpSettings | None = None,
     wall: Callable[[], float] = time.time,
     tracing: Tracing | None = None,
+    telemetry: RouterTelemetrySettings | None = None,
+    breakers: BreakersSettings | None = None,
     cloud_address: str = "",
     capabilities: Any = CAPABILITIES,
     retry_budget: RetryBudgetSettings | None = None,
@@ -156,6 +160,8 @@ async def running_mesh(
             validator=ValidatorSettings(address=validator_address, timeout_s=0.5) if validator_address else None,
             cache=cache or CacheSettings(),
             retry_budget=retry_budget or RetryBudgetSettings(),
+            telemetry=telemetry or RouterTelemetrySettings(),
+            breakers=breakers or BreakersSettings(),
         )
         kept: list[Attempt] = []
         app = await stack.enter_async_context(
@@ -165,6 +171,7 @@ async def running_mesh(
         stack.push_async_callback(remote.close)
         mesh = Mesh(local, cloud, app.server.address, remote, kept, cache=app.router.cache)
         mesh.drain = app.server.drain
+        mesh.metrics = app.metrics
         mesh.http = app.http.address if app.http is not None else ""
         if judge is not None:
             mesh.judged = judge.requests

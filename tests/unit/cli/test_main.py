@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from spillway.cli.main import app
+
+pytestmark = pytest.mark.usefixtures("logs_come_back")
 
 NOBODY = ("--address", "127.0.0.1:1")
 
@@ -28,14 +27,6 @@ def test_the_help_loads_nothing_heavy() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
-
-
-@pytest.fixture(autouse=True)
-def _logs_come_back() -> Iterator[None]:
-    """A command silences the logs of its process; this process goes on."""
-    yield
-    logging.disable(logging.NOTSET)
-    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize("command", ["ask", "explain"])

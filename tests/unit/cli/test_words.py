@@ -195,3 +195,10 @@ def test_a_schema_is_json_or_a_file(tmp_path: Path) -> None:
     assert ask.options(local_only=True, model=None) == {"local_only": True}
     with pytest.raises(typer.BadParameter, match="cannot read"):
         ask.options(json_schema=str(tmp_path / "missing.json"))
+
+
+def test_the_plan_of_a_router_stands_below_it() -> None:
+    there = v1.Plan(candidates=[v1.Candidate(target="site", taken=True), v1.Candidate(target="away")])
+    plan = v1.Plan(candidates=[v1.Candidate(target="edge", taken=True, plan=there), v1.Candidate(target="spare")])
+    lines = [line.split()[:2] for line in printed(plan_table(plan)).splitlines()[1:5]]
+    assert lines == [["1", "edge"], ["1", "site"], ["✗", "away"], ["✗", "spare"]]

@@ -18,6 +18,7 @@ CONTRACT = {
     "ADAPTER_UNKNOWN": (StatusCode.NOT_FOUND, False),
     "REQUEST_ID_IN_USE": (StatusCode.ALREADY_EXISTS, False),
     "REQUEST_ID_REUSED": (StatusCode.ALREADY_EXISTS, False),
+    "TARGET_UNKNOWN": (StatusCode.NOT_FOUND, False),
     "NO_COMPLIANT_TARGET": (StatusCode.FAILED_PRECONDITION, False),
     "CONTENT_FILTERED": (StatusCode.FAILED_PRECONDITION, False),
     "TENANT_QUOTA": (StatusCode.RESOURCE_EXHAUSTED, False),

@@ -201,6 +201,15 @@ async def test_more_hops_than_allowed_are_taken_for_a_loop(mesh: Any, call: Any,
         await client.generate(spec(), call(hop=metadata.MAX_HOPS + 1))
 
 
+@pytest.mark.parametrize("left", ["0", "-1", "one", "9" * 5000, ""])
+async def test_attempts_left_that_are_no_number_are_refused(mesh: Any, spec: Any, left: str) -> None:
+    stub = mesh.client(await mesh.serve(*services(FakeEngine()))).stub
+
+    with pytest.raises(AioRpcError) as raised:
+        await stub.Generate(v1.GenerateRequest(spec=spec()), metadata=((metadata.ATTEMPTS_LEFT, left),))
+    assert raised.value.code() is StatusCode.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize("hop", ["-1", "one", "9" * 5000, ""])
 async def test_hops_that_are_no_number_are_refused(mesh: Any, spec: Any, hop: str) -> None:
     stub = mesh.client(await mesh.serve(*services(FakeEngine()))).stub

@@ -1,0 +1,200 @@
+"""What a router measures of itself. Names and meanings: docs/metrics.md.
+
+Everything about a request follows from its finished journal, in one place; nothing is done per token. Attributes hold
+names of the policy and words of the contract, never what a caller wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.util.types import AttributeValue
+
+from spillway import v1
+from spillway.deadline import Clock
+from spillway.errors import SpillwayError
+from spillway.telemetry import names
+from spillway.telemetry.metrics import Metrics
+
+from .breaker import Closed, Event, HalfOpened, Held, Opened
+from .cache import Cache
+from .journal import Attempt
+from .ledger import Ledger
+from .work import Work
+
+_STATES: Mapping[type[Event], str] = {Opened: "open", HalfOpened: "half_open", Closed: "closed", Held: "held"}
+_FELL_SHORT = {
+    v1.ATTEMPT_OUTCOME_FAILED: "",  # its reason says more
+    v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR: "refused_by_validator",
+    v1.ATTEMPT_OUTCOME_NOT_CONFIDENT: "not_confident",
+}
+"""Outcomes after which another target is tried, and how they are called."""
+_TASKS = {number: name.removeprefix("TASK_").lower() for name, number in v1.Task.items()}
+LOCAL_PROVIDER = "spillway"
+"""gen_ai.provider.name of what answers on the site."""
+
+
+class Count:
+    """A counter that is read when metrics are collected: adding costs a dictionary's entry, not the SDK's 30 us."""
+
+    def __init__(self, meter: Meter, name: str, unit: str, description: str) -> None:
+        self._counts: dict[tuple[tuple[str, str], ...], int] = {}
+        meter.create_observable_counter(name, [self._observed], unit, description)
+
+    def add(self, amount: int, attributes: Mapping[str, str]) -> None:
+        """Count `amount` more under `attributes`."""
+        key = tuple(attributes.items())
+        self._counts[key] = self._counts.get(key, 0) + amount
+
+    def _observed(self, options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(count, dict(key)) for key, count in list(self._counts.items())]  # from another thread
+
+    def __repr__(self) -> str:
+        return f"<Count {sum(self._counts.values())} in {len(self._counts)} series>"
+
+
+class Measures:
+    """The instruments of one router."""
+
+    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        meter = metrics.meter
+        self._local = self._counter(names.LOCAL_DISPATCHES, "{attempt}", "attempts whose content stayed on the site")
+        self._escalations = self._counter(
+            names.CLOUD_ESCALATIONS, "{request}", "requests that left the site after a local attempt fell short"
+        )
+        self._refused = self._counter(
+            names.FALLBACK_VALIDATION_FAILURES, "{answer}", "answers that the validator refused"
+        )
+        self._cost = meter.create_histogram(names.COST_PER_TASK, "{USD}", "cost of all attempts of one request")
+        self._attempts = self._counter(names.ATTEMPTS, "{attempt}", "calls to targets")
+        self._duration = meter.create_histogram(names.REQUEST_DURATION, "s", "from the request to its end")
+        self._first = meter.create_histogram(names.FIRST_TOKEN, "s", "from the request to the answer's first token")
+        self._tokens = self._counter(names.TOKENS, "{token}", "tokens of all attempts")
+        self._breakers = self._counter(names.BREAKER_CHANGES, "{change}", "changes of breakers")
+        self._call = meter.create_histogram(names.GEN_AI_DURATION, "s", "one call to a model")
+        self._call_first = meter.create_histogram(names.GEN_AI_FIRST_CHUNK, "s", "one call's first token")
+        self._usage = meter.create_histogram(names.GEN_AI_TOKENS, "{token}", "tokens of one call to a model")
+
+    @contextmanager
+    def request(self, task: v1.Task.ValueType) -> Iterator[None]:
+        """Measure a request for the block."""
+        if not self._metrics.recording:
+            yield
+            return
+        began, attributes = self._clock(), {names.TASK: _TASKS.get(task, "unspecified")}
+        try:
+            yield
+        except BaseException as error:
+            attributes[names.ERROR_TYPE] = _reason(error)
+            raise
+        finally:
+            self._duration.record(self._clock() - began, attributes)
+
+    def work(self, work: Work) -> None:
+        """Measure what was done about a request; all its attempts are settled."""
+        journal = work.journal
+        if not self._metrics.recording or not journal.attempts:
+            return
+        task = {names.TASK: work.plan.facts.task or "unspecified"}
+        short, escalated = "", False
+        for attempt in journal.attempts:
+            self._attempt(attempt, task, "chat" if work.plan.facts.chat else "text_completion")
+            record = attempt.record
+            if not record.left_site and record.outcome in _FELL_SHORT:
+                short = _FELL_SHORT[record.outcome] or record.reason or "failed"
+            elif record.left_site and short and not escalated:
+                escalated = True
+                self._escalations.add(1, {**task, names.ESCALATED_FOR: short})
+        costs = [each.record.cost_nano_usd for each in journal.attempts if each.record.HasField("cost_nano_usd")]
+        if costs:
+            self._cost.record(sum(costs) / 1e9, task)
+        last = journal.attempts[-1]
+        if last.record.outcome == v1.ATTEMPT_OUTCOME_ANSWERED and last.record.HasField("first_token_ms"):
+            self._first.record(last.began - journal.began + last.record.first_token_ms / 1000, task)
+
+    def breaker(self, event: Event) -> None:
+        """A breaker changed. Kinds of work are not told apart: there may be any number."""
+        counted = "quality" if event.kind else "transport"
+        self._breakers.add(
+            1, {names.TARGET: event.target, names.BREAKER_STATE: _STATES[type(event)], names.BREAKER_OF: counted}
+        )
+
+    def watch(self, cache: Cache | None, ledger: Ledger | None) -> None:
+        """Read off these what they count themselves, whenever metrics are collected."""
+        meter = self._metrics.meter
+        if cache is not None:
+            tally = cache.tally
+
+            def asked(options: CallbackOptions) -> Iterable[Observation]:
+                for result in ("hits", "shared", "misses", "refreshes"):
+                    yield Observation(getattr(tally, result), {names.CACHE: result})
+
+            meter.create_observable_counter(names.CACHE_REQUESTS, [asked], "{request}", "requests of the cache")
+            meter.create_observable_counter(
+                names.CACHE_SAVED_TOKENS,
+                [lambda options: [Observation(tally.saved_tokens)]],
+                "{token}",
+                "tokens that answers from the cache saved",
+            )
+            meter.create_observable_counter(
+                names.CACHE_SAVED_COST,
+                [lambda options: [Observation(tally.saved_nano_usd / 1e9)]],
+                "{USD}",
+                "what answers from the cache saved",
+            )
+        if ledger is not None:
+            meter.create_observable_gauge(
+                names.LEDGER_PENDING, [lambda options: [Observation(ledger.pending)]], "{row}", "rows that wait"
+            )
+            meter.create_observable_counter(
+                names.LEDGER_LOST, [lambda options: [Observation(ledger.lost)]], "{row}", "rows dropped"
+            )
+
+    def _attempt(self, attempt: Attempt, task: Mapping[str, str], operation: str) -> None:
+        record, target = attempt.record, attempt.target
+        outcome = v1.AttemptOutcome.Name(record.outcome).removeprefix("ATTEMPT_OUTCOME_").lower()
+        where = "cloud" if record.left_site else "local"
+        self._attempts.add(
+            1,
+            {names.TARGET: target.name, names.WHERE: where, names.OUTCOME: outcome, names.ERROR_TYPE: record.reason},
+        )
+        if not record.left_site:
+            self._local.add(1, {**task, names.TARGET: target.name})
+        if record.outcome == v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR:
+            self._refused.add(1, {**task, names.TARGET: target.name})
+        told: dict[str, AttributeValue] = {
+            names.OPERATION: operation,
+            names.PROVIDER: LOCAL_PROVIDER if target.local else target.model.partition("/")[0] or target.name,
+            names.MODEL: target.model or target.name,
+            names.ANSWERED_BY: record.model,
+        }
+        if record.HasField("first_token_ms"):
+            self._call_first.record(record.first_token_ms / 1000, told)
+        counts = {
+            "input": record.prompt_tokens if record.HasField("prompt_tokens") else None,
+            "output": record.completion_tokens if record.HasField("completion_tokens") else None,
+        }
+        for kind, tokens in counts.items():
+            if tokens is not None:
+                self._tokens.add(tokens, {names.TARGET: target.name, names.TOKEN_TYPE: kind})
+                self._usage.record(tokens, {**told, names.TOKEN_TYPE: kind})
+        if record.reason:
+            told[names.ERROR_TYPE] = record.reason
+        self._call.record(record.duration_ms / 1000, told)
+
+    def _counter(self, name: str, unit: str, description: str) -> Count:
+        return Count(self._metrics.meter, name, unit, description)
+
+    def __repr__(self) -> str:
+        return f"<Measures of {self._metrics!r}>"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SpillwayError):
+        return error.reason
+    return "CANCELLED" if isinstance(error, asyncio.CancelledError | GeneratorExit) else "INTERNAL"

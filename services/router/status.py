@@ -1,0 +1,90 @@
+"""How a router stands, told to its operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spillway import v1
+from spillway.deadline import Clock
+from spillway.errors import TargetUnknown
+
+from .breaker import Standing, State
+from .ledger import Ledger
+from .policy_document import Finding
+from .policy_file import PolicyFile
+from .reading import KINDS
+from .router import Router
+from .target import Target
+
+_STATES = {
+    State.CLOSED: v1.BREAKER_STATE_CLOSED,
+    State.OPEN: v1.BREAKER_STATE_OPEN,
+    State.HALF_OPEN: v1.BREAKER_STATE_HALF_OPEN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What there is to say of one router. `file` and `ledger` are None where it has none."""
+
+    name: str
+    router: Router
+    clock: Clock
+    began: float
+    """On `clock`."""
+    file: PolicyFile | None = None
+    ledger: Ledger | None = None
+
+    def told(self) -> v1.GetStatusResponse:
+        """All of it, as it is now."""
+        router, ledger = self.router, self.ledger
+        told = v1.GetStatusResponse(
+            router=self.name,
+            uptime_s=self.clock() - self.began,
+            policy_revision=router.book.revision,
+            findings=map(tell_finding, self.file.findings if self.file is not None else ()),
+            targets=[self.target(target) for target in router.book.targets],
+            routers=router.breakers.routers,
+        )
+        if router.cache is not None:
+            tally = router.cache.tally
+            told.cache.CopyFrom(v1.CacheStatus(**{name: getattr(tally, name) for name in tally.__slots__}))
+        if ledger is not None:
+            told.ledger.CopyFrom(v1.LedgerStatus(pending=ledger.pending, lost=ledger.lost))
+        return told
+
+    def target(self, target: Target) -> v1.TargetStatus:
+        """One target, and what is held against it."""
+        return v1.TargetStatus(
+            target=target.name,
+            model=target.model,
+            kind=KINDS[target.kind],
+            region=target.region,
+            tier=target.tier,
+            address=target.address,
+            router=target.router,
+            breakers=[_breaker(kind, found) for kind, found in self.router.breakers.against(target.name).items()],
+        )
+
+    def find(self, name: str) -> Target:
+        """The target called `name`. Raises TargetUnknown."""
+        targets = self.router.book.targets
+        found = next((target for target in targets if target.name == name), None)
+        if found is None:
+            known = ", ".join(target.name for target in targets[:20])
+            raise TargetUnknown(f"target: {name[:100]!r} is not in the policy; known: {known}", resource=name[:100])
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Status of {self.name} {self.router.book!r}>"
+
+
+def tell_finding(finding: Finding) -> v1.PolicyFinding:
+    """Return a finding as the contract's message."""
+    return v1.PolicyFinding(path=finding.path, message=finding.message, fatal=finding.fatal)
+
+
+def _breaker(kind: str, standing: Standing) -> v1.BreakerStatus:
+    return v1.BreakerStatus(
+        kind=kind, state=_STATES[standing.state], why=standing.why, left_s=standing.left_s, share=standing.share
+    )
