@@ -48,6 +48,7 @@ class Condenser:
         fit = work.plan.fit
         assert fit is not None
         written: list[str] = []
+        work.journal.beside += len(fit.chunks)
         if fit.policy is ContextName.SUMMARIZE:
             text, summary = transcript(work.spec, fit.summarized), ""
             for first, last in fit.chunks:

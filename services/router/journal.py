@@ -56,6 +56,8 @@ class Journal:
     keep: Keep
     announce: Announce | None = None
     max_attempts: int = 8
+    beside: int = 0
+    """Attempts that are planned besides the answer's: for summaries and notes."""
     stays: bool = False
     """The content may not leave the site."""
     alive: Callable[[], None] = lambda: None
@@ -70,7 +72,7 @@ class Journal:
     def attempts_left(self) -> int:
         """Attempts that may still be made, at this router and those behind it."""
         allowed = min(self.max_attempts, self.call.attempts_left or self.max_attempts)
-        return allowed - sum(attempt.took for attempt in self.attempts)
+        return allowed + self.beside - sum(attempt.took for attempt in self.attempts)
 
     def admit(self) -> None:
         """Raise AllTargetsFailed where no attempt may be made any more."""

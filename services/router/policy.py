@@ -51,6 +51,10 @@ class Policy:
         resolved = resolved if resolved.sensitivity else resolved.tightened(self.data_policy)
         return resolved.tightened(DataPolicy(sensitivity=self.sensitivity_floor))
 
+    def names(self, facts: Facts) -> set[str]:
+        """What the request and the policy call targets by."""
+        return {facts.model, *facts.allowed, *self.order}
+
     def decide(
         self,
         facts: Facts,

@@ -271,16 +271,18 @@ class Router:
             asked = DataPolicy.read(policy.data_policy).tightened(DataPolicy.read(stamped))
             said = read_facts(spec, policy, asked, call.caller.tenant)
             facts, rules = book.read(said)
-            if worth_counting(facts, book.targets, rules):
+            standings = self.breakers.snapshot(kind_of_work(facts.task, spec.constraint))
+            draw = _number(call.request_id)
+            start = _number(facts.session) if facts.session else draw
+            targets = book.cohorts.shortlist(rules.names(facts), standings, start)
+            if worth_counting(facts, targets, rules):
                 counted = await self._count_locally(spec, book, call.under(span))
                 if counted is not None:
                     facts, rules = book.read(said.counted(counted))
-            standings = self.breakers.snapshot(kind_of_work(facts.task, spec.constraint))
-            draw = crc32(call.request_id.encode()) / 2**32
-            plan = rules.decide(facts, book.targets, standings, draw, self.loads.snapshot())
+            plan = rules.decide(facts, targets, standings, draw, self.loads.snapshot())
             if not plan.taken:
                 counting = partial(self._count_locally, book=book, call=call.under(span))
-                plan = await Fitter(rules, book.targets, standings, draw, counting).fitted(spec, plan)
+                plan = await Fitter(rules, targets, standings, draw, counting).fitted(spec, plan)
             span.set_attribute(names.ROUTE_REASON, plan.reason)
             return plan
         finally:
@@ -304,3 +306,8 @@ async def _within(block: ExitStack, events: AsyncGenerator[v1.GenerationEvent]) 
         async with aclosing(events):
             async for event in events:
                 yield event
+
+
+def _number(name: str) -> float:
+    """A number in [0, 1) of its own for every name."""
+    return crc32(name.encode()) / 2**32

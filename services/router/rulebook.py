@@ -13,6 +13,7 @@ from typing import Any
 
 from spillway.egress import DataPolicy, Residency, Sensitivity
 
+from .cohorts import Cohorts
 from .facts import ContextName, Delivery, Facts, StrategyName, Validation
 from .plan import ContextLimits, Limits
 from .policy import Policy
@@ -36,11 +37,16 @@ class Rulebook:
 
     document: PolicyDocument
     revision: str
-    targets: tuple[Target, ...] = field(init=False)
+    cohorts: Cohorts = field(init=False)
     _made: dict[tuple[str, int, str], Choice] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.targets = tuple(Target.declared(declared) for declared in self.document.targets)
+        self.cohorts = Cohorts(Target.declared(declared) for declared in self.document.targets)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All of them, in the order of the document."""
+        return self.cohorts.targets
 
     def read(self, facts: Facts) -> tuple[Facts, Policy]:
         """Return `facts` with what is in force for them, and their policy.
