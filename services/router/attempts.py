@@ -141,72 +141,65 @@ class Attempts:
         A probe ends with its last token, or with the first that comes after the target's share of the deadline. Until
         the first event is out a target that fails in a fleeting way is asked again. Raises SpillwayError.
         """
-        attempt: Attempt | None = await self._begin(work, candidate)
-        while attempt is not None:
-            begun = False
+        target, spec = candidate.target, spec or work.spec
+        wished = wishes(work.policy, work.plan, target)
+        attempt = await self._begin(work, candidate)
+        while True:
+            request = v1.StreamGenerateRequest(spec=spec, stamp=self._stamp(work, attempt), policy=wished)
+            request.spec.model = target.model
+            hold = _probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
+            probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
+            held: list[v1.GenerationEvent] = []
+            begun, last = False, None
+            events = self._fleet.client(target).stream(
+                attempt,
+                request,
+                work.journal.onward(attempt),
+                work.journal,
+                silence_s(work, candidate),
+                idle_s(work, candidate),
+            )
             try:
-                async with aclosing(self._relayed(work, candidate, attempt, spec or work.spec)) as events:
+                async with aclosing(events):
                     async for event in events:
-                        begun = True
-                        yield event
-                return
+                        kind = event.WhichOneof("event")
+                        if kind == "delta":
+                            if begun:
+                                yield event
+                                continue
+                            held.append(event)
+                            over = work.call.deadline.left() <= probe_ends
+                            hold = 0 if over else max(0, hold - (event.delta.tokens or 1))
+                        elif kind == "started":
+                            self._sign(event.started, work, candidate)
+                            held.append(event)
+                        elif kind == "usage":
+                            last = event
+                            continue
+                        elif kind == "finished":
+                            held.append(event)
+                            hold = 0
+                        else:
+                            continue  # heartbeats of a target are its router's, not the caller's
+                        if not hold:
+                            begun = True
+                            for waiting in held:
+                                yield waiting
+                            held.clear()
             except SpillwayError:
-                attempt = None if begun else await self._again(work, candidate, attempt)
-                if attempt is None:
+                again = None if begun else await self._again(work, candidate, attempt)
+                if again is None:
                     raise
+                attempt = again
+                continue
+            if last is not None:  # the attempt is settled now, so the journal is whole
+                work.journal.complete(last.usage)
+                yield last
+            return
 
     def may_hedge(self, work: Work) -> bool:
         """Whether the budget has a hedge for `work`; if so it is taken."""
         return self._budget.take(work.journal.clock())
-
-    async def _relayed(
-        self, work: Work, candidate: Candidate, attempt: Attempt, spec: v1.GenerationSpec
-    ) -> AsyncGenerator[v1.GenerationEvent]:
-        """Carry out `attempt` as `relay` says."""
-        target = candidate.target
-        wished = wishes(work.policy, work.plan, target)
-        request = v1.StreamGenerateRequest(spec=spec, stamp=self._stamp(work, attempt), policy=wished)
-        request.spec.model = target.model
-        hold = _probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
-        probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
-        held: list[v1.GenerationEvent] = []
-        events = self._fleet.client(target).stream(
-            attempt,
-            request,
-            work.journal.onward(attempt),
-            work.journal,
-            silence_s(work, candidate),
-            idle_s(work, candidate),
-        )
-        last: v1.GenerationEvent | None = None
-        async with aclosing(events):
-            async for event in events:
-                kind = event.WhichOneof("event")
-                if kind == "delta":
-                    if not hold:
-                        yield event
-                        continue
-                    held.append(event)
-                    over = work.call.deadline.left() <= probe_ends
-                    hold = 0 if over else max(0, hold - (event.delta.tokens or 1))
-                elif kind == "started":
-                    self._sign(event.started, work, candidate)
-                    held.append(event)
-                elif kind == "usage":
-                    last = event
-                    continue
-                elif kind == "finished":
-                    held.append(event)
-                    hold = 0
-                else:
-                    continue  # heartbeats of a target are its router's, not the caller's
-                if not hold:
-                    for waiting in held:
-                        yield waiting
-                    held.clear()
-        if last is not None:  # the attempt is settled now, so the journal is whole
-            work.journal.complete(last.usage)
-            yield last
 
     async def _begin(self, work: Work, candidate: Candidate) -> Attempt:
         """Open an attempt. Raises BreakerOpen or TargetBusy where the target may not be tried now.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from spillway.egress import UNRESOLVED, DataPolicy, Sensitivity
 
@@ -43,13 +44,9 @@ class Policy:
     context: ContextName = ContextName.LARGER
     context_limits: ContextLimits = CONDENSED
 
-    def resolve(self, *asked: DataPolicy) -> DataPolicy:
-        """The data policy in force: the owner's, tightened by every other; who says nothing is taken as the owner."""
-        resolved = DataPolicy(self.data_policy.residency, self.data_policy.regions)
-        for policy in asked:
-            resolved = resolved.tightened(policy)
-        resolved = resolved if resolved.sensitivity else resolved.tightened(self.data_policy)
-        return resolved.tightened(DataPolicy(sensitivity=self.sensitivity_floor))
+    def resolve(self, asked: DataPolicy) -> DataPolicy:
+        """The data policy in force: the owner's, tightened by what was asked; what is not said is as the owner says."""
+        return _in_force(self.data_policy, self.sensitivity_floor, asked)
 
     def names(self, facts: Facts) -> set[str]:
         """What the request and the policy call targets by."""
@@ -241,6 +238,13 @@ class Policy:
         if cost > min(caps):
             return f"about {cost} nano-USD are over the cap of {min(caps)}"
         return ""
+
+
+@lru_cache(4096)
+def _in_force(owner: DataPolicy, floor: Sensitivity, asked: DataPolicy) -> DataPolicy:
+    resolved = DataPolicy(owner.residency, owner.regions).tightened(asked)
+    resolved = resolved if resolved.sensitivity else resolved.tightened(owner)
+    return resolved.tightened(DataPolicy(sensitivity=floor))
 
 
 OBJECTIONS: Mapping[str, Callable[[Policy, Facts, Target], str]] = {

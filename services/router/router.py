@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from zlib import crc32
@@ -121,11 +121,11 @@ class Router:
             work = await self._work(request, call)
             if request.spec.request_id and not work.stamped:
                 block.enter_context(self._idempotency.holding(request.spec.request_id, call))
-            events = None
             if self.cache is not None:
                 terms = self.cache.terms(work, stamped=work.stamped)
-                events = None if terms.off else self.cache.stream(work, terms, self._make)
-            return _within(block.pop_all(), events or self._make(work))
+                if not terms.off:
+                    return _within(block.pop_all(), self.cache.stream(work, terms, self._make))
+            return self._make(work, block.pop_all())
 
     async def explain(
         self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call, stamped: v1.DataPolicy | None = None
@@ -182,15 +182,17 @@ class Router:
         if self.cache is not None:
             self.cache.adopt(book.targets)
 
-    async def _make(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
-        ticket, work = await self._admit(work)
-        try:
-            with self._accounted(work):
-                async with aclosing(self._strategy(work).stream(work)) as events:
-                    async for event in events:
-                        yield event
-        finally:
-            self.gate.leave(ticket)
+    async def _make(self, work: Work, block: ExitStack | None = None) -> AsyncGenerator[v1.GenerationEvent]:
+        """Yield the events of an answer that is made now, inside `block`, which ends with them."""
+        with block or nullcontext():
+            ticket, work = await self._admit(work)
+            try:
+                with self._accounted(work):
+                    async with aclosing(self._strategy(work).stream(work)) as events:
+                        async for event in events:
+                            yield event
+            finally:
+                self.gate.leave(ticket)
 
     def _strategy(self, work: Work) -> Strategy:
         strategy = self._strategies[work.plan.strategy]

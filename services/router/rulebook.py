@@ -57,13 +57,18 @@ class Rulebook:
         rules, aliases = self.document.rules, self.document.aliases
         tenant = facts.tenant if facts.tenant in self.document.tenants else ""
         alias = facts.model if facts.model in aliases else ""
-        ground = self._choice(tenant, -1, "").policy
-        facts = replace(facts, data_policy=ground.resolve(facts.data_policy))
-        rule = next((place for place, rule in enumerate(rules) if matches(rule.when, facts)), -1)
-        choice = self._choice(tenant, rule, alias)
+        choice = self._choice(tenant, -1, "")
+        data_policy = choice.policy.resolve(facts.data_policy)
+        rule = -1
+        if rules:
+            known = replace(facts, data_policy=data_policy)
+            rule = next((place for place, rule in enumerate(rules) if matches(rule.when, known)), -1)
+        if rule >= 0 or alias:
+            choice = self._choice(tenant, rule, alias)
+            data_policy = choice.policy.resolve(data_policy)
         facts = replace(
             facts,
-            data_policy=choice.policy.resolve(facts.data_policy),
+            data_policy=data_policy,
             model=aliases[alias].model if alias else facts.model,
             policy_because=choice.because,
         )

@@ -118,7 +118,7 @@ def test_who_says_nothing_of_sensitivity_gets_the_owners() -> None:
     assert owner.resolve(DataPolicy(sensitivity=Sensitivity.PUBLIC)).sensitivity is Sensitivity.PUBLIC
     assert (
         owner.resolve(
-            DataPolicy(sensitivity=Sensitivity.PUBLIC), DataPolicy(sensitivity=Sensitivity.RESTRICTED)
+            DataPolicy(sensitivity=Sensitivity.PUBLIC).tightened(DataPolicy(sensitivity=Sensitivity.RESTRICTED))
         ).sensitivity
         is Sensitivity.RESTRICTED
     )
