@@ -76,8 +76,9 @@ async def test_when_the_engine_is_killed_the_cloud_answers_and_private_prompts_f
         os.kill(first, signal.SIGKILL)
         answer = await client.generate(PROMPT, deadline_s=20)
         assert answer.target == "openai/gpt-4o-mini"
-        assert [attempt.target for attempt in answer.attempts] == ["local", "openai/gpt-4o-mini"]
-        assert answer.attempts[0].reason == "TARGET_DOWN"
+        *failed_first, last = answer.attempts
+        assert {(attempt.target, attempt.reason) for attempt in failed_first} == {("local", "TARGET_DOWN")}
+        assert last.target == "openai/gpt-4o-mini"
         assert "local" in answer.route_reason
         with pytest.raises(AllTargetsFailed) as failed:
             await client.generate(PROMPT, local_only=True, deadline_s=20)
