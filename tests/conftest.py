@@ -6,10 +6,13 @@ import asyncio
 import inspect
 import ipaddress
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before gRPC is imported: it tells every channel's end
 
 import pytest
 import structlog

@@ -20,7 +20,7 @@ RUN apt-get update \
 COPY --from=built /venv /venv
 COPY --from=built /app /app
 # What is downloaded or compiled at run time lives on the volume; everything else may be read-only.
-ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GRPC_VERBOSITY=ERROR \
     HOME=/var/lib/spillway HF_HOME=/var/lib/spillway/models VLLM_CACHE_ROOT=/var/lib/spillway/vllm
 WORKDIR /var/lib/spillway
 USER spillway

@@ -10,7 +10,7 @@ COPY services/__init__.py /app/services/
 COPY services/local_engine /app/services/local_engine
 RUN python3 -m compileall -q /app
 # What is downloaded or compiled at run time lives on the volume; everything else may be read-only.
-ENV PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+ENV PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GRPC_VERBOSITY=ERROR \
     HOME=/var/lib/spillway HF_HOME=/var/lib/spillway/models VLLM_CACHE_ROOT=/var/lib/spillway/vllm
 WORKDIR /var/lib/spillway
 USER spillway

@@ -13,7 +13,7 @@ FROM python:3.11.14-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /var/lib/spillway --create-home spillway
 COPY --from=built /venv /venv
 COPY --from=built /app /app
-ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 GRPC_VERBOSITY=ERROR
 WORKDIR /var/lib/spillway
 USER spillway
 EXPOSE 7070

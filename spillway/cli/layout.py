@@ -66,7 +66,7 @@ def lay_out(wanted: Wanted, environ: Mapping[str, str]) -> Layout:
     """
     wanted.folder.mkdir(parents=True, exist_ok=True)
     told = dict(read_environment(environ))
-    extra: dict[str, str] = {}
+    extra = {} if "GRPC_VERBOSITY" in environ else {"GRPC_VERBOSITY": "ERROR"}  # else it tells every channel's end
     notes: list[str] = []
     if wanted.model:
         extra["SPILLWAY_LOCAL_ENGINE__MODEL"] = _model(wanted.model)
