@@ -14,9 +14,12 @@ from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before gRPC is imported: it tells every channel's end
 
+import grpc.aio
 import pytest
 import structlog
 from blockbuster import blockbuster_ctx
+
+grpc.aio.init_grpc_aio()  # and never shut down: that joins a thread, in whichever test the last channel is collected
 
 HERE = Path(__file__).parent
 SETTLE_S = 1.0
