@@ -15,7 +15,7 @@ from services.router.failures import Failures
 from services.router.work import Work
 from spillway import v1
 
-from .strategy import whole_stream
+from .strategy import delivered, whole_stream
 
 
 class Cascade:
@@ -43,21 +43,16 @@ class Cascade:
             if not work.spec.HasField("logprobs"):
                 without_logprobs(answer.response)
             if not answer.doubted:
-                return _delivered(work, answer)
+                return delivered(work, answer.response)
             hesitant = answer
         if hesitant is None:
             raise failures.outcome()
         started = hesitant.response.started
         started.route_reason = f"degraded: not confident, and nothing better answered; {started.route_reason}"
-        return _delivered(work, hesitant)
+        return delivered(work, hesitant.response)
 
     def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
         return whole_stream(self, work)
 
     def __repr__(self) -> str:
         return "<Cascade>"
-
-
-def _delivered(work: Work, answer: Answer) -> v1.GenerateResponse:
-    work.journal.complete(answer.response.usage)
-    return answer.response

@@ -20,7 +20,7 @@ from services.router.work import Work
 from spillway import v1
 from spillway.errors import SpillwayError
 
-from .strategy import whole_stream
+from .strategy import delivered, whole_stream
 
 
 class Direct:
@@ -34,8 +34,7 @@ class Direct:
         for candidate in failures.still_worth_trying():
             answer = await self._attempts.answer(work, candidate, failures)
             if answer is not None:
-                work.journal.complete(answer.response.usage)
-                return answer.response
+                return delivered(work, answer.response)
         raise failures.outcome()
 
     async def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:

@@ -15,7 +15,7 @@ from services.router.work import Work
 from spillway import v1
 from spillway.errors import SpillwayError
 
-from .strategy import unfolded, whole_stream
+from .strategy import delivered, unfolded, whole_stream
 
 INSTRUCTION = (
     "Your last message was a draft. Improve it: correct what is wrong or missing and keep what is right. "
@@ -37,7 +37,7 @@ class DraftRefine:
         for candidate in candidates:
             answer = await self._attempts.answer(work, candidate, failures, spec=spec)
             if answer is not None:
-                return _delivered(work, answer.response)
+                return delivered(work, answer.response)
         return _unrefined(work, draft, failures)
 
     async def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
@@ -83,9 +83,4 @@ def _unrefined(work: Work, draft: Answer | None, failures: Failures) -> v1.Gener
         raise failures.outcome()
     started = draft.response.started
     started.route_reason = f"degraded: a draft that nothing refined; {started.route_reason}"
-    return _delivered(work, draft.response)
-
-
-def _delivered(work: Work, response: v1.GenerateResponse) -> v1.GenerateResponse:
-    work.journal.complete(response.usage)
-    return response
+    return delivered(work, draft.response)

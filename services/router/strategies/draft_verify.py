@@ -17,7 +17,7 @@ from services.router.failures import Failures
 from services.router.work import Work
 from spillway import v1
 
-from .strategy import whole_stream
+from .strategy import delivered, whole_stream
 
 SCHEMA = json.dumps(
     {
@@ -69,14 +69,12 @@ class DraftVerify:
                     return _verified(work, draft, verifier, segments, corrections)
             answer = await self._attempts.answer(work, candidate, failures)
             if answer is not None:
-                work.journal.complete(answer.response.usage)
-                return answer.response
+                return delivered(work, answer.response)
         if draft is None:
             raise failures.outcome()
         started = draft.response.started
         started.route_reason = f"degraded: a draft that nothing verified; {started.route_reason}"
-        work.journal.complete(draft.response.usage)
-        return draft.response
+        return delivered(work, draft.response)
 
     def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
         return whole_stream(self, work)
@@ -141,5 +139,4 @@ def _verified(
     said = f"drafted; {verified_by} accepted {accepted} of {len(segments)} segments"
     response.started.route_reason = f"{said}; {response.started.route_reason}"
     response.usage.verification.CopyFrom(v1.Verification(target=verified_by, segments=len(segments), accepted=accepted))
-    work.journal.complete(response.usage)
-    return response
+    return delivered(work, response)

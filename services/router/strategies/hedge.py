@@ -19,7 +19,7 @@ from services.router.work import Work
 from spillway import v1
 from spillway.errors import SpillwayError
 
-from .strategy import whole_stream
+from .strategy import delivered, whole_stream
 
 AT_ONCE = 2
 T = TypeVar("T")
@@ -42,8 +42,7 @@ class Hedge:
         response = await first_of(work, failures, whole, self._may_hedge(work))
         if response is None:
             raise failures.outcome()
-        work.journal.complete(response.usage)
-        return response
+        return delivered(work, response)
 
     async def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
         if work.plan.delivery is Delivery.COMMITTED:

@@ -21,6 +21,12 @@ class Strategy(Protocol):
         ...
 
 
+def delivered(work: Work, response: v1.GenerateResponse) -> v1.GenerateResponse:
+    """The answer that the caller gets, with the account of all that was done for it."""
+    work.journal.complete(response.usage)
+    return response
+
+
 def unfolded(response: v1.GenerateResponse) -> Iterator[v1.GenerationEvent]:
     """The events of a whole answer."""
     yield v1.GenerationEvent(sequence=0, started=response.started)
