@@ -15,8 +15,6 @@ from spillway import v1
 
 Item = TypeVar("Item")
 
-DEFAULT_WINDOW_S = 0.02
-
 
 def window_s(coalescing: v1.Coalescing, default_s: float) -> float:
     """The merging window in seconds: the caller's, else the server's."""

@@ -15,7 +15,7 @@ from services.router.failures import Failures
 from services.router.work import Work
 from spillway import v1
 
-from .strategy import delivered, whole_stream
+from .strategy import delivered, second_best, whole_stream
 
 
 class Cascade:
@@ -45,11 +45,7 @@ class Cascade:
             if not answer.doubted:
                 return delivered(work, answer.response)
             hesitant = answer
-        if hesitant is None:
-            raise failures.outcome()
-        started = hesitant.response.started
-        started.route_reason = f"degraded: not confident, and nothing better answered; {started.route_reason}"
-        return delivered(work, hesitant.response)
+        return second_best(work, hesitant, failures, "not confident, and nothing better answered")
 
     def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
         return whole_stream(self, work)

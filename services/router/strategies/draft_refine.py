@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from services.router.attempts import Answer, Attempts
+from services.router.attempts import Attempts
 from services.router.facts import Delivery
 from services.router.failures import Failures, interrupted
 from services.router.work import Work
 from spillway import v1
 from spillway.errors import SpillwayError
 
-from .strategy import delivered, unfolded, whole_stream
+from .strategy import delivered, second_best, unfolded, whole_stream
 
 INSTRUCTION = (
     "Your last message was a draft. Improve it: correct what is wrong or missing and keep what is right. "
     "Answer with the improved text alone."
 )
+UNREFINED = "a draft that nothing refined"
 
 
 class DraftRefine:
@@ -38,7 +39,7 @@ class DraftRefine:
             answer = await self._attempts.answer(work, candidate, failures, spec=spec)
             if answer is not None:
                 return delivered(work, answer.response)
-        return _unrefined(work, draft, failures)
+        return second_best(work, draft, failures, UNREFINED)
 
     async def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
         if work.plan.delivery is Delivery.COMMITTED:
@@ -62,7 +63,7 @@ class DraftRefine:
                 if sequence:
                     raise interrupted(error, sequence, work) from None
                 failures.add(error)
-        for event in unfolded(_unrefined(work, draft, failures)):
+        for event in unfolded(second_best(work, draft, failures, UNREFINED)):
             yield event
 
     def __repr__(self) -> str:
@@ -76,11 +77,3 @@ def refinement(spec: v1.GenerationSpec, draft: v1.GenerateResponse) -> v1.Genera
     asked.chat.messages.add(role=v1.ROLE_ASSISTANT, parts=[v1.Part(text=draft.choices[0].content.text)])
     asked.chat.messages.add(role=v1.ROLE_USER, parts=[v1.Part(text=INSTRUCTION)])
     return asked
-
-
-def _unrefined(work: Work, draft: Answer | None, failures: Failures) -> v1.GenerateResponse:
-    if draft is None:
-        raise failures.outcome()
-    started = draft.response.started
-    started.route_reason = f"degraded: a draft that nothing refined; {started.route_reason}"
-    return delivered(work, draft.response)

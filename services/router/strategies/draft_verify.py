@@ -17,7 +17,7 @@ from services.router.failures import Failures
 from services.router.work import Work
 from spillway import v1
 
-from .strategy import delivered, whole_stream
+from .strategy import delivered, second_best, whole_stream
 
 SCHEMA = json.dumps(
     {
@@ -70,11 +70,7 @@ class DraftVerify:
             answer = await self._attempts.answer(work, candidate, failures)
             if answer is not None:
                 return delivered(work, answer.response)
-        if draft is None:
-            raise failures.outcome()
-        started = draft.response.started
-        started.route_reason = f"degraded: a draft that nothing verified; {started.route_reason}"
-        return delivered(work, draft.response)
+        return second_best(work, draft, failures, "a draft that nothing verified")
 
     def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
         return whole_stream(self, work)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator
 from typing import Protocol
 
+from services.router.attempts import Answer
+from services.router.failures import Failures
 from services.router.work import Work
 from spillway import v1
 
@@ -25,6 +27,15 @@ def delivered(work: Work, response: v1.GenerateResponse) -> v1.GenerateResponse:
     """The answer that the caller gets, with the account of all that was done for it."""
     work.journal.complete(response.usage)
     return response
+
+
+def second_best(work: Work, answer: Answer | None, failures: Failures, why: str) -> v1.GenerateResponse:
+    """The answer there is, saying `why` it is degraded. Raises what `failures` say where there is none."""
+    if answer is None:
+        raise failures.outcome()
+    started = answer.response.started
+    started.route_reason = f"degraded: {why}; {started.route_reason}"
+    return delivered(work, answer.response)
 
 
 def unfolded(response: v1.GenerateResponse) -> Iterator[v1.GenerationEvent]:
