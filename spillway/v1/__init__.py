@@ -222,6 +222,9 @@ from spillway.v1.router_admin_pb2 import (
 )
 from spillway.v1.validator_pb2 import (
     Answer as Answer,
+    InspectInputRequest as InspectInputRequest,
+    InspectInputResponse as InspectInputResponse,
+    SensitiveSpan as SensitiveSpan,
     ValidateRequest as ValidateRequest,
     ValidateResponse as ValidateResponse,
 )

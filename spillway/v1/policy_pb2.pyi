@@ -302,6 +302,7 @@ class RoutingPolicy(_message.Message):
     CONFIDENCE_THRESHOLD_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     CONTEXT_POLICY_FIELD_NUMBER: _builtins.int
+    INSPECT_INPUT_FIELD_NUMBER: _builtins.int
     category: Global___Category.ValueType
     task: Global___Task.ValueType
     max_cost_nano_usd: _builtins.int
@@ -315,6 +316,8 @@ class RoutingPolicy(_message.Message):
     cache: Global___CacheMode.ValueType
     context_policy: Global___ContextPolicy.ValueType
     """What is done when the prompt fits no target that may answer. Unset: the policy decides."""
+    inspect_input: _builtins.bool
+    """The validator reads the prompt first, and what it finds raises the sensitivity. The policy may ask for it too."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Free words that policy rules can match."""
@@ -346,10 +349,11 @@ class RoutingPolicy(_message.Message):
         confidence_threshold: _builtins.float | None = ...,
         cache: Global___CacheMode.ValueType = ...,
         context_policy: Global___ContextPolicy.ValueType = ...,
+        inspect_input: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "confidence_threshold", b"confidence_threshold", "data_policy", b"data_policy", "delivery", b"delivery", "max_cost_nano_usd", b"max_cost_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "cache", b"cache", "category", b"category", "confidence_threshold", b"confidence_threshold", "context_policy", b"context_policy", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "strategy", b"strategy", "task", b"task", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "cache", b"cache", "category", b"category", "confidence_threshold", b"confidence_threshold", "context_policy", b"context_policy", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "inspect_input", b"inspect_input", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "strategy", b"strategy", "task", b"task", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_threshold: _TypeAlias = _typing.Literal["confidence_threshold"]  # noqa: Y015
     _WhichOneofArgType__confidence_threshold: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold"]  # noqa: Y015

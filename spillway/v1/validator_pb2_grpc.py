@@ -39,6 +39,11 @@ class ValidatorServiceStub:
                 request_serializer=spillway_dot_v1_dot_validator__pb2.ValidateRequest.SerializeToString,
                 response_deserializer=spillway_dot_v1_dot_validator__pb2.ValidateResponse.FromString,
                 _registered_method=True)
+        self.InspectInput = channel.unary_unary(
+                '/spillway.v1.ValidatorService/InspectInput',
+                request_serializer=spillway_dot_v1_dot_validator__pb2.InspectInputRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_validator__pb2.InspectInputResponse.FromString,
+                _registered_method=True)
 
 
 class ValidatorServiceServicer:
@@ -51,6 +56,13 @@ class ValidatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectInput(self, request, context):
+        """Says where texts hold what ought not to leave the site. Texts are neither kept nor logged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ValidatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +70,11 @@ def add_ValidatorServiceServicer_to_server(servicer, server):
                     servicer.Validate,
                     request_deserializer=spillway_dot_v1_dot_validator__pb2.ValidateRequest.FromString,
                     response_serializer=spillway_dot_v1_dot_validator__pb2.ValidateResponse.SerializeToString,
+            ),
+            'InspectInput': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectInput,
+                    request_deserializer=spillway_dot_v1_dot_validator__pb2.InspectInputRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_validator__pb2.InspectInputResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +104,33 @@ class ValidatorService:
             '/spillway.v1.ValidatorService/Validate',
             spillway_dot_v1_dot_validator__pb2.ValidateRequest.SerializeToString,
             spillway_dot_v1_dot_validator__pb2.ValidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectInput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.ValidatorService/InspectInput',
+            spillway_dot_v1_dot_validator__pb2.InspectInputRequest.SerializeToString,
+            spillway_dot_v1_dot_validator__pb2.InspectInputResponse.FromString,
             options,
             channel_credentials,
             insecure,

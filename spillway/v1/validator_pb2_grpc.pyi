@@ -33,12 +33,16 @@ class ValidatorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ValidatorServiceAsyncStub: ...
     Validate: _grpc.UnaryUnaryMultiCallable[_validator_pb2.ValidateRequest, _validator_pb2.ValidateResponse]
     """Judges whole answers. A schema that is itself invalid is an error, SCHEMA_INVALID, not a verdict."""
+    InspectInput: _grpc.UnaryUnaryMultiCallable[_validator_pb2.InspectInputRequest, _validator_pb2.InspectInputResponse]
+    """Says where texts hold what ought not to leave the site. Texts are neither kept nor logged."""
 
 @_typing.type_check_only
 class ValidatorServiceAsyncStub(ValidatorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Validate: _aio.UnaryUnaryMultiCallable[_validator_pb2.ValidateRequest, _validator_pb2.ValidateResponse]  # type: ignore[assignment]
     """Judges whole answers. A schema that is itself invalid is an error, SCHEMA_INVALID, not a verdict."""
+    InspectInput: _aio.UnaryUnaryMultiCallable[_validator_pb2.InspectInputRequest, _validator_pb2.InspectInputResponse]  # type: ignore[assignment]
+    """Says where texts hold what ought not to leave the site. Texts are neither kept nor logged."""
 
 class ValidatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -48,5 +52,13 @@ class ValidatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_validator_pb2.ValidateResponse, _abc.Awaitable[_validator_pb2.ValidateResponse]]:
         """Judges whole answers. A schema that is itself invalid is an error, SCHEMA_INVALID, not a verdict."""
+
+    @_abc_1.abstractmethod
+    def InspectInput(
+        self,
+        request: _validator_pb2.InspectInputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validator_pb2.InspectInputResponse, _abc.Awaitable[_validator_pb2.InspectInputResponse]]:
+        """Says where texts hold what ought not to leave the site. Texts are neither kept nor logged."""
 
 def add_ValidatorServiceServicer_to_server(servicer: ValidatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
