@@ -17,8 +17,10 @@ from spillway import v1
 from spillway.errors import FieldViolation, RequestInvalid
 
 FIELD = "spec.continuation"
-LOST = ("presence_penalty", "frequency_penalty")
+PENALTIES = ("presence_penalty", "frequency_penalty")
 """The engine counts these over its own tokens alone."""
+EARLIER = "spillway_earlier"
+"""Name, among a request's extra arguments in vLLM, of the tokens that it is to count besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +102,19 @@ class Resumption:
         return f"<Resumption {self._tokens} tokens {self._sent}/{len(self._text)} characters sent>"
 
 
-def continued(how: Decoding, tokens: int) -> Decoding:
-    """How the rest of an answer is decoded of which there are `tokens` already.
+def continued(how: Decoding, token_ids: Sequence[int], *, penalties: bool) -> Decoding:
+    """How the rest of an answer is decoded of which there are `token_ids` already.
 
-    Raises ConstraintUnsupported for what cannot be restored across a cut.
+    Raises ConstraintUnsupported for penalties on them where the engine cannot be told of these (`penalties`).
     """
-    for name in LOST:
-        if how.arguments.get(name):
-            raise unsupported(f"spec.sampling.{name}", "cannot be restored when an answer is continued")
+    asked = [name for name in PENALTIES if how.arguments.get(name)]
+    if asked and not penalties:
+        raise unsupported(f"spec.sampling.{asked[0]}", "cannot be restored when an answer is continued")
     rest = {name: value for name, value in how.arguments.items() if name not in ("stop", "include_stop_str_in_output")}
-    rest["max_tokens"] -= tokens
-    rest["min_tokens"] = max(0, rest.get("min_tokens", 0) - tokens)
+    rest["max_tokens"] -= len(token_ids)
+    rest["min_tokens"] = max(0, rest.get("min_tokens", 0) - len(token_ids))
+    if asked:
+        rest["extra_args"] = {EARLIER: list(token_ids)}
     return replace(how, arguments=rest)
 
 

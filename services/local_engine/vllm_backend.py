@@ -54,6 +54,7 @@ WHOLE = 1 << 30
 LONG_PROMPT_BYTES = 8192
 """Longer prompts are tokenized off the event loop: below, a thread costs more than it saves."""
 LOOK_EVERY_S = 0.25
+PENALTIES = "services.local_engine.vllm_penalties:EarlierPenalties"
 SHUTDOWN_S = 3.0
 SMALL_WEIGHTS_BYTES = 2**30
 
@@ -79,6 +80,7 @@ class VllmBackend:
         self._tokenizer = copy.deepcopy(llm.get_tokenizer())
         self._long_tokenizer = copy.deepcopy(self._tokenizer)
         self._thread = ThreadPoolExecutor(1, "prompts")
+        self._penalties = bool(llm.model_config.logits_processors)
         self._vocabulary = int(llm.model_config.get_vocab_size())
         self.context_window = int(llm.model_config.max_model_len)
         ends = llm.model_config.try_get_generation_config().get("eos_token_id")
@@ -124,7 +126,7 @@ class VllmBackend:
                 for event in answer.told(rest, prompt_tokens=len(ids)):
                     yield event
                 return
-            how = resumption.continued(how, len(spec.continuation.token_ids))
+            how = resumption.continued(how, spec.continuation.token_ids, penalties=self._penalties)
         structure = await self._structure(how.guide)
         if not self._llm.get_num_unfinished_requests():
             self._busy_since = time.monotonic()
@@ -304,6 +306,8 @@ def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, A
         arguments["max_num_seqs"] = vllm.max_num_seqs
     if cpu:
         arguments["kv_cache_memory_bytes"] = round(vllm.cpu.kv_cache_gib * 2**30)
+        # On GPUs vLLM has another sampler, with other seams.
+        arguments["logits_processors"] = [PENALTIES]
     return arguments
 
 

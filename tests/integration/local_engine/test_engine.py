@@ -74,6 +74,31 @@ async def test_a_greedy_answer_goes_on_after_any_cut_as_if_there_had_been_none(
             assert len(ids) + answer.usage.completion_tokens == len(whole.content.token_ids)
 
 
+@pytest.mark.parametrize(
+    "penalties",
+    [
+        v1.Sampling(presence_penalty=1.5),
+        v1.Sampling(frequency_penalty=2.0),
+        v1.Sampling(presence_penalty=-0.5, repetition_penalty=1.3),
+    ],
+)
+async def test_penalties_see_what_was_said_before_the_cut(client: Any, penalties: v1.Sampling) -> None:
+    spec = asked(stop=ENDLESS)
+    spec.sampling.MergeFrom(penalties)
+    whole = (await client.generate(spec)).choices[0]
+    ids = list(whole.content.token_ids)
+    assert ids != list((await client.generate(asked(stop=ENDLESS))).choices[0].content.token_ids)
+    streamed = await client.events(spec)
+    deltas = [event.delta for event in streamed if event.HasField("delta")]
+    for cut in range(1, len(deltas)):
+        rest = v1.GenerationSpec()
+        rest.CopyFrom(spec)
+        rest.continuation.text = "".join(delta.text for delta in deltas[:cut])
+        rest.continuation.token_ids.extend(token for delta in deltas[:cut] for token in delta.token_ids)
+        answer = await client.generate(rest)
+        assert rest.continuation.text + answer.choices[0].content.text == whole.content.text
+
+
 async def test_deltas_between_the_first_and_the_last_are_merged_within_the_window(client: Any) -> None:
     merged = await client.events(asked(stop=ENDLESS, coalescing=v1.Coalescing(window_ms=1000)))
     first, *others = [event.delta for event in merged if event.HasField("delta")]

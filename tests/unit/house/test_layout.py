@@ -77,7 +77,7 @@ def test_the_environment_is_read_at_the_edge_alone() -> None:
     assert not elsewhere
 
 
-def test_only_the_vllm_backend_knows_vllm() -> None:
+def test_only_the_vllm_modules_know_vllm() -> None:
     imports = re.compile(r"^\s*(?:import|from) (?:vllm|torch|transformers)\b", re.MULTILINE)
     knowing = {
         path

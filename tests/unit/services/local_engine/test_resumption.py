@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.local_engine.decoding import decoding
-from services.local_engine.resumption import Resumption, continued, require
+from services.local_engine.resumption import EARLIER, Resumption, continued, require
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, RequestInvalid
 
@@ -84,7 +84,7 @@ def test_text_that_is_not_what_the_tokens_say_is_refused() -> None:
 
 def test_limits_count_what_is_there_already() -> None:
     asked = spec(3, sampling=v1.Sampling(max_tokens=10, min_tokens=5), stop=v1.Stop(strings=["x"]))
-    rest = continued(decoding(asked, room=100, max_tokens=None, defaults={}), 3)
+    rest = continued(decoding(asked, room=100, max_tokens=None, defaults={}), [1, 2, 3], penalties=False)
     assert (rest.arguments["max_tokens"], rest.arguments["min_tokens"]) == (7, 2)
     assert "stop" not in rest.arguments
 
@@ -102,5 +102,13 @@ def test_limits_count_what_is_there_already() -> None:
 def test_what_cannot_be_continued_is_refused_by_field(asked: v1.GenerationSpec, field: str) -> None:
     with pytest.raises((RequestInvalid, ConstraintUnsupported)) as refused:
         require(asked)
-        continued(decoding(asked, room=100, max_tokens=None, defaults={}), 1)
+        continued(decoding(asked, room=100, max_tokens=None, defaults={}), [1], penalties=False)
     assert refused.value.fields[0].field == field
+
+
+@pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
+def test_an_engine_that_can_be_told_of_earlier_tokens_penalises_them(name: str) -> None:
+    asked = spec(3, sampling=v1.Sampling(max_tokens=10, **{name: 0.5}))
+    rest = continued(decoding(asked, room=100, max_tokens=None, defaults={}), [4, 5, 4], penalties=True)
+    assert rest.arguments["extra_args"] == {EARLIER: [4, 5, 4]}
+    assert rest.arguments[name] == 0.5
