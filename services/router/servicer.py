@@ -33,7 +33,7 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
         if not request.HasField("stamp"):
             response = await self._router.generate(request, current_call())
-            await context.send_initial_metadata(_headers(response.started))
+            context.set_trailing_metadata(_headers(response.started))
             return response
         # The router before this one waits for a sign of life: the first token, here as at an engine.
         signs: list[asyncio.Task[None]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
+import grpc
 from spillway import v1
 from spillway.errors import Cancelled, SpillwayError, TargetDown, TargetTimeout
 from spillway.rpc.call import Call
@@ -56,12 +57,13 @@ class TargetClient:
                 await rpc.initial_metadata()
                 silence.reschedule(None)
                 journal.first_token(attempt)
-                responses = [response async for response in rpc]
-            if len(responses) != 1 or not responses[0].HasField("usage") or not responses[0].choices:
+                response: v1.GenerateResponse = await rpc.read()
+                await rpc.code()
+            if response is grpc.aio.EOF or not response.HasField("usage") or not response.choices:
                 raise TargetDown("the target's answer has no usage or no choice")
         except BaseException as error:
             raise self._fail(error, journal, attempt, silence_s) from None
-        return responses[0]
+        return response
 
     async def stream(
         self,
