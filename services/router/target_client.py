@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import grpc
+
 from spillway import v1
 from spillway.errors import Cancelled, SpillwayError, TargetDown, TargetTimeout
 from spillway.rpc.call import Call
@@ -47,7 +48,6 @@ class TargetClient:
         Raises TargetTimeout after `silence_s` without a first token.
         """
         try:
-            responses: list[v1.GenerateResponse] = []
             async with (
                 asyncio.timeout(silence_s) as silence,
                 self._remote.stream(
@@ -57,9 +57,11 @@ class TargetClient:
                 await rpc.initial_metadata()
                 silence.reschedule(None)
                 journal.first_token(attempt)
-                response: v1.GenerateResponse = await rpc.read()
-                await rpc.code()
-            if response is grpc.aio.EOF or not response.HasField("usage") or not response.choices:
+                response = await rpc.read()
+                code = await rpc.code()
+            if not isinstance(response, v1.GenerateResponse) or code is not grpc.StatusCode.OK:
+                raise TargetDown("the target's answer did not end well")
+            if not response.HasField("usage") or not response.choices:
                 raise TargetDown("the target's answer has no usage or no choice")
         except BaseException as error:
             raise self._fail(error, journal, attempt, silence_s) from None

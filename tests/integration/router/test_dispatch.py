@@ -353,3 +353,15 @@ async def test_a_choice_that_is_not_known_is_refused_by_name(mesh: Mesh) -> None
     with pytest.raises(RequestInvalid) as caught:
         await mesh.generate(text(), policy)
     assert [violation.field for violation in caught.value.fields] == ["policy.category", "policy.data_policy.residency"]
+
+
+async def test_an_answer_names_its_target_beside_it_a_stream_before_its_tokens() -> None:
+    async with running_mesh() as mesh:
+        unary = mesh.stub.Generate(v1.GenerateRequest(spec=text()), timeout=20)
+        stream = mesh.stub.StreamGenerate(v1.StreamGenerateRequest(spec=text()), timeout=20)
+        found = [dict(await unary.trailing_metadata()), dict(await stream.initial_metadata())]
+        stream.cancel()
+    for headers in found:
+        assert headers["x-spillway-target"] == "local"
+        assert headers["x-spillway-model"]
+        assert headers["x-spillway-route-reason"]
