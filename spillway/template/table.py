@@ -81,8 +81,7 @@ def _engine(name: str, meaning: str, read: Read) -> Key:
 
 def _metrics(value: object) -> bool:
     if isinstance(value, list):
-        unknown = [name for name in value if name not in METRICS]
-        if unknown or not value:
+        if not value or not all(isinstance(name, str) and name in METRICS for name in value):
             raise ValueError(f"expected true, false, or a list of: {', '.join(sorted(METRICS))}")
         return True
     return switch(value)
@@ -251,11 +250,12 @@ KEYS: tuple[Key, ...] = (
         "shared.logs.level",
         word(LEVELS),
     ),
-    _direct(
+    Key(
         "observability.retention_days",
         "attempts older than so many days are deleted from the ledger",
-        "router.ledger.retention_days",
+        "`router.ledger.retention_days`; where no ledger is stated, one in a file `spillway-ledger.sqlite`",
         whole(1, 36_500),
+        ("router.ledger.retention_days",),
     ),
 )
 

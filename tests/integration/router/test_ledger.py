@@ -159,7 +159,7 @@ async def test_flushes_at_once_write_every_row_once(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     ledger = Ledger(LedgerSettings(url=f"sqlite:///{path}"))
     attempt_into(ledger)
-    assert await asyncio.gather(ledger.flush(), ledger.flush()) == [True, True]
+    assert all(await asyncio.gather(ledger.flush(), ledger.flush()))
     await ledger.close()
     assert len(rows(path)) == 1
 

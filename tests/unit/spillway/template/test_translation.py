@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from services.validator.settings import ValidatorSettings
 from spillway.settings import SettingsError, load
 from spillway.template import KEYS, TemplateError, translated
 from spillway.template.table import METRICS
+from spillway.template.translation import LISTENS
 
 ROOT = Path(__file__).parents[4]
 DOCS = ROOT / "docs" / "template.md"
@@ -184,6 +184,21 @@ def test_all_mistakes_are_told_at_once_and_as_wrong_settings(tmp_path: Path) -> 
         mesh(tmp_path, "rooting: {}")
 
 
+ODD: tuple[Any, ...] = (True, 0, -1, 1.5, float("nan"), float("inf"), 10**30, "", " ", "x", "http://[", [], [{}], [[]])
+
+
+@pytest.mark.parametrize("path", [key.path for key in KEYS])
+def test_whatever_stands_at_a_key_it_is_taken_or_refused_with_its_path(path: str) -> None:
+    section, _, name = path.partition(".")
+    for value in (*ODD, {}, {"a": 1}, {1: {}}):
+        told: dict[str, Any] = {"cloud_engine": {"provider": "openai", "model": "gpt-4o"}}
+        told.setdefault(section, {})[name] = value
+        try:
+            translated(told)
+        except TemplateError as error:
+            assert all(line.startswith((path, "local_engine.model: is missing")) for line in str(error).splitlines())
+
+
 def test_ours_win_over_a_key_of_the_template_that_says_the_same(tmp_path: Path) -> None:
     text = """
     routing: {local_context_limit: 100, strategy: cascade}
@@ -341,7 +356,8 @@ def test_every_metric_the_router_has_may_be_asked_for() -> None:
 
 
 def test_the_services_places_are_their_defaults() -> None:
-    translation = importlib.import_module("spillway.template.translation")
-    models = {"local_engine": LocalEngineSettings, "validator": ValidatorSettings, "cloud_proxy": CloudProxySettings}
-    for service, listen in translation.LISTENS.items():
-        assert models[service].model_fields["server"].default.listen == listen
+    assert {
+        "local_engine": LocalEngineSettings().server.listen,
+        "cloud_proxy": CloudProxySettings.model_fields["server"].default.listen,
+        "validator": ValidatorSettings().server.listen,
+    } == LISTENS
