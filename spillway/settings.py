@@ -7,6 +7,8 @@ then its own section over it, then the environment over both:
     SPILLWAY_ROUTER__SERVER__LISTEN=0.0.0.0:7070  router: {server: {listen: ...}}
 
 A variable's value is text or a number; one that begins with [ or { is YAML, and `null` means nothing is set.
+
+A file may also have the keys of the well-known template (docs/template.md): they are turned into ours as it is read.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from spillway import template
 
 PREFIX = "SPILLWAY_"
 SHARED = "shared"
@@ -99,10 +103,7 @@ def load(section: str, model: type[S], *, path: Path | None, environ: Mapping[st
 
     Raises SettingsError naming the path of every setting that is unknown, missing or wrong.
     """
-    layers = read_yaml(path) if path else {}
-    unknown = sorted(set(layers) - set(SECTIONS))
-    if unknown:
-        raise SettingsError(f"{path}: unknown section {', '.join(unknown)}; known: {', '.join(SECTIONS)}")
+    layers = read_mesh(path) if path else {}
     from_environment = read_environment(environ)
     merged: dict[str, Any] = {}
     for layer in (layers, from_environment):
@@ -112,6 +113,21 @@ def load(section: str, model: type[S], *, path: Path | None, environ: Mapping[st
         return model.model_validate(merged)
     except ValidationError as error:
         raise SettingsError(explain(error, section, own=_laid_over(layers, from_environment, section))) from None
+
+
+def read_mesh(path: Path) -> dict[str, Any]:
+    """Return the sections of a mesh's configuration, with those of the template turned into ours.
+
+    Raises SettingsError for a file that cannot be read, an unknown section, and each wrong key of the template.
+    """
+    layers = read_yaml(path)
+    known = dict.fromkeys((*SECTIONS, *template.SECTIONS))
+    if unknown := sorted(str(name) for name in layers if name not in known):
+        raise SettingsError(f"{path}: unknown section {', '.join(unknown)}; known: {', '.join(known)}")
+    try:
+        return template.translated(layers)
+    except template.TemplateError as error:
+        raise SettingsError(str(error)) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -3,16 +3,21 @@
 An attempt that sends content off the site has its row, outcome `pending`, before the content leaves; the row is settled
 afterwards, so a router that is killed leaves no gap in what it sent away. A slow or dead database stops no inference:
 after a while the attempt goes on, rows wait in memory up to a bound, and what is lost beyond it is counted.
+
+Rows older than the retention, where there is one, are deleted by the same thread: a batch between two writes, so that
+no attempt waits for more than one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sql
@@ -52,14 +57,19 @@ ATTEMPTS = sql.Table(
 """Unknown is NULL. `request_id` and `number` name an attempt to its caller, `uid` to the ledger."""
 PENDING = "pending"
 """Outcome of an attempt that was about to be made when its row was written."""
+SWEEP_ROWS = 500
+"""Rows deleted in one transaction."""
 _SETTLE = ATTEMPTS.update().where(ATTEMPTS.c.uid == sql.bindparam("of"))
 
 
 class Ledger:
     """Keeps attempts. `keep` costs an append, `intend` waits for a commit; a task of its own writes."""
 
-    def __init__(self, settings: LedgerSettings) -> None:
+    def __init__(self, settings: LedgerSettings, wall: Callable[[], float] = time.time) -> None:
+        """`wall` gives seconds since the epoch."""
         self._settings = settings
+        self._wall = wall
+        self._sweep_due = 0.0
         self._engine = sql.create_engine(settings.url)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._pending: deque[dict[str, Any]] = deque()
@@ -67,16 +77,18 @@ class Ledger:
         self._writing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
+        self._flushing = asyncio.Lock()
+        """The last flush, at the end, must not write again what one still under way is writing."""
         self.lost = 0
 
     def keep(self, attempt: Attempt, call: Call) -> None:
         """Account for a settled attempt."""
-        self._add(_row(attempt, call))
+        self._add(self._row(attempt, call))
 
     async def intend(self, attempt: Attempt, call: Call) -> None:
         """Account for an attempt that is about to be made; returns when its row is written, or too late to wait for."""
         attempt.uid = uuid.uuid4().hex
-        self._add({**_row(attempt, call), "uid": attempt.uid, "outcome": PENDING})
+        self._add({**self._row(attempt, call), "uid": attempt.uid, "outcome": PENDING})
         written = asyncio.get_running_loop().create_future()
         self._waiting.append(written)
         self._wake.set()
@@ -85,6 +97,9 @@ class Ledger:
                 await written
         except TimeoutError:
             log.warning("ledger.intent_unwritten", pending=len(self._pending))
+
+    def _row(self, attempt: Attempt, call: Call) -> dict[str, Any]:
+        return _row(attempt, call, datetime.fromtimestamp(self._wall(), UTC))
 
     def _add(self, row: dict[str, Any]) -> None:
         if len(self._pending) >= self._settings.max_pending:
@@ -102,6 +117,10 @@ class Ledger:
 
     async def flush(self) -> bool:
         """Write what is pending; whether the database took it."""
+        async with self._flushing:
+            return await self._flush()
+
+    async def _flush(self) -> bool:
         rows, waiting = list(self._pending), self._waiting
         self._waiting = []
         try:
@@ -121,6 +140,17 @@ class Ledger:
             log.info("ledger.ready", url=self._engine.url.render_as_string(hide_password=True))
             self._ready = True
         return True
+
+    async def sweep(self) -> int:
+        """Delete the oldest rows that are past the retention, SWEEP_ROWS at most; return how many."""
+        if self._settings.retention_days is None:
+            return 0
+        before = datetime.fromtimestamp(self._wall(), UTC) - timedelta(days=self._settings.retention_days)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._delete, before)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("ledger.unswept", error=type(error).__name__)
+            return 0
 
     async def close(self) -> None:
         """Write what is pending, as far as the database takes it, and stop."""
@@ -144,10 +174,21 @@ class Ledger:
             if settled:  # after the rows they settle, which may be of the same batch
                 connection.execute(_SETTLE, settled)
 
+    def _delete(self, before: datetime) -> int:
+        with self._engine.begin() as connection:
+            # By id and in two steps: not every database takes a LIMIT where it deletes.
+            old = sql.select(ATTEMPTS.c.id).where(ATTEMPTS.c.at < before).order_by(ATTEMPTS.c.at).limit(SWEEP_ROWS)
+            found = connection.execute(old).scalars().all()
+            if found:
+                connection.execute(ATTEMPTS.delete().where(ATTEMPTS.c.id.in_(found)))
+            return len(found)
+
     async def _keep_writing(self) -> None:
         while True:
             if self._pending or not self._ready:
                 await asyncio.shield(self.flush())
+            if self._ready and self._wall() >= self._sweep_due and await asyncio.shield(self.sweep()) < SWEEP_ROWS:
+                self._sweep_due = self._wall() + self._settings.sweep_s
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.flush_s):
                     await self._wake.wait()
@@ -166,12 +207,12 @@ def _add_columns(connection: sql.Connection) -> None:
             connection.execute(sql.text(f"ALTER TABLE {ATTEMPTS.name} ADD COLUMN {column.name} {kind}"))
 
 
-def _row(attempt: Attempt, call: Call) -> dict[str, Any]:
+def _row(attempt: Attempt, call: Call, at: datetime) -> dict[str, Any]:
     record = attempt.record
     of = {"of": attempt.uid} if attempt.uid and attempt.settled else {"uid": None}
     return {
         **of,
-        "at": datetime.now(UTC),
+        "at": at,
         "request_id": call.request_id,
         "number": attempt.number,
         "tenant": call.caller.tenant,

@@ -31,6 +31,10 @@ class LedgerSettings(Section):
         0.25, ge=0, description="longest an attempt that leaves the site waits for its row to be written first"
     )
     max_pending: int = Field(100_000, gt=0, description="rows kept in memory while the database is away")
+    retention_days: int | None = Field(
+        None, gt=0, le=36_500, description="older rows are deleted; absent: all are kept"
+    )
+    sweep_s: float = Field(3600.0, gt=0, description="time between two looks for rows that are too old")
 
 
 class RouterTelemetrySettings(TelemetrySettings):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spillway.cli import configuration, ports, state
-from spillway.settings import SettingsError, overlay, read_environment, read_yaml
+from spillway.settings import SettingsError, overlay, read_environment, read_mesh
 
 SERVICES = ("validator", "router", "cloud_proxy", "local_engine")
 """In the order of their start: what starts quickest first, so that the engine's start has the processor for itself."""
@@ -72,7 +72,7 @@ def lay_out(wanted: Wanted, environ: Mapping[str, str]) -> Layout:
         extra["SPILLWAY_LOCAL_ENGINE__MODEL"] = _model(wanted.model)
     if wanted.config is not None:
         config = wanted.config.resolve()
-        told = overlay(read_yaml(config), told)
+        told = overlay(read_mesh(config), told)
         addresses = {name: _listens(told, name) for name in SERVICES}
         http = _edge(told)
     else:

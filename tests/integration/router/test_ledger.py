@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
 import sqlalchemy as sql
 
 from services.router.journal import Journal
-from services.router.ledger import ATTEMPTS, TABLES, Ledger
+from services.router.ledger import ATTEMPTS, SWEEP_ROWS, TABLES, Ledger
 from services.router.settings import LedgerSettings
 from services.router.target import Price, Target
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.rpc.call import Call, Caller
+from spillway.testing.waiting import eventually
 
 TARGET = Target("local", "local", "a:1", price=Price(0, 0))
 
@@ -120,3 +122,59 @@ async def test_a_ledger_of_an_older_version_gets_the_columns_it_lacks(tmp_path: 
     attempt_into(ledger)
     await ledger.close()
     assert len(rows(path)) == 1
+
+
+DAY_S = 86_400
+
+
+async def test_rows_past_the_retention_are_deleted_and_younger_ones_stay(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    days = 0.0
+    settings = LedgerSettings(url=f"sqlite:///{path}", retention_days=90, flush_s=0.01)
+    ledger = Ledger(settings, lambda: days * DAY_S)
+    for day, request_id in ((0, "first"), (60, "second"), (89, "third")):
+        days = day
+        attempt_into(ledger, request_id)
+        assert await ledger.flush()
+    assert len(rows(path)) == 3
+    days = 151
+    await ledger.start()
+    await eventually(lambda: [row["request_id"] for row in rows(path)] == ["third"])
+    await ledger.close()
+
+
+async def test_old_rows_are_deleted_in_bounded_batches(tmp_path: Path) -> None:
+    now = 0.0
+    ledger = Ledger(LedgerSettings(url=f"sqlite:///{tmp_path}/ledger.sqlite", retention_days=1), lambda: now)
+    for _ in range(SWEEP_ROWS + 1):
+        attempt_into(ledger)
+    await ledger.flush()
+    assert await ledger.sweep() == 0
+    now = 2 * DAY_S
+    assert [await ledger.sweep() for _ in range(3)] == [SWEEP_ROWS, 1, 0]
+    await ledger.close()
+
+
+async def test_flushes_at_once_write_every_row_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(LedgerSettings(url=f"sqlite:///{path}"))
+    attempt_into(ledger)
+    assert all(await asyncio.gather(ledger.flush(), ledger.flush()))
+    await ledger.close()
+    assert len(rows(path)) == 1
+
+
+async def test_without_a_retention_every_row_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(LedgerSettings(url=f"sqlite:///{path}"), lambda: 0.0)
+    attempt_into(ledger)
+    assert await ledger.flush()
+    assert await ledger.sweep() == 0
+    await ledger.close()
+    assert len(rows(path)) == 1
+
+
+async def test_a_database_that_cannot_be_swept_stops_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(LedgerSettings(url=f"sqlite:///{tmp_path}/no/ledger.sqlite", retention_days=1))
+    assert await ledger.sweep() == 0
+    await ledger.close()

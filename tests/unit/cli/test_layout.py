@@ -103,3 +103,18 @@ def test_a_given_configuration_with_a_free_port_is_refused_naming_the_setting(tm
     config.write_text("router: {server: {listen: '127.0.0.1:0'}}\n")
     with pytest.raises(SettingsError, match=r"router\.server\.listen"):
         lay_out(wanted(tmp_path, config=config), {})
+
+
+def test_a_given_configuration_may_be_in_the_templates_words(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.yaml"
+    file.write_text(
+        "cloud_engine: {provider: openai, model: gpt-4o}\nobservability: {otlp_endpoint: 'http://collector:4317'}\n"
+        "local_engine: {quantization: awq, server: {listen: '0.0.0.0:4711'}}\n"
+    )
+    layout = lay_out(wanted(tmp_path, config=file), {})
+
+    assert layout.addresses["local_engine"] == "127.0.0.1:4711"
+    assert not layout.embeds_collector
+    file.write_text("cloud_engine: {provider: openai, model: gpt-4o, nonsense: 1}")
+    with pytest.raises(SettingsError, match=r"cloud_engine\.nonsense: unknown setting"):
+        lay_out(wanted(tmp_path, config=file), {})
