@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.router.admission_settings import AdmissionSettings
 from services.router.app import build
 from services.router.breaker_settings import BreakersSettings, RetryBudgetSettings
 from services.router.cache import Cache
@@ -41,6 +42,7 @@ class Mesh:
     remote: Remote
     kept: list[Attempt]
     judged: list[v1.ValidateRequest] = field(default_factory=list)
+    inspected: list[v1.InspectInputRequest] = field(default_factory=list)
     cache: Cache | None = None
     http: str = ""
     """host:port of the OpenAI-compatible edge."""
@@ -79,14 +81,32 @@ class Mesh:
 
 
 Verdicts = Callable[[v1.Answer], v1.Verdict]
+Finds = Callable[[str], Awaitable[list[str]]]
+"""The kinds of what stands in a text."""
+
+
+async def emails(text: str) -> list[str]:
+    """Finds words with an @ in them."""
+    return ["email"] if "@" in text else []
 
 
 class FakeValidator(validator_pb2_grpc.ValidatorServiceServicer):
-    """Judges by a function."""
+    """Judges and inspects by functions."""
 
-    def __init__(self, verdict: Verdicts) -> None:
+    def __init__(self, verdict: Verdicts, finds: Finds) -> None:
         self._verdict = verdict
+        self._finds = finds
         self.requests: list[v1.ValidateRequest] = []
+        self.inspected: list[v1.InspectInputRequest] = []
+
+    async def InspectInput(self, request: v1.InspectInputRequest, context: Any) -> v1.InspectInputResponse:
+        self.inspected.append(request)
+        spans = [
+            v1.SensitiveSpan(text=place, start=0, end=len(text), kind=kind, rule=kind)
+            for place, text in enumerate(request.texts)
+            for kind in await self._finds(text)
+        ]
+        return v1.InspectInputResponse(spans=spans)
 
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         self.requests.append(request)
@@ -119,6 +139,8 @@ async def running_mesh(
     cloud_address: str = "",
     capabilities: Any = CAPABILITIES,
     retry_budget: RetryBudgetSettings | None = None,
+    finds: Finds = emails,
+    admission: AdmissionSettings | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us).
 
@@ -131,7 +153,7 @@ async def running_mesh(
         away = await stack.enter_async_context(serving_engine(cloud))
         judge = None
         if verdict is not None and not validator_address:
-            judge = FakeValidator(verdict)
+            judge = FakeValidator(verdict, finds)
             service = Service(
                 "spillway.v1.ValidatorService", judge, validator_pb2_grpc.add_ValidatorServiceServicer_to_server
             )
@@ -157,11 +179,14 @@ async def running_mesh(
             include=include,
             revision="test",  # addresses differ from mesh to mesh
             http=http or HttpSettings(),
-            validator=ValidatorSettings(address=validator_address, timeout_s=0.5) if validator_address else None,
+            validator=ValidatorSettings(address=validator_address, timeout_s=0.5, inspect_timeout_s=0.5)
+            if validator_address
+            else None,
             cache=cache or CacheSettings(),
             retry_budget=retry_budget or RetryBudgetSettings(),
             telemetry=telemetry or RouterTelemetrySettings(),
             breakers=breakers or BreakersSettings(),
+            admission=admission or AdmissionSettings(),
         )
         kept: list[Attempt] = []
         app = await stack.enter_async_context(
@@ -174,7 +199,7 @@ async def running_mesh(
         mesh.metrics = app.metrics
         mesh.http = app.http.address if app.http is not None else ""
         if judge is not None:
-            mesh.judged = judge.requests
+            mesh.judged, mesh.inspected = judge.requests, judge.inspected
         yield mesh
 
 
