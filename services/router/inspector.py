@@ -29,7 +29,7 @@ class Inspector:
     async def inspect(self, spec: v1.GenerationSpec, call: Call) -> Inspection:
         """Say what is sensitive in the prompt, within the timeout and the deadline."""
         prompt = read_prompt(spec)
-        if prompt.unreadable or not prompt.texts:
+        if prompt.unreadable:
             return Inspection(unreadable=prompt.unreadable)
         if self._remote is None or self._inspect is None:
             return Inspection(away="this router has no validator")

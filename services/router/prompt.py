@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from spillway import v1
@@ -56,7 +58,7 @@ def _read(message: Message, texts: dict[str, None], unreadable: dict[str, None])
         if field.full_name in UNREADABLE:
             unreadable[UNREADABLE[field.full_name]] = None
         elif field.full_name not in NOT_READ:
-            for one in _each(value):
+            for one in _each(field, value):
                 if isinstance(one, Message):
                     _read(one, texts, unreadable)
                 elif isinstance(one, str):
@@ -65,12 +67,11 @@ def _read(message: Message, texts: dict[str, None], unreadable: dict[str, None])
                     texts[f"{one:.17g}"] = None  # a number can be a card's
 
 
-def _each(value: object) -> Iterator[object]:
+def _each(field: FieldDescriptor, value: Any) -> Iterator[object]:
     """The values of a field: one, several, or keys and values of a map."""
-    if isinstance(value, str | bytes | Message) or not hasattr(value, "__iter__"):
+    if not field.is_repeated:
         yield value
-    elif hasattr(value, "values"):
-        yield from value
+        return
+    yield from value
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
         yield from value.values()
-    else:
-        yield from value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,6 +122,14 @@ def json_only(answer: v1.Answer) -> v1.Verdict:
 
 
 @asynccontextmanager
+async def serving_validator(validator: FakeValidator) -> AsyncIterator[str]:
+    """Serve `validator` for the block; its address."""
+    add = validator_pb2_grpc.add_ValidatorServiceServicer_to_server
+    async with serving(Service("spillway.v1.ValidatorService", validator, add)) as server:
+        yield server.address
+
+
+@asynccontextmanager
 async def running_mesh(
     policy: PolicySettings | None = None,
     verdict: Verdicts | None = json_only,
@@ -140,11 +148,14 @@ async def running_mesh(
     capabilities: Any = CAPABILITIES,
     retry_budget: RetryBudgetSettings | None = None,
     finds: Finds = emails,
+    inspect_timeout_s: float = 5.0,
     admission: AdmissionSettings | None = None,
+    document: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us).
 
-    `cloud_address` puts another server in the place of the fake cloud; `capabilities` are what both are declared with.
+    `cloud_address` puts another server in the place of the fake cloud; `capabilities` are what both are declared with;
+    `document` is more of the policy.
     """
     local = local or FakeEngine(model="small")
     cloud = FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
@@ -154,10 +165,10 @@ async def running_mesh(
         judge = None
         if verdict is not None and not validator_address:
             judge = FakeValidator(verdict, finds)
-            service = Service(
-                "spillway.v1.ValidatorService", judge, validator_pb2_grpc.add_ValidatorServiceServicer_to_server
-            )
-            validator_address = (await stack.enter_async_context(serving(service))).address
+            validator_address = await stack.enter_async_context(serving_validator(judge))
+        asked = None
+        if validator_address:
+            asked = ValidatorSettings(address=validator_address, timeout_s=0.5, inspect_timeout_s=inspect_timeout_s)
         settings = RouterSettings(
             server=server,
             targets=(
@@ -175,13 +186,12 @@ async def running_mesh(
                     price=PriceSettings(input_usd_per_mtok=1, output_usd_per_mtok=2),
                 ),
             ),
+            **(document or {}),
             policy=policy or PolicySettings(),
             include=include,
             revision="test",  # addresses differ from mesh to mesh
             http=http or HttpSettings(),
-            validator=ValidatorSettings(address=validator_address, timeout_s=0.5, inspect_timeout_s=0.5)
-            if validator_address
-            else None,
+            validator=asked,
             cache=cache or CacheSettings(),
             retry_budget=retry_budget or RetryBudgetSettings(),
             telemetry=telemetry or RouterTelemetrySettings(),
