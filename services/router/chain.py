@@ -38,8 +38,7 @@ def wishes(policy: v1.RoutingPolicy, plan: Plan, target: Target) -> v1.RoutingPo
     """What `target` is told of what the caller asks, None if it is no router.
 
     Names of targets and strategies are each router's own; a target that is denied here is denied there. A stream that
-    would start again there could not be taken back here. What was inspected here is inspected there only by that
-    router's own policy.
+    would start again there could not be taken back here. What the caller wants inspected is inspected here.
     """
     if not target.router:
         return None

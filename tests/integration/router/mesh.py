@@ -148,7 +148,7 @@ async def running_mesh(
     capabilities: Any = CAPABILITIES,
     retry_budget: RetryBudgetSettings | None = None,
     finds: Finds = emails,
-    inspect_timeout_s: float = 5.0,
+    inspect_timeout_s: float = 10.0,
     admission: AdmissionSettings | None = None,
     document: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Mesh]:

@@ -121,8 +121,8 @@ async def test_a_validator_that_is_slow_is_waited_for_shortly_and_one_that_fails
         await asyncio.Event().wait()
         return []
 
-    for finds, reason in ((never, "EXPIRED"), (broken, "INTERNAL")):
-        async with running_mesh(CLOUD_FIRST, finds=finds, inspect_timeout_s=0.5) as mesh:
+    for finds, timeout_s, reason in ((never, 0.2, "EXPIRED"), (broken, 30.0, "INTERNAL")):
+        async with running_mesh(CLOUD_FIRST, finds=finds, inspect_timeout_s=timeout_s) as mesh:
             response = await mesh.generate(text(CLEAN), deadline_s=60)
             assert response.started.target == "local"
             assert response.started.route_reason.endswith(f"; not inspected: the validator did not answer ({reason})")
