@@ -23,6 +23,7 @@ from .gate import Gate
 from .http.edge import application
 from .http.listener import Listener
 from .idempotency import Idempotency
+from .inspector import Inspector
 from .journal import Keep
 from .judge import Judge
 from .ledger import Ledger
@@ -91,11 +92,12 @@ async def build(
 
         fleet = Fleet(remote, retire_s=settings.server.default_deadline_s)
         stack.push_async_callback(fleet.close)
-        judge = None
+        judge, inspector = None, Inspector(None, 0)
         if settings.validator is not None:
             validator = remote(settings.validator.address, "validator")
             stack.push_async_callback(validator.close)
             judge = Judge(validator, settings.validator.timeout_s)
+            inspector = Inspector(validator, settings.validator.inspect_timeout_s)
         file = PolicyFile(settings.policy_file, settings.policy_reload_s) if settings.policy_file is not None else None
         store = None
         if settings.store.url:
@@ -133,6 +135,7 @@ async def build(
             idempotency=Idempotency(settings.idempotency, clock),
             cache=cache,
             measures=measures,
+            inspector=inspector,
         )
         measures.watch(cache, ledger)
         if file is not None:

@@ -274,7 +274,9 @@ class Attempts:
         )
         there = f"; there {started.route_reason}" if candidate.target.router else ""
         reason = f"{candidate.reasons[0]} (attempt {number}, after {failed})" if failed else candidate.reasons[0]
-        started.route_reason = reason + there
+        inspection = work.plan.facts.inspection
+        found = f"; {inspection.told}" if inspection is not None and inspection.result != "clean" else ""
+        started.route_reason = reason + found + there
 
     def __repr__(self) -> str:
         return f"<Attempts of {self._router} over {self._fleet!r}>"

@@ -23,8 +23,8 @@ FORMAT = b"1"
 """Of the key and of what is kept under it; an answer of another format is never looked at."""
 SPEC_LEFT_OUT = frozenset({"request_id", "session_id", "coalescing", "priority"})
 """Fields of a spec that say who asks and how the answer travels, not what it is."""
-POLICY_LEFT_OUT = frozenset({"cache", "delivery", "validation", "data_policy", "context_policy"})
-"""Fields of a routing policy that do not count; of the last three what is in force counts instead."""
+POLICY_LEFT_OUT = frozenset({"cache", "delivery", "validation", "data_policy", "context_policy", "inspect_input"})
+"""Fields of a routing policy that do not count; of the last four what is in force counts instead."""
 _IN_ANY_ORDER = ("labels", "allowed_targets", "denied_targets")
 
 

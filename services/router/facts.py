@@ -8,6 +8,8 @@ from enum import IntEnum
 from spillway.egress import UNRESOLVED, DataPolicy
 from spillway.tokens import estimated
 
+from .inspection import Inspection
+
 
 class Category(IntEnum):
     """How much is at stake. Numbers as in the contract."""
@@ -97,6 +99,10 @@ class Facts:
     strategy: StrategyName = StrategyName.UNSPECIFIED
     confidence_threshold: float | None = None
     context: ContextName = ContextName.UNSPECIFIED
+    inspect: bool = False
+    """The caller wants the prompt inspected."""
+    inspection: Inspection | None = None
+    """What came of it, once the prompt was inspected."""
     policy_because: str = ""
     """What chose the policy, once the rulebook has."""
 

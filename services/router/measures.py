@@ -21,6 +21,7 @@ from spillway.telemetry.metrics import Metrics
 
 from .breaker import Closed, Event, HalfOpened, Held, Opened
 from .cache import Cache
+from .inspection import Inspection
 from .journal import Attempt
 from .ledger import Ledger
 from .work import Work
@@ -76,6 +77,7 @@ class Measures:
         self._first = meter.create_histogram(names.FIRST_TOKEN, "s", "from the request to the answer's first token")
         self._tokens = self._counter(names.TOKENS, "{token}", "tokens of all attempts")
         self._breakers = self._counter(names.BREAKER_CHANGES, "{change}", "changes of breakers")
+        self._inspections = self._counter(names.INSPECTIONS, "{prompt}", "prompts that were to be inspected")
         self._call = meter.create_histogram(names.GEN_AI_DURATION, "s", "one call to a model")
         self._call_first = meter.create_histogram(names.GEN_AI_FIRST_CHUNK, "s", "one call's first token")
         self._usage = meter.create_histogram(names.GEN_AI_TOKENS, "{token}", "tokens of one call to a model")
@@ -116,6 +118,10 @@ class Measures:
         last = journal.attempts[-1]
         if last.record.outcome == v1.ATTEMPT_OUTCOME_ANSWERED and last.record.HasField("first_token_ms"):
             self._first.record(last.began - journal.began + last.record.first_token_ms / 1000, task)
+
+    def inspection(self, found: Inspection) -> None:
+        """A prompt was to be inspected."""
+        self._inspections.add(1, {names.INSPECTION: found.result})
 
     def breaker(self, event: Event) -> None:
         """A breaker changed. Kinds of work are not told apart: there may be any number."""

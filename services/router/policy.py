@@ -7,10 +7,10 @@ category, then cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from spillway.egress import UNRESOLVED, DataPolicy, Sensitivity
+from spillway.egress import UNRESOLVED, DataPolicy, Residency, Sensitivity
 
 from .breaker import SOUND, Standing
 from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
@@ -43,10 +43,19 @@ class Policy:
     limits: Limits = PATIENCE
     context: ContextName = ContextName.LARGER
     context_limits: ContextLimits = CONDENSED
+    inspect: bool = False
+    sensitivity_of: Mapping[str, Sensitivity] = field(default_factory=dict)
 
     def resolve(self, asked: DataPolicy) -> DataPolicy:
         """The data policy in force: the owner's, tightened by what was asked; what is not said is as the owner says."""
         return _in_force(self.data_policy, self.sensitivity_floor, asked)
+
+    def inspects(self, facts: Facts) -> bool:
+        """Whether the prompt is to be inspected now: it has not been, and what is found could change something."""
+        if facts.inspection is not None or not (self.inspect or facts.inspect):
+            return False
+        data = facts.data_policy
+        return data.residency is not Residency.LOCAL_ONLY and data.sensitivity < Sensitivity.RESTRICTED
 
     def names(self, facts: Facts) -> set[str]:
         """What the request and the policy call targets by."""
@@ -104,6 +113,7 @@ class Policy:
             reason = f"{taken[0].target.name}: {taken[0].reasons[0]}"
         else:
             reason = "no target may answer: " + "; ".join(f"{out.target.name}: {out.reasons[0]}" for out in left_out)
+        inspected = facts.inspection.told if facts.inspection is not None else ""
         return Plan(
             facts,
             tuple(taken),
@@ -114,7 +124,7 @@ class Policy:
             limits,
             self.name,
             self.revision,
-            "; ".join(part for part in (facts.policy_because, why, reason) if part),
+            "; ".join(part for part in (facts.policy_because, inspected, why, reason) if part),
             advice,
             context,
             stays=facts.data_policy.sensitivity > self.cloud_sensitivity_limit,

@@ -66,6 +66,14 @@ class PolicySettings(Section):
     cloud_sensitivity_limit: SensitivityName = Field(
         "internal", description="content more sensitive than this stays on the site"
     )
+    inspect: bool = Field(
+        False, description="the validator reads prompts first, and what it finds raises their sensitivity"
+    )
+    sensitivity_of: dict[str, SensitivityName] = Field(
+        default={},
+        description="how sensitive kinds of findings are, else: card, iban, national_id, secret and kinds that are not "
+        "known `restricted`; phone, email, ip_address `confidential`",
+    )
     order: tuple[str, ...] = Field(
         (), description="the fallback chain: targets, tiers or kinds, first to last; empty: by category and price"
     )

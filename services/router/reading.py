@@ -57,6 +57,7 @@ def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPol
         strategy=StrategyName(policy.strategy),
         confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
         context=ContextName(policy.context_policy),
+        inspect=policy.inspect_input,
     )
 
 

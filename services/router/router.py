@@ -28,6 +28,8 @@ from .fitter import Fitter
 from .fleet import Fleet
 from .gate import Gate
 from .idempotency import Idempotency
+from .inspection import Inspection
+from .inspector import Inspector
 from .journal import Announce, Attempt, Journal, Keep
 from .load_watch import LoadWatches
 from .loads import Loads
@@ -67,9 +69,11 @@ class Router:
         gate: Gate,
         idempotency: Idempotency,
         measures: Measures,
+        inspector: Inspector,
         cache: Cache | None = None,
     ) -> None:
         self._measures = measures
+        self._inspector = inspector
         self.breakers = breakers
         self.cache = cache
         self.loads = loads
@@ -207,7 +211,8 @@ class Router:
             return ticket, work
         try:
             call.span.set_attribute(names.QUEUE_MS, round(ticket.waited_s * 1000))
-            again = await self._plan(work.spec, work.policy, tell_data_policy(plan.facts.data_policy), call)
+            stamped = tell_data_policy(plan.facts.data_policy)
+            again = await self._plan(work.spec, work.policy, stamped, call, plan.facts.inspection)
             if not again.taken:
                 raise refusal(again)
             return ticket, replace(work, plan=replace(again, delivery=plan.delivery))
@@ -264,14 +269,20 @@ class Router:
         self._keep(attempt, call)
 
     async def _plan(
-        self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, stamped: v1.DataPolicy, call: Call
+        self,
+        spec: v1.GenerationSpec,
+        policy: v1.RoutingPolicy,
+        stamped: v1.DataPolicy,
+        call: Call,
+        inspection: Inspection | None = None,
     ) -> Plan:
+        """Decide. `inspection` is what came of it where the request was planned before."""
         book = self.book
         span = self._tracing.start(names.DECIDE, call.span)
         try:
             # What caller and routers before this one say can only tighten what the owner's policy says.
             asked = DataPolicy.read(policy.data_policy).tightened(DataPolicy.read(stamped))
-            said = read_facts(spec, policy, asked, call.caller.tenant)
+            said = replace(read_facts(spec, policy, asked, call.caller.tenant), inspection=inspection)
             facts, rules = book.read(said)
             standings = self.breakers.snapshot(kind_of_work(facts.task, spec.constraint))
             draw = _number(call.request_id)
@@ -280,7 +291,13 @@ class Router:
             if worth_counting(facts, targets, rules):
                 counted = await self._count_locally(spec, book, call.under(span))
                 if counted is not None:
-                    facts, rules = book.read(said.counted(counted))
+                    said = said.counted(counted)
+                    facts, rules = book.read(said)
+            if rules.inspects(facts):  # a rule that wants it may be chosen by the count
+                inspection = await self._inspector.inspect(spec, call.under(span))
+                self._measures.inspection(inspection)
+                facts, rules = book.read(replace(said, inspection=inspection))
+                targets = book.cohorts.shortlist(rules.names(facts), standings, start)
             plan = rules.decide(facts, targets, standings, draw, self.loads.snapshot())
             if not plan.taken:
                 counting = partial(self._count_locally, book=book, call=call.under(span))

@@ -15,6 +15,7 @@ from spillway.egress import DataPolicy, Residency, Sensitivity
 
 from .cohorts import Cohorts
 from .facts import ContextName, Delivery, Facts, StrategyName, Validation
+from .inspection import sensitivity_of
 from .plan import ContextLimits, Limits
 from .policy import Policy
 from .policy_settings import MatchSettings, PolicyDocument, PolicySettings
@@ -52,8 +53,17 @@ class Rulebook:
         """Return `facts` with what is in force for them, and their policy.
 
         The data policy of the facts given is what the caller and earlier routers asked for, their model what the caller
-        said.
+        said. What an inspection found raises the data policy, and the rules are read with it.
         """
+        found, policy = self._read(facts)
+        if facts.inspection is None:
+            return found, policy
+        # Another policy may think worse of what was found. Each turn raises, so it ends.
+        while _looser(found.data_policy, demanded := facts.inspection.demands(policy.sensitivity_of)):
+            found, policy = self._read(replace(facts, data_policy=found.data_policy.tightened(demanded)))
+        return found, policy
+
+    def _read(self, facts: Facts) -> tuple[Facts, Policy]:
         rules, aliases = self.document.rules, self.document.aliases
         tenant = facts.tenant if facts.tenant in self.document.tenants else ""
         alias = facts.model if facts.model in aliases else ""
@@ -106,6 +116,10 @@ class Rulebook:
         return f"<Rulebook {self.revision} {len(self.targets)} targets {len(self.document.rules)} rules>"
 
 
+def _looser(in_force: DataPolicy, demanded: DataPolicy) -> bool:
+    return in_force.sensitivity < demanded.sensitivity or in_force.residency < demanded.residency
+
+
 def matches(when: MatchSettings, facts: Facts) -> bool:
     """Whether `facts` have all that `when` asks for."""
     return (
@@ -138,6 +152,10 @@ def tightened(ground: Mapping[str, Any], above: PolicySettings) -> dict[str, Any
     both["residency"] = data.residency.name.lower()
     both["regions"] = data.regions
     both["sensitivity"] = data.sensitivity.name.lower()
+    both["inspect"] = ground["inspect"] or both["inspect"]
+    kinds, more = levels(ground["sensitivity_of"]), levels(above.sensitivity_of)
+    raised = {kind: max(level, sensitivity_of(kind, kinds)) for kind, level in more.items()}
+    both["sensitivity_of"] = {kind: level.name.lower() for kind, level in {**kinds, **raised}.items()}
     limits = [ground["cloud_sensitivity_limit"], both["cloud_sensitivity_limit"]]
     both["cloud_sensitivity_limit"] = min(limits, key=lambda name: Sensitivity[name.upper()])
     caps = [cap for cap in (ground["max_cost_usd"], both["max_cost_usd"]) if cap is not None]
@@ -145,6 +163,11 @@ def tightened(ground: Mapping[str, Any], above: PolicySettings) -> dict[str, Any
     floors = ground["min_bits_for"]
     both["min_bits_for"] = {**floors, **{t: max(bits, floors.get(t, 0)) for t, bits in both["min_bits_for"].items()}}
     return both
+
+
+def levels(stated: Mapping[str, str]) -> dict[str, Sensitivity]:
+    """The sensitivities of kinds that settings state."""
+    return {kind: Sensitivity[level.upper()] for kind, level in stated.items()}
 
 
 def data_policy(settings: Mapping[str, Any]) -> DataPolicy:
@@ -196,4 +219,6 @@ def compiled(
             chunk_tokens=settings.chunk_tokens,
             max_chunks=settings.max_chunks,
         ),
+        inspect=settings.inspect,
+        sensitivity_of=levels(settings.sensitivity_of),
     )

@@ -20,6 +20,11 @@ class ValidatorSettings(Section):
 
     address: str
     timeout_s: float = Field(5.0, gt=0)
+    inspect_timeout_s: float = Field(
+        1.0,
+        gt=0,
+        description="longest wait for an inspection; then the prompt counts as most sensitive and stays",
+    )
 
 
 class LedgerSettings(Section):

@@ -74,6 +74,8 @@ class Options(TypedDict, total=False):
     regions: Sequence[str]
     sensitivity: str
     """public, internal, confidential or restricted."""
+    inspect_input: bool
+    """The prompt is inspected first, and what is found raises its sensitivity."""
     allowed_targets: Sequence[str]
     denied_targets: Sequence[str]
     max_cost_usd: float
@@ -176,6 +178,8 @@ def build_policy(options: Options) -> v1.RoutingPolicy:
         policy.data_policy.sensitivity = _enum("sensitivity", sensitivity, v1.Sensitivity)
     if regions := options.get("regions"):
         policy.data_policy.regions.extend(_texts("regions", regions))
+    if options.get("inspect_input"):
+        policy.inspect_input = True
     policy.labels.extend(_texts("labels", options.get("labels", ())))
     policy.allowed_targets.extend(_texts("allowed_targets", options.get("allowed_targets", ())))
     policy.denied_targets.extend(_texts("denied_targets", options.get("denied_targets", ())))

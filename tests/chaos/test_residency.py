@@ -65,7 +65,8 @@ class Asked:
 
 
 def ask(number: int, rng: random.Random) -> Asked:
-    canary = f"canary-{number}-{rng.getrandbits(64):016x}"
+    found = rng.choice(["", "", "", "flagged-", "lost-"])
+    canary = f"canary-{found}{number}-{rng.getrandbits(64):016x}"
     residency = rng.choice(list(v1.Residency.values()))
     sensitivity = rng.choice(list(v1.Sensitivity.values()))
     regions = rng.choice([["us"], ["eu"], ["eu", "us"], []])
@@ -77,6 +78,7 @@ def ask(number: int, rng: random.Random) -> Asked:
         cache=rng.choice(list(v1.CacheMode.values())),
         delivery=v1.Delivery(mode=rng.choice(list(v1.DeliveryMode.values())), accepts_restart=rng.random() < 0.5),
         data_policy=v1.DataPolicy(residency=residency, sensitivity=sensitivity, regions=regions),
+        inspect_input=rng.random() < 0.3,
     )
     message = v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text=f"Tell me of {canary} now.")])
     spec = v1.GenerationSpec(chat=v1.Chat(messages=[message]), request_id=f"r{number}")
@@ -85,6 +87,7 @@ def ask(number: int, rng: random.Random) -> Asked:
     sensitive = (
         residency == v1.RESIDENCY_LOCAL_ONLY or sensitivity > v1.SENSITIVITY_INTERNAL or "health" in policy.labels
     )
+    sensitive |= bool(found) and policy.inspect_input
     private = sensitive or (residency == v1.RESIDENCY_REGIONS and "us" not in regions)
     return Asked(canary, spec, policy, private, sensitive)
 
@@ -125,6 +128,8 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
                 cache=cache,
                 cloud_address=recorder.address,
                 tracing=tracing,
+                finds=finds,
+                inspect_timeout_s=60,
             )
         )
         requests = [ask(number, rng) for number in range(REQUESTS)]
@@ -143,6 +148,8 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
     spans = repr([(span.name, dict(span.attributes or {}), span.events) for span in exporter.get_finished_spans()])
     left = bytes(recorder.left)
     private = [asked.canary for asked in requests if asked.private]
+    clean = [asked.canary for asked in requests if asked.policy.inspect_input and not asked.private]
+    assert sum(canary.encode() in left for canary in clean) > 0, "what was inspected and is clean may leave"
     open_ = [asked.canary for asked in requests if not asked.private]
     assert len(private) > REQUESTS / 4
     assert sum(canary.encode() in left for canary in open_) > REQUESTS / 40, "the recorder sees what leaves"
@@ -158,6 +165,13 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
     assert all(attempt.settled and attempt.record.outcome for attempt in mesh.kept)
     assert len(mesh.kept) == len(local.seen) + len(cloud.seen)
     assert all(not attempt.record.left_site for attempt in mesh.kept if attempt.target.name == "local")
+
+
+async def finds(text: str) -> list[str]:
+    """What the validator finds in a prompt; some it never sees the end of."""
+    if "canary-lost-" in text:
+        raise TargetDown("the validator died")
+    return ["badge"] if "canary-flagged-" in text else []
 
 
 def echoed(spec: v1.GenerationSpec) -> str:

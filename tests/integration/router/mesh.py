@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.router.admission_settings import AdmissionSettings
 from services.router.app import build
 from services.router.breaker_settings import BreakersSettings, RetryBudgetSettings
 from services.router.cache import Cache
@@ -41,6 +42,7 @@ class Mesh:
     remote: Remote
     kept: list[Attempt]
     judged: list[v1.ValidateRequest] = field(default_factory=list)
+    inspected: list[v1.InspectInputRequest] = field(default_factory=list)
     cache: Cache | None = None
     http: str = ""
     """host:port of the OpenAI-compatible edge."""
@@ -79,14 +81,32 @@ class Mesh:
 
 
 Verdicts = Callable[[v1.Answer], v1.Verdict]
+Finds = Callable[[str], Awaitable[list[str]]]
+"""The kinds of what stands in a text."""
+
+
+async def emails(text: str) -> list[str]:
+    """Finds words with an @ in them."""
+    return ["email"] if "@" in text else []
 
 
 class FakeValidator(validator_pb2_grpc.ValidatorServiceServicer):
-    """Judges by a function."""
+    """Judges and inspects by functions."""
 
-    def __init__(self, verdict: Verdicts) -> None:
+    def __init__(self, verdict: Verdicts, finds: Finds) -> None:
         self._verdict = verdict
+        self._finds = finds
         self.requests: list[v1.ValidateRequest] = []
+        self.inspected: list[v1.InspectInputRequest] = []
+
+    async def InspectInput(self, request: v1.InspectInputRequest, context: Any) -> v1.InspectInputResponse:
+        self.inspected.append(request)
+        spans = [
+            v1.SensitiveSpan(text=place, start=0, end=len(text), kind=kind, rule=kind)
+            for place, text in enumerate(request.texts)
+            for kind in await self._finds(text)
+        ]
+        return v1.InspectInputResponse(spans=spans)
 
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         self.requests.append(request)
@@ -99,6 +119,14 @@ def json_only(answer: v1.Answer) -> v1.Verdict:
         return v1.Verdict(decision=v1.VERDICT_DECISION_ACCEPT, accepted_json=answer.text)
     finding = v1.Finding(kind=v1.FINDING_KIND_JSON_MISSING, message="the answer has no JSON")
     return v1.Verdict(decision=v1.VERDICT_DECISION_RETRY, findings=[finding])
+
+
+@asynccontextmanager
+async def serving_validator(validator: FakeValidator) -> AsyncIterator[str]:
+    """Serve `validator` for the block; its address."""
+    add = validator_pb2_grpc.add_ValidatorServiceServicer_to_server
+    async with serving(Service("spillway.v1.ValidatorService", validator, add)) as server:
+        yield server.address
 
 
 @asynccontextmanager
@@ -119,10 +147,15 @@ async def running_mesh(
     cloud_address: str = "",
     capabilities: Any = CAPABILITIES,
     retry_budget: RetryBudgetSettings | None = None,
+    finds: Finds = emails,
+    inspect_timeout_s: float = 10.0,
+    admission: AdmissionSettings | None = None,
+    document: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us).
 
-    `cloud_address` puts another server in the place of the fake cloud; `capabilities` are what both are declared with.
+    `cloud_address` puts another server in the place of the fake cloud; `capabilities` are what both are declared with;
+    `document` is more of the policy.
     """
     local = local or FakeEngine(model="small")
     cloud = FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
@@ -131,11 +164,11 @@ async def running_mesh(
         away = await stack.enter_async_context(serving_engine(cloud))
         judge = None
         if verdict is not None and not validator_address:
-            judge = FakeValidator(verdict)
-            service = Service(
-                "spillway.v1.ValidatorService", judge, validator_pb2_grpc.add_ValidatorServiceServicer_to_server
-            )
-            validator_address = (await stack.enter_async_context(serving(service))).address
+            judge = FakeValidator(verdict, finds)
+            validator_address = await stack.enter_async_context(serving_validator(judge))
+        asked = None
+        if validator_address:
+            asked = ValidatorSettings(address=validator_address, timeout_s=0.5, inspect_timeout_s=inspect_timeout_s)
         settings = RouterSettings(
             server=server,
             targets=(
@@ -153,15 +186,17 @@ async def running_mesh(
                     price=PriceSettings(input_usd_per_mtok=1, output_usd_per_mtok=2),
                 ),
             ),
+            **(document or {}),
             policy=policy or PolicySettings(),
             include=include,
             revision="test",  # addresses differ from mesh to mesh
             http=http or HttpSettings(),
-            validator=ValidatorSettings(address=validator_address, timeout_s=0.5) if validator_address else None,
+            validator=asked,
             cache=cache or CacheSettings(),
             retry_budget=retry_budget or RetryBudgetSettings(),
             telemetry=telemetry or RouterTelemetrySettings(),
             breakers=breakers or BreakersSettings(),
+            admission=admission or AdmissionSettings(),
         )
         kept: list[Attempt] = []
         app = await stack.enter_async_context(
@@ -174,7 +209,7 @@ async def running_mesh(
         mesh.metrics = app.metrics
         mesh.http = app.http.address if app.http is not None else ""
         if judge is not None:
-            mesh.judged = judge.requests
+            mesh.judged, mesh.inspected = judge.requests, judge.inspected
         yield mesh
 
 

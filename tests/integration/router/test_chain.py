@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from services.router.app import build
 from services.router.journal import Attempt
 from services.router.policy_settings import PolicySettings, PriceSettings, TargetSettings
-from services.router.settings import RouterSettings
+from services.router.settings import RouterSettings, ValidatorSettings
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.errors import AllTargetsFailed, NoCompliantTarget, RequestInvalid, SpillwayError, TargetDown
@@ -27,7 +27,7 @@ from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.faults import Cut, Refuse, Script, Silence
 from spillway.testing.server import LOOPBACK
 from spillway.testing.waiting import eventually
-from tests.integration.router.mesh import CAPABILITIES, Mesh, text
+from tests.integration.router.mesh import CAPABILITIES, FakeValidator, Mesh, emails, json_only, serving_validator, text
 
 GONE = Refuse(TargetDown("gone"))
 LOCAL_ONLY = v1.DataPolicy(residency=v1.RESIDENCY_LOCAL_ONLY)
@@ -59,7 +59,11 @@ def asked_once(policy: PolicySettings) -> PolicySettings:
 
 @asynccontextmanager
 async def chained(
-    outer: PolicySettings | None = None, inner: PolicySettings | None = None, kind: Any = "local"
+    outer: PolicySettings | None = None,
+    inner: PolicySettings | None = None,
+    kind: Any = "local",
+    outer_validator: FakeValidator | None = None,
+    inner_validator: FakeValidator | None = None,
 ) -> AsyncIterator[Chain]:
     site, away = FakeEngine(model="small"), FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
     spare = FakeEngine(model="spare", answer=lambda spec: "from the spare one")
@@ -67,6 +71,10 @@ async def chained(
     async with AsyncExitStack() as stack:
         places = [(await stack.enter_async_context(serving_engine(engine))).address for engine in (site, away, spare)]
         tracings = [Tracing(name, exporter=spans) for name in ("outer", "inner", "caller")]
+        validators = [
+            ValidatorSettings(address=await stack.enter_async_context(serving_validator(each))) if each else None
+            for each in (outer_validator, inner_validator)
+        ]
         inner_kept: list[Attempt] = []
         behind = await stack.enter_async_context(
             build(
@@ -78,6 +86,7 @@ async def chained(
                         target("away", "cloud", places[1], region="us", price=PRICE),
                     ),
                     policy=asked_once(inner or PolicySettings()),
+                    validator=validators[1],
                 ),
                 keep=lambda attempt, call: inner_kept.append(attempt),
                 tracing=tracings[1],
@@ -102,6 +111,7 @@ async def chained(
                         target("spare", "local", places[2], tier="large"),
                     ),
                     policy=asked_once(outer or PolicySettings(order=("edge", "spare"))),
+                    validator=validators[0],
                 ),
                 keep=lambda attempt, call: kept.append(attempt),
                 tracing=tracings[0],
@@ -329,3 +339,29 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+async def test_a_router_behind_another_inspects_by_its_own_policy() -> None:
+    validator = FakeValidator(json_only, emails)
+    async with chained(inner=PolicySettings(inspect=True, order=("away", "site")), inner_validator=validator) as chain:
+        await chain.mesh.generate(text("nothing to find"))
+        assert chain.counts() == (0, 1, 0)
+        response = await chain.mesh.generate(text("write to a@b.example"))
+        assert chain.counts() == (1, 1, 0)
+        assert response.started.route_reason.endswith("inspection found email")
+    assert len(validator.inspected) == 2
+
+
+async def test_what_was_inspected_before_a_router_is_not_inspected_there_for_the_callers_sake() -> None:
+    before, behind = FakeValidator(json_only, emails), FakeValidator(json_only, emails)
+    inner = PolicySettings(order=("away", "site"))
+    async with chained(inner=inner, outer_validator=before, inner_validator=behind) as chain:
+        wish = v1.RoutingPolicy(inspect_input=True)
+        await chain.mesh.generate(text("nothing to find"), wish)
+        assert chain.counts() == (0, 1, 0)
+        await chain.mesh.generate(text("write to a@b.example"), wish)
+        assert chain.counts() == (1, 1, 0)
+        stamp = chain.site.seen[-1].request.stamp
+    assert stamp.data_policy.sensitivity == v1.SENSITIVITY_CONFIDENTIAL
+    assert len(before.inspected) == 2
+    assert behind.inspected == []

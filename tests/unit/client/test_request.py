@@ -100,6 +100,7 @@ def test_policy_options_find_their_fields() -> None:
             "validation": "required",
             "cache": "refresh",
             "context_policy": "slide",
+            "inspect_input": True,
             "failover": "off",
             "max_cost_usd": 0.01,
             "labels": ["x"],
@@ -116,6 +117,7 @@ def test_policy_options_find_their_fields() -> None:
         validation=v1.VALIDATION_REQUIRED,
         cache=v1.CACHE_MODE_REFRESH,
         context_policy=v1.CONTEXT_POLICY_SLIDE,
+        inspect_input=True,
     )
 
 

@@ -32,6 +32,8 @@ from spillway.errors import RequestInvalid
         ("probe-tokens", "16", v1.RoutingPolicy(delivery=v1.Delivery(probe_tokens=16))),
         ("validation", "preferred", v1.RoutingPolicy(validation=v1.VALIDATION_PREFERRED)),
         ("strategy", "cascade", v1.RoutingPolicy(strategy=v1.STRATEGY_CASCADE)),
+        ("inspect", "true", v1.RoutingPolicy(inspect_input=True)),
+        ("inspect", "false", v1.RoutingPolicy()),
         ("cache", "use", v1.RoutingPolicy(cache=v1.CACHE_MODE_USE)),
         ("deadline-ms", "250", v1.RoutingPolicy()),
         ("session-id", "s", v1.RoutingPolicy()),
@@ -52,6 +54,7 @@ def test_a_hint_becomes_a_wish_of_the_routing(name: str, value: str, policy: v1.
         ("max-cost-usd", "-1"),
         ("max-cost-usd", "nan"),
         ("probe-tokens", "many"),
+        ("inspect", "yes please"),
         ("residancy", "local_only"),
         ("accepts-restart", "true"),  # a stream of text cannot take anything back
     ],
