@@ -70,6 +70,8 @@ class Breakers:
         self._changed = asyncio.Event()
         self._sharing: asyncio.Task[None] | None = None
         self._closed = False
+        self.waiting = 0
+        """Requests that wait for a change."""
         self.routers = 1
         """Routers last seen, this one included."""
 
@@ -154,11 +156,14 @@ class Breakers:
 
     async def change(self, within_s: float) -> None:
         """Return when a request that was turned away may fare better, after `within_s` at the latest."""
+        self.waiting += 1
         try:
             async with asyncio.timeout(within_s):
                 await self._changed.wait()
         except TimeoutError:
             return
+        finally:
+            self.waiting -= 1
 
     async def start(self) -> None:
         self._sharing = asyncio.create_task(self._keep_sharing(), name="breakers")
