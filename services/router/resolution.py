@@ -57,17 +57,21 @@ class Resolution:
         self._declared: Rulebook | None = None
         self._names: Mapping[str, Written] = {}
         self._lookups: dict[str, asyncio.Task[Sequence[str]]] = {}
-        self.answers: dict[str, Answer] = {}
-        """By address as it is declared."""
+        self._answers: dict[str, Answer] = {}
         self.tell: Callable[[Rulebook], None] = lambda book: None
         """Told each rulebook, over the targets that there are now."""
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """What is known of the names in force, by address as it is declared."""
+        return {address: self._answers[address] for address in self._names}
 
     async def adopt(self, book: Rulebook) -> Rulebook:
         """Put `book` in force, its names looked up where they are new; return it over what they resolve to."""
         names = dict(_names(book.document))
-        await self._look({address: names[address] for address in names.keys() - self.answers.keys()})
+        await self._look({address: names[address] for address in names.keys() - self._answers.keys()})
         self._declared, self._names = book, names
-        self.answers = {address: self.answers.get(address, Answer()) for address in names}
+        self._answers = {address: self._answers.get(address, Answer()) for address in names}
         return self._publish(book)
 
     async def watch(self) -> None:
@@ -93,17 +97,17 @@ class Resolution:
         return any(changed)
 
     async def _look_at(self, address: str, said: Written) -> bool:
-        known = self.answers.get(address, Answer())
+        known = self._answers.get(address, Answer())
         endpoints, why = said.endpoints, ""
         if said.looked_up:
             endpoints, why = await self._found(address, said.endpoints[0])
         if why:
             if why != known.why:
                 log.warning("resolution.failed", address=address, why=why, kept=len(known.addresses))
-            self.answers[address] = replace(known, why=why)
+            self._answers[address] = replace(known, why=why)
             return not known.addresses and why != known.why  # what is told of a target that is down
         addresses = tuple(map(str, endpoints))
-        self.answers[address] = Answer(addresses, "", self._clock())
+        self._answers[address] = Answer(addresses, "", self._clock())
         came, gone = set(addresses) - set(known.addresses), set(known.addresses) - set(addresses)
         if came or gone:
             log.info("resolution.changed", address=address, came=sorted(came), gone=sorted(gone))
@@ -126,13 +130,13 @@ class Resolution:
         return tuple(Endpoint(host, endpoint.port) for host in hosts), "" if hosts else "it has no address"
 
     def _publish(self, book: Rulebook) -> Rulebook:
-        over = book.over(_expanded(book, self.answers)) if self._names else book
+        over = book.over(_expanded(book, self._answers)) if self._names else book
         self.tell(over)
         return over
 
     def __repr__(self) -> str:
-        found = sum(len(answer.addresses) for answer in self.answers.values())
-        return f"<Resolution {len(self.answers)} names {found} addresses>"
+        found = sum(len(answer.addresses) for answer in self._answers.values())
+        return f"<Resolution {len(self._answers)} names {found} addresses>"
 
 
 def _names(document: PolicyDocument) -> Iterator[tuple[str, Written]]:
