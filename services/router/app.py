@@ -32,6 +32,7 @@ from .loads import Loads
 from .measures import Measures
 from .policy_document import opened
 from .policy_file import PolicyFile
+from .resolution import Resolution, Resolve, looked_up
 from .retry_budget import RetryBudget
 from .router import Router
 from .servicer import SCOPES, services
@@ -65,10 +66,11 @@ async def build(
     tracing: Tracing | None = None,
     clock: Clock = time.monotonic,
     wall: Callable[[], float] = time.time,
+    resolve: Resolve = looked_up,
 ) -> AsyncIterator[App]:
     """Serve a router for the block. `keep` takes the place of the ledger that `settings` name.
 
-    `clock` is monotonic, `wall` in seconds since the epoch.
+    `clock` is monotonic, `wall` in seconds since the epoch; `resolve` finds the addresses of targets that are names.
     """
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing(settings.name, settings.telemetry)
@@ -119,8 +121,11 @@ async def build(
         loads = Loads()
         watches = LoadWatches(loads, lambda address: remote(address, f"{address} load"))
         stack.push_async_callback(watches.close)
+        resolution = Resolution(settings.resolve_s, clock, resolve)
+        stack.push_async_callback(resolution.close)
+        book = file.start() if file is not None else opened(settings).in_force("router.")
         router = Router(
-            book=file.start() if file is not None else opened(settings).in_force("router."),
+            book=await resolution.adopt(book),
             fleet=fleet,
             strategies=strategies(Attempts(settings.name, fleet, judge, breakers, budget, loads)),
             keep=keep or (lambda attempt, call: None),
@@ -138,11 +143,14 @@ async def build(
             inspector=inspector,
         )
         measures.watch(cache, ledger)
+        resolution.tell = router.adopt
+        looking = asyncio.create_task(resolution.watch(), name="resolution")
+        stack.callback(looking.cancel)
         if file is not None:
-            file.adopt = router.adopt
+            file.adopt = resolution.adopt
             watching = asyncio.create_task(file.watch(), name="policy file")
             stack.callback(watching.cancel)
-        status = Status(settings.name, router, clock, clock(), file, ledger)
+        status = Status(settings.name, router, clock, clock(), file, ledger, resolution)
         server = Server(settings.server, services(router, status), tracing=tracing, clock=clock, scopes=SCOPES)
         await server.start()
         stack.push_async_callback(server.close)

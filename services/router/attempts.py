@@ -83,7 +83,7 @@ class Attempts:
             if not answer.refused:
                 return answer
             assert answer.verdict is not None
-            failures.refuse(answer.verdict)
+            failures.refuse(answer.verdict, candidate.target)
             if answer.verdict.decision != v1.VERDICT_DECISION_RETRY:
                 return None
             spec = correction(spec, answer.verdict)
@@ -179,6 +179,11 @@ class Attempts:
                         elif kind == "finished":
                             held.append(event)
                             hold = 0
+                        elif kind == "route_changed" and target.router:
+                            if begun:
+                                yield event
+                            else:
+                                held.append(event)
                         else:
                             continue  # heartbeats of a target are its router's, not the caller's
                         if not hold:
@@ -208,7 +213,8 @@ class Attempts:
         """
         name, journal = candidate.target.name, work.journal
         journal.admit()
-        only = candidate is work.plan.taken[-1] and not journal.attempts
+        may_try = work.plan.when_all_open == "try"
+        only = may_try and candidate is work.plan.taken[-1] and not journal.attempts
         await self._loads.take(candidate.target, (each.target for each in work.plan.taken), work.call.deadline)
         try:
             probe = await self._breakers.may_probe(name, kind_of(work), advice=work.plan.advice or only)

@@ -26,6 +26,11 @@ class Bank:
         if not self._breakers[target].sound(now):
             self._unsound.add(target)
 
+    def forget(self, target: str) -> None:
+        """Let go of what is known of `target`."""
+        self._breakers.pop(target, None)
+        self._unsound.discard(target)
+
     def unsound(self, now: float) -> Iterator[Breaker]:
         """Those that something is known against."""
         for target in list(self._unsound):

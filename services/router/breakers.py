@@ -67,8 +67,11 @@ class Breakers:
         self._heard: dict[str, str] = {}  # target -> id of the hint last heeded
         self._leased = 0
         self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
         self._sharing: asyncio.Task[None] | None = None
         self._closed = False
+        self.waiting = 0
+        """Requests that wait for a change."""
         self.routers = 1
         """Routers last seen, this one included."""
 
@@ -105,6 +108,7 @@ class Breakers:
             for breaker, probe in ((quality, judged), (transport, reached)):
                 if breaker is not None and probe is not None:
                     breaker.give_back(probe)
+                    self._stir()
             raise
         return Probe(target, kind, reached, judged, lease) if (judged, reached) != (None, None) else None
 
@@ -128,6 +132,8 @@ class Breakers:
         if kind and (judged is not None or seen.accepted is not None):
             events += self._quality.record(target, kind, seen.accepted, now, began=seen.began, probe=judged)
         self._tell(events)
+        if probe is not None:
+            self._stir()
         if probe is not None and probe.lease:
             self._to_release[probe.lease] = target
             self._wake.set()
@@ -138,6 +144,26 @@ class Breakers:
         self._reset(target, now, heard=False)
         self._to_tell[target] = True
         self._wake.set()
+
+    def forget(self, targets: Iterable[str]) -> None:
+        """Let go of what is known of `targets`, which are there no more."""
+        for target in targets:
+            self._transport.forget(target)
+            self._quality.forget(target)
+            self._heard.pop(target, None)
+            self._to_tell.pop(target, None)
+        self._stir()
+
+    async def change(self, within_s: float) -> None:
+        """Return when a request that was turned away may fare better, after `within_s` at the latest."""
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(within_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        finally:
+            self.waiting -= 1
 
     async def start(self) -> None:
         self._sharing = asyncio.create_task(self._keep_sharing(), name="breakers")
@@ -235,8 +261,14 @@ class Breakers:
         for kind in list(self._quality.of(target, now)):
             self._tell(kind.reset(now, heard=heard))
 
+    def _stir(self) -> None:
+        """Have all look again who wait for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     def _tell(self, events: Iterable[Event]) -> None:
         for event in events:
+            self._stir()
             _log(event)
             if not event.kind and isinstance(event, Opened | Closed) and not event.heard:
                 self._to_tell.setdefault(event.target, False)

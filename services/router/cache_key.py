@@ -55,7 +55,8 @@ def cache_key(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, plan: Plan, cal
 
 def epoch_of(targets: Iterable[Target]) -> bytes:
     """What is served, as part of every key: with another model behind a target, the last one's answers are gone."""
-    return _digest(sorted(f"{one.name}\0{one.model}\0{one.quantization_bits}".encode() for one in targets)).encode()
+    served = {f"{one.called}\0{one.model}\0{one.quantization_bits}".encode() for one in targets}
+    return _digest(sorted(served)).encode()
 
 
 def _clear(message: Message, names: Iterable[str]) -> None:

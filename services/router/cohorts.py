@@ -26,17 +26,25 @@ class Cohorts:
         for place, target in enumerate(self.targets):
             found.setdefault(replace(target, name="", address=""), []).append(place)
         self._cohorts = tuple(found.values())
+        self._replicas: dict[str, list[int]] = {}
+        for place, target in enumerate(self.targets):
+            if target.replica_of:
+                self._replicas.setdefault(target.replica_of, []).append(place)
 
     def shortlist(self, named: Iterable[str], avoid: Collection[str], start: float) -> Sequence[Target]:
         """Return the targets that a request looks at, in the policy's order.
 
-        Those `named` are among them; those to `avoid` only where their cohort has no others. `start` is the request's
-        own number, in [0, 1).
+        Those `named` are among them, of replicas that share a name some; those to `avoid` only where their cohort has
+        no others. `start` is the request's own number, in [0, 1).
         """
         if len(self.targets) <= LOOKED_AT:
             return self.targets
         few = max(1, LOOKED_AT // len(self._cohorts))
+        named = set(named)
         places = {self._places[name] for name in named if name in self._places}
+        shared = [self._replicas[name] for name in named if name in self._replicas]
+        for replicas in shared:
+            places.update(islice(self._from(replicas, start, avoid), max(few, LOOKED_AT // len(shared))))
         for cohort in self._cohorts:
             places.update(islice(self._from(cohort, start, avoid), few))
         return [self.targets[place] for place in sorted(places)]

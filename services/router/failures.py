@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from spillway import v1
 from spillway.errors import (
     AllTargetsFailed,
+    BreakerOpen,
     ContextLengthExceeded,
     DeadlineExceeded,
     OutputInvalid,
@@ -18,6 +19,7 @@ from spillway.errors import (
 
 from .journal import Attempt
 from .plan import Candidate
+from .target import Target
 from .work import Work
 
 FLEETING_MS = 1000.0
@@ -73,9 +75,14 @@ class Failures:
         """An attempt failed."""
         self._error = error
 
-    def refuse(self, verdict: v1.Verdict) -> None:
-        """An answer came and was refused."""
+    def refuse(self, verdict: v1.Verdict, target: Target) -> None:
+        """An answer of `target` came and was refused."""
         self._verdict = verdict
+        self.pass_over(target)
+
+    def pass_over(self, target: Target) -> None:
+        """`target` has said what it can; its replicas would say the same, so they are not asked."""
+        self._left = [left for left in self._left if left.target.called != target.called]
 
     def outcome(self) -> SpillwayError:
         """The error of a request that nothing answered."""
@@ -83,6 +90,8 @@ class Failures:
         if self._work.call.deadline.passed:
             return DeadlineExceeded("the deadline passed before any target answered", metadata=journal.told())
         if error is not None and not error.elsewhere:
+            return error
+        if isinstance(error, BreakerOpen) and not journal.attempts:
             return error
         if self._verdict is not None:
             found = "; ".join(f"{finding.path or '/'}: {finding.message}" for finding in self._verdict.findings[:3])

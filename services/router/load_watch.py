@@ -52,7 +52,7 @@ class LoadWatches:
         """From now on watch the local ones of these."""
         found: dict[str, tuple[str, ...]] = {}
         for target in targets:
-            if target.local:
+            if target.local and not target.unresolved:
                 found[target.address] = (*found.get(target.address, ()), target.name)
         self._names = found
         for address in self._watches.keys() - found.keys():

@@ -50,6 +50,11 @@ class Count:
         key = tuple(attributes.items())
         self._counts[key] = self._counts.get(key, 0) + amount
 
+    def forget(self, gone: frozenset[tuple[str, str]]) -> None:
+        """Drop the series that have one of these attributes."""
+        for key in [key for key in self._counts if not gone.isdisjoint(key)]:
+            del self._counts[key]
+
     def _observed(self, options: CallbackOptions) -> Iterable[Observation]:
         return [Observation(count, dict(key)) for key, count in list(self._counts.items())]  # from another thread
 
@@ -129,6 +134,12 @@ class Measures:
         self._breakers.add(
             1, {names.TARGET: event.target, names.BREAKER_STATE: _STATES[type(event)], names.BREAKER_OF: counted}
         )
+
+    def forget(self, targets: Iterable[str]) -> None:
+        """Drop the series of `targets`, which are there no more: addresses come and go, and names must not pile up."""
+        gone = frozenset((names.TARGET, target) for target in targets)
+        for counted in (self._local, self._refused, self._attempts, self._tokens, self._breakers):
+            counted.forget(gone)
 
     def watch(self, cache: Cache | None, ledger: Ledger | None) -> None:
         """Read off these what they count themselves, whenever metrics are collected."""

@@ -106,6 +106,9 @@ class Plan:
     reason: str
     advice: bool = False
     """Nothing may answer but targets with an open breaker, so these are tried all the same."""
+    when_all_open: str = "try"
+    opens_in_s: float | None = None
+    """Of a plan that took nothing: seconds until the first of the breakers that are open may let a request through."""
     context: ContextName = ContextName.LARGER
     fit: Fit | None = None
     """How the prompt is made to fit, where it does not."""

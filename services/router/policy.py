@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from spillway.egress import UNRESOLVED, DataPolicy, Residency, Sensitivity
 
-from .breaker import SOUND, Standing
+from .breaker import SOUND, Standing, State
 from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
 from .plan import CONDENSED, PATIENCE, Candidate, ContextLimits, Limits, Plan
 from .replicas import IDLE, Occupancy, spread
@@ -41,6 +41,7 @@ class Policy:
     validation: Validation = Validation.UNSPECIFIED
     strategy: StrategyName = StrategyName.DIRECT
     limits: Limits = PATIENCE
+    when_all_open: str = "try"
     context: ContextName = ContextName.LARGER
     context_limits: ContextLimits = CONDENSED
     inspect: bool = False
@@ -73,7 +74,7 @@ class Policy:
 
         `standings` say what breakers hold against targets, `loads` how busy they are, both by name; `draw` is the
         request's own number in [0, 1). Loads decide among equals. Where nothing else may answer, an open breaker is
-        advice.
+        advice, or bars all, by policy.
         """
         taken: list[Candidate] = []
         left_out: list[Candidate] = []
@@ -88,6 +89,13 @@ class Policy:
             del taken[:]
         barred = [each for each in taken if standings and standings.get(each.target.name, SOUND).objection(draw)]
         advice = bool(barred) and len(barred) == len(taken)
+        opens_in_s = None
+        if advice and self.when_all_open != "try":
+            advice = False
+            # Rather one that is getting a share of the requests again than none.
+            barred = [each for each in barred if standings[each.target.name].state is not State.CLOSED]
+            if len(barred) == len(taken):
+                opens_in_s = min(standings[each.target.name].left_s for each in barred)
         if barred and not advice:
             taken = [candidate for candidate in taken if candidate not in barred]
             left_out += [
@@ -126,6 +134,8 @@ class Policy:
             self.revision,
             "; ".join(part for part in (facts.policy_because, inspected, why, reason) if part),
             advice,
+            self.when_all_open,
+            opens_in_s,
             context,
             stays=facts.data_policy.sensitivity > self.cloud_sensitivity_limit,
         )
@@ -145,7 +155,7 @@ class Policy:
         if wanted is StrategyName.DIRECT:
             return wanted, ""
         name = wanted.name.lower()
-        if len(taken) < 2:
+        if len({candidate.target.called for candidate in taken}) < 2:
             return StrategyName.DIRECT, f"{name} needs two targets, so direct"
         if wanted in DRAFTING and not facts.chat:
             return StrategyName.DIRECT, f"{name} needs a chat, so direct"
@@ -187,8 +197,8 @@ class Policy:
 
     def _place(self, target: Target) -> int:
         """Index of the first entry of `order` that names `target`, its tier or its kind; -1 if none does."""
-        called = (target.name, target.tier, target.kind)
-        return next((place for place, entry in enumerate(self.order) if entry in called), -1)
+        words = (target.name, target.called, target.tier, target.kind)
+        return next((place for place, entry in enumerate(self.order) if entry in words), -1)
 
     # Objections, in the order of precedence. Each returns why `target` may not answer, or an empty string.
 
@@ -199,14 +209,14 @@ class Policy:
         return f"data policy: {objection}" if objection else ""
 
     def _model(self, facts: Facts, target: Target) -> str:
-        if facts.model in ("", target.name, target.model):
+        if facts.model in ("", target.name, target.called, target.model):
             return ""
         return f"model {facts.model!r} was asked for"
 
     def _wishes(self, facts: Facts, target: Target) -> str:
-        if target.name in facts.denied:
+        if target.name in facts.denied or target.called in facts.denied:
             return "denied by the caller"
-        if facts.allowed and target.name not in facts.allowed:
+        if facts.allowed and facts.allowed.isdisjoint((target.name, target.called)):
             return "not among the targets the caller allows"
         return ""
 
@@ -249,6 +259,9 @@ class Policy:
             return f"about {cost} nano-USD are over the cap of {min(caps)}"
         return ""
 
+    def _address(self, facts: Facts, target: Target) -> str:
+        return f"it is down: {target.unresolved}" if target.unresolved else ""
+
 
 @lru_cache(4096)
 def _in_force(owner: DataPolicy, floor: Sensitivity, asked: DataPolicy) -> DataPolicy:
@@ -267,6 +280,7 @@ OBJECTIONS: Mapping[str, Callable[[Policy, Facts, Target], str]] = {
     "quantization": Policy._quantization,
     "tier": Policy._tier,
     "cost": Policy._cost,
+    "address": Policy._address,
 }
 """Rule -> why it objects, in the order of precedence."""
 

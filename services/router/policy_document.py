@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from spillway.settings import SettingsError, mapping, mistake, read_yaml
 
+from .address import stands_for_many, written
 from .policy_settings import MatchSettings, PolicyDocument
 from .rulebook import Rulebook
 
@@ -100,6 +101,12 @@ def examine(document: PolicyDocument) -> Iterator[Finding]:
     for name, count in Counter(target.name for target in document.targets).items():
         if count > 1:
             yield Finding("targets", f"{name!r} is there {count} times")
+    for place, target in enumerate(document.targets):
+        if stands_for_many(target.address, target.resolve):
+            try:
+                written(target.address)
+            except ValueError as error:
+                yield Finding(f"targets[{place}].address", f"cannot be resolved: {error}")
     names = {target.name for target in document.targets}
     for path, policy in (("policy", document.policy), *((f"policies.{n}", p) for n, p in document.policies.items())):
         for place, entry in enumerate(policy.order):

@@ -7,7 +7,7 @@ not the file's date, so an editor's rename, a mounted ConfigMap and a network dr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from spillway.logs import get_logger
@@ -28,8 +28,9 @@ class PolicyFile:
         self._seen: bytes | None = None
         self.findings: tuple[Finding, ...] = ()
         """On the file as it was last read."""
-        self.adopt: Callable[[Rulebook], None] = lambda book: None
-        """Told each new rulebook."""
+        self._looking = asyncio.Lock()
+        self.adopt: Callable[[Rulebook], Awaitable[object]] | None = None
+        """Told each new rulebook; one is in force before the next is read."""
 
     def start(self) -> Rulebook:
         """Read the file for the first time. Raises SettingsError where it cannot be put in force."""
@@ -49,18 +50,21 @@ class PolicyFile:
 
     async def look(self) -> None:
         """Read the file; if it has changed and nothing is wrong with it, it is in force now."""
-        try:
-            content = await asyncio.to_thread(self.path.read_bytes)
-        except OSError as error:
-            self._take(None, Opened((Finding("policy_file", f"cannot be read: {error.strerror}"),)))
-            return
-        if content != self._seen:
-            self._take(content, read(content))
+        async with self._looking:
+            try:
+                content = await asyncio.to_thread(self.path.read_bytes)
+            except OSError as error:
+                await self._take(None, Opened((Finding("policy_file", f"cannot be read: {error.strerror}"),)))
+                return
+            if content != self._seen:
+                await self._take(content, read(content))
 
-    def _take(self, content: bytes | None, opened: Opened) -> None:
-        known, self.findings, self._seen = self.findings, opened.findings, content
+    async def _take(self, content: bytes | None, opened: Opened) -> None:
+        known = self.findings
+        if opened.book is not None and self.adopt is not None:
+            await self.adopt(opened.book)
+        self.findings, self._seen = opened.findings, content  # after it: who leaves meanwhile has taken nothing
         if opened.book is not None:
-            self.adopt(opened.book)
             log.info("policy.adopted", path=str(self.path), revision=opened.book.revision)
         elif opened.findings != known:
             log.error("policy.refused", path=str(self.path), findings=[str(finding) for finding in opened.findings])

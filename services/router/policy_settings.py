@@ -42,6 +42,11 @@ class TargetSettings(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", description="how requests, logs and ledger call it")
     kind: Literal["local", "cloud"]
     address: str = Field(description="host:port of the local_engine, cloud_proxy or router that serves it")
+    resolve: bool | None = Field(
+        None,
+        description="each address that `address` resolves to is a target of its own; "
+        "default: where it is written dns:///host:port, ipv4:... or ipv6:...",
+    )
     router: bool = Field(False, description="another router is there, which chooses among its own targets")
     model: str = Field("", description="the model's name there; empty: the one it serves")
     region: str = Field("site", description="where content goes when it is used")
@@ -99,6 +104,9 @@ class PolicySettings(Section):
     )
     first_token_share: float = Field(0.4, gt=0, le=1, description="share of the deadline one target may stay silent")
     idle_s: float = Field(30.0, gt=0, description="longest silence between two tokens")
+    when_all_open: Literal["try", "wait", "fail"] = Field(
+        "try", description="when the breakers of all targets that may answer are open"
+    )
     max_attempts: int = Field(8, gt=0, description="attempts for one request, at all routers it passes together")
     probe_tokens: int = Field(8, gt=0, description="tokens held in PROBED delivery, at most for the share above")
     context: Literal["refuse", "larger", "slide", "summarize", "passages", "map_reduce"] = Field(

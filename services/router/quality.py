@@ -51,6 +51,11 @@ class Quality:
         bank = self._banks.get(kind)
         return bank.find(target) if bank is not None else None
 
+    def forget(self, target: str) -> None:
+        """Let go of what is known of `target`."""
+        for bank in self._banks.values():
+            bank.forget(target)
+
     def advance(self, now: float) -> list[Event]:
         """Let time pass for all."""
         return [event for bank in self._banks.values() for event in bank.advance(now)]

@@ -147,7 +147,7 @@ def tell_fit(fit: Fit) -> v1.ContextChange:
 def tell_models(book: Rulebook) -> list[v1.Model]:
     """Return what callers can ask for: every target's model, and every alias."""
     aliases = [v1.Model(name=alias) for alias in book.document.aliases]
-    return [_model(target) for target in book.targets] + aliases
+    return [_model(target) for target in book.declared] + aliases
 
 
 def _model(target: Target) -> v1.Model:

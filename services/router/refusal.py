@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spillway.errors import (
+    BreakerOpen,
     ConstraintUnsupported,
     ContextLengthExceeded,
     CostCap,
@@ -10,6 +11,7 @@ from spillway.errors import (
     ModelUnknown,
     NoCompliantTarget,
     SpillwayError,
+    TargetDown,
 )
 
 from .plan import Candidate, Plan
@@ -34,6 +36,8 @@ _FIELD_OF = {
 
 def refusal(plan: Plan) -> SpillwayError:
     """The error of a plan that took no target: what the targets that came furthest failed at."""
+    if plan.opens_in_s is not None:
+        return BreakerOpen(plan.reason, retry_after_s=plan.opens_in_s)
     rules = list(OBJECTIONS)
     known = [out for out in plan.left_out if out.left_out_by in rules]
     furthest = max((rules.index(out.left_out_by) for out in known), default=0)
@@ -56,9 +60,12 @@ def refusal(plan: Plan) -> SpillwayError:
             return ConstraintUnsupported(why, fields=fields)
         case "cost":
             return CostCap(why)
+        case "address":
+            return TargetDown(why)
         case _:
             return NoCompliantTarget(why)
 
 
 def _named(plan: Plan, candidate: Candidate) -> bool:
-    return plan.facts.model in (candidate.target.name, candidate.target.model)
+    target = candidate.target
+    return plan.facts.model in (target.name, target.called, target.model)

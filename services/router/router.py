@@ -12,7 +12,7 @@ from zlib import crc32
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.egress import DataPolicy, Residency
-from spillway.errors import SpillwayError
+from spillway.errors import BreakerOpen, SpillwayError
 from spillway.generation import check, check_routing, fold
 from spillway.rpc.call import Call
 from spillway.telemetry import names
@@ -23,6 +23,7 @@ from .breakers import Breakers
 from .cache import Cache
 from .chain import account, wishes
 from .condenser import Condenser
+from .departures import Departures
 from .facts import Delivery, StrategyName
 from .fitter import Fitter
 from .fleet import Fleet
@@ -87,6 +88,7 @@ class Router:
         self._tracing = tracing
         self._clock = clock
         self._budget = budget
+        self._departures = Departures()
         self.adopt(book)
 
     async def generate(
@@ -111,12 +113,16 @@ class Router:
             if not terms.off:
                 whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED))
                 return await fold(self.cache.stream(whole, terms, self._make))
-        ticket, work = await self._admit(work)
-        try:
-            with self._accounted(work):
-                return await self._strategy(work).generate(work)
-        finally:
-            self.gate.leave(ticket)
+        while True:
+            try:
+                ticket, work = await self._admit(work)
+                try:
+                    with self._accounted(work):
+                        return await self._strategy(work).generate(work)
+                finally:
+                    self.gate.leave(ticket)
+            except BreakerOpen as error:
+                work = await self._later(work, error)
 
     async def stream(self, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
         """Decide, and return the events of an answer: nothing is dispatched before the first is asked for."""
@@ -180,6 +186,9 @@ class Router:
     def adopt(self, book: Rulebook) -> None:
         """Decide by `book` from now on; what was decided before goes on as it was."""
         self.book = book
+        forgotten = self._departures.past((target.name for target in book.targets), self._clock())
+        self.breakers.forget(forgotten)
+        self._measures.forget(forgotten)
         self._fleet.keep(book.targets)
         self.loads.adopt(book.targets)
         self._watches.adopt(book.targets)
@@ -189,14 +198,27 @@ class Router:
     async def _make(self, work: Work, block: ExitStack | None = None) -> AsyncGenerator[v1.GenerationEvent]:
         """Yield the events of an answer that is made now, inside `block`, which ends with them."""
         with block or nullcontext():
-            ticket, work = await self._admit(work)
-            try:
-                with self._accounted(work):
-                    async with aclosing(self._strategy(work).stream(work)) as events:
-                        async for event in events:
-                            yield event
-            finally:
-                self.gate.leave(ticket)
+            while True:
+                try:
+                    ticket, work = await self._admit(work)
+                    try:
+                        with self._accounted(work):
+                            async with aclosing(self._strategy(work).stream(work)) as events:
+                                async for event in events:
+                                    yield event
+                            return
+                    finally:
+                        self.gate.leave(ticket)
+                except BreakerOpen as error:
+                    work = await self._later(work, error)
+
+    async def _later(self, work: Work, error: BreakerOpen) -> Work:
+        """Plan `work` anew, of which nothing was tried since others took the probes; raise `error` where it is over."""
+        if work.journal.attempts or work.plan.when_all_open != "wait":
+            raise error
+        asked = tell_data_policy(work.plan.facts.data_policy)
+        again = await self._patient_plan(work.spec, work.policy, asked, work.call)
+        return replace(work, plan=replace(again, delivery=work.plan.delivery))
 
     def _strategy(self, work: Work) -> Strategy:
         strategy = self._strategies[work.plan.strategy]
@@ -241,9 +263,7 @@ class Router:
         check(request.spec)
         check_routing(request.policy)
         call = call.onward()
-        plan = await self._plan(request.spec, request.policy, request.stamp.data_policy, call)
-        if not plan.taken:
-            raise refusal(plan)
+        plan = await self._patient_plan(request.spec, request.policy, request.stamp.data_policy, call)
         self._budget.request(self._clock())
         if (fit := plan.fit) is not None:
             call.span.set_attribute(names.CONTEXT, fit.policy.name.lower())
@@ -267,6 +287,23 @@ class Router:
             self.gate.admission.first_token(attempt.record.first_token_ms / 1000, self._clock())
         self.breakers.settle(attempt)
         self._keep(attempt, call)
+
+    async def _patient_plan(
+        self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, stamped: v1.DataPolicy, call: Call
+    ) -> Plan:
+        """Return a plan that took a target; where its policy says so, wait for a breaker as long as time is left.
+
+        Raises the plan's refusal.
+        """
+        while True:
+            plan = await self._plan(spec, policy, stamped, call)
+            if plan.taken:
+                return plan
+            floors = [out.target.first_token_floor_s for out in plan.left_out if out.left_out_by == "breaker"]
+            left_s = call.deadline.left() - min(floors, default=0.0)
+            if plan.when_all_open != "wait" or plan.opens_in_s is None or left_s <= 0:
+                raise refusal(plan)
+            await self.breakers.change(min(plan.opens_in_s, left_s))
 
     async def _plan(
         self,
@@ -299,7 +336,7 @@ class Router:
                 facts, rules = book.read(replace(said, inspection=inspection))
                 targets = book.cohorts.shortlist(rules.names(facts), standings, start)
             plan = rules.decide(facts, targets, standings, draw, self.loads.snapshot())
-            if not plan.taken:
+            if not plan.taken and plan.opens_in_s is None:
                 counting = partial(self._count_locally, book=book, call=call.under(span))
                 plan = await Fitter(rules, targets, standings, draw, counting).fitted(spec, plan)
             span.set_attribute(names.ROUTE_REASON, plan.reason)
@@ -311,7 +348,7 @@ class Router:
         """Ask a local target for an exact count; None if none tells in time."""
         call = call.until(call.deadline.within(COUNT_TIMEOUT_S))
         for target in book.targets:
-            if target.local and not target.router:
+            if target.local and not target.router and not target.unresolved:
                 try:
                     return (await self._fleet.client(target).count_tokens(target, spec, call)).tokens
                 except SpillwayError:

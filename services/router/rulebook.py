@@ -7,7 +7,8 @@ content may do and cost, never loosen it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,19 +35,28 @@ class Choice:
 
 @dataclass(slots=True)
 class Rulebook:
-    """One document, compiled. Never changes; a new document is a new rulebook."""
+    """One document, compiled. Never changes; a new document, or new addresses of its targets, is a new rulebook."""
 
     document: PolicyDocument
     revision: str
+    declared: tuple[Target, ...] = field(init=False)
+    """As the document has them."""
     cohorts: Cohorts = field(init=False)
     _made: dict[tuple[str, int, str], Choice] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.cohorts = Cohorts(Target.declared(declared) for declared in self.document.targets)
+        self.declared = tuple(map(Target.declared, self.document.targets))
+        self.cohorts = Cohorts(self.declared)
+
+    def over(self, targets: Iterable[Target]) -> Rulebook:
+        """The same rules over what its targets' addresses resolve to."""
+        book = copy(self)
+        book.cohorts = Cohorts(targets)
+        return book
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """All of them, in the order of the document."""
+        """All that can be chosen among, in the order of the document."""
         return self.cohorts.targets
 
     def read(self, facts: Facts) -> tuple[Facts, Policy]:
@@ -212,6 +222,7 @@ def compiled(
             hedge_after_s=settings.hedge_after_s,
             max_attempts=settings.max_attempts,
         ),
+        when_all_open=settings.when_all_open,
         context=ContextName[settings.context.upper()],
         context_limits=ContextLimits(
             keep_last_turns=settings.keep_last_turns,

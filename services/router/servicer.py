@@ -95,9 +95,11 @@ class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):
         return self._status.told()
 
     async def ResetBreaker(self, request: v1.ResetBreakerRequest, context: Any) -> v1.ResetBreakerResponse:
-        target = self._status.find(request.target)
-        self._router.breakers.reset(target.name)
-        return v1.ResetBreakerResponse(target=self._status.target(target))
+        found = self._status.find(request.target)
+        for target in found:
+            self._router.breakers.reset(target.name)
+        told = [self._status.target(target) for target in found]
+        return v1.ResetBreakerResponse(target=told[0], targets=told)
 
 
 def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:

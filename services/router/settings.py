@@ -60,6 +60,7 @@ class RouterSettings(ServiceSettings, PolicyDocument):
     name: str = "router"
     policy_file: Path | None = Field(None, description="YAML file of the policy, instead of stating it here")
     policy_reload_s: float = Field(2.0, gt=0, description="how often the policy file is looked at")
+    resolve_s: float = Field(5.0, gt=0, description="how often the names at which targets are are looked up")
     validator: ValidatorSettings | None = Field(None, description="absent: nothing is validated")
     ledger: LedgerSettings | None = Field(None, description="absent: attempts are logged, not kept")
     admission: AdmissionSettings = AdmissionSettings()

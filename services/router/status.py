@@ -13,6 +13,7 @@ from .ledger import Ledger
 from .policy_document import Finding
 from .policy_file import PolicyFile
 from .reading import KINDS
+from .resolution import Resolution
 from .router import Router
 from .target import Target
 
@@ -34,18 +35,22 @@ class Status:
     """On `clock`."""
     file: PolicyFile | None = None
     ledger: Ledger | None = None
+    resolution: Resolution | None = None
 
     def told(self) -> v1.GetStatusResponse:
         """All of it, as it is now."""
-        router, ledger = self.router, self.ledger
+        router, ledger, now = self.router, self.ledger, self.clock()
         told = v1.GetStatusResponse(
             router=self.name,
-            uptime_s=self.clock() - self.began,
+            uptime_s=now - self.began,
             policy_revision=router.book.revision,
             findings=map(tell_finding, self.file.findings if self.file is not None else ()),
             targets=[self.target(target) for target in router.book.targets],
             routers=router.breakers.routers,
         )
+        for address, answer in self.resolution.answers.items() if self.resolution is not None else ():
+            age_s = None if answer.at is None else now - answer.at
+            told.resolutions.add(address=address, addresses=answer.addresses, why=answer.why, age_s=age_s)
         if router.cache is not None:
             tally = router.cache.tally
             told.cache.CopyFrom(v1.CacheStatus(**{name: getattr(tally, name) for name in tally.__slots__}))
@@ -63,14 +68,16 @@ class Status:
             tier=target.tier,
             address=target.address,
             router=target.router,
+            replica_of=target.replica_of,
+            unresolved=target.unresolved,
             breakers=[_breaker(kind, found) for kind, found in self.router.breakers.against(target.name).items()],
         )
 
-    def find(self, name: str) -> Target:
-        """The target called `name`. Raises TargetUnknown."""
+    def find(self, name: str) -> list[Target]:
+        """The target called `name`, or the replicas that share that name. Raises TargetUnknown."""
         targets = self.router.book.targets
-        found = next((target for target in targets if target.name == name), None)
-        if found is None:
+        found = [target for target in targets if name in (target.name, target.called)]
+        if not found:
             known = ", ".join(target.name for target in targets[:20])
             raise TargetUnknown(f"target: {name[:100]!r} is not in the policy; known: {known}", resource=name[:100])
         return found

@@ -36,6 +36,10 @@ class Target:
     first_token_floor_s: float = 1.0
     weights: str = ""
     concurrency: int | None = None
+    replica_of: str = ""
+    """Name of the declared target whose address resolved to this one; empty: it is as it was declared."""
+    unresolved: str = ""
+    """Why its address resolves to nothing, so that it cannot be called."""
     router: bool = False
     """It chooses among targets of its own. `kind` and `region` are of the way to it; it may send content on."""
 
@@ -60,6 +64,11 @@ class Target:
             concurrency=settings.concurrency,
             router=settings.router,
         )
+
+    @property
+    def called(self) -> str:
+        """What requests and policies call it: replicas at the addresses of one name have that name together."""
+        return self.replica_of or self.name
 
     @property
     def local(self) -> bool:

@@ -26,7 +26,8 @@ def reset_breaker(target: str, *, address: str | None, key: str | None) -> int:
         stub = RouterAdminServiceStub(remote.channel)
         request = v1.ResetBreakerRequest(target=target)
         told: v1.ResetBreakerResponse = await remote.unary(stub.ResetBreaker, request, call, span_name="ResetBreaker")
-        out().print(f"{plain(told.target.target)}: every breaker is closed", markup=False)
+        for each in told.targets or (told.target,):
+            out().print(f"{plain(each.target)}: every breaker is closed", markup=False)
         return 0
 
     return _run(reset, reach.find(address), key)

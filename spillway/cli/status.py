@@ -158,6 +158,8 @@ def describe_router(told: v1.GetStatusResponse | SpillwayError) -> str:
     if told.HasField("cache"):
         given = told.cache.hits + told.cache.shared
         parts.append(f"cache {given} of {given + told.cache.misses}, saved {money(told.cache.saved_nano_usd)}")
+    failing = [name for name in told.resolutions if name.why]
+    parts += [f"{name.address}: {name.why}, {len(name.addresses)} addresses kept" for name in failing]
     if told.HasField("ledger") and (told.ledger.pending or told.ledger.lost):
         parts.append(f"ledger {told.ledger.pending} waiting, {told.ledger.lost} lost")
     return ", ".join(parts)
@@ -177,8 +179,10 @@ def target_table(told: v1.GetStatusResponse) -> Table:
             Text(plain(target.target), "bold"),
             Text(plain(where), "dim"),
             plain(target.model or "-"),
-            Text(word(v1.BreakerState, worst).replace("_", " "), _STATE_COLOURS[worst]),
-            Text(plain("; ".join(map(describe_breaker, target.breakers))), "dim"),
+            Text("down", "red")
+            if target.unresolved
+            else Text(word(v1.BreakerState, worst).replace("_", " "), _STATE_COLOURS[worst]),
+            Text(plain("; ".join(filter(None, (target.unresolved, *map(describe_breaker, target.breakers))))), "dim"),
         )
     return table
 

@@ -218,6 +218,7 @@ from spillway.v1.router_admin_pb2 import (
     ReloadPolicyResponse as ReloadPolicyResponse,
     ResetBreakerRequest as ResetBreakerRequest,
     ResetBreakerResponse as ResetBreakerResponse,
+    ResolutionStatus as ResolutionStatus,
     TargetStatus as TargetStatus,
 )
 from spillway.v1.validator_pb2 import (

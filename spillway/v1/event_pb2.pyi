@@ -318,7 +318,7 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class RouteChanged(_message.Message):
-    """The answer goes on from another target."""
+    """The answer goes on from another target. Where that is one of a router behind the first, as that router names them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

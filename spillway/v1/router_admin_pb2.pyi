@@ -182,6 +182,7 @@ class GetStatusResponse(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
     ROUTERS_FIELD_NUMBER: _builtins.int
+    RESOLUTIONS_FIELD_NUMBER: _builtins.int
     router: _builtins.str
     uptime_s: _builtins.float
     policy_revision: _builtins.str
@@ -203,6 +204,10 @@ class GetStatusResponse(_message.Message):
     def ledger(self) -> Global___LedgerStatus:
         """Absent: this router keeps no ledger."""
 
+    @_builtins.property
+    def resolutions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolutionStatus]:
+        """Addresses that stand for all they resolve to, as targets declare them."""
+
     def __init__(
         self,
         *,
@@ -214,14 +219,51 @@ class GetStatusResponse(_message.Message):
         cache: Global___CacheStatus | None = ...,
         ledger: Global___LedgerStatus | None = ...,
         routers: _builtins.int = ...,
+        resolutions: _abc.Iterable[Global___ResolutionStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "ledger", b"ledger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "findings", b"findings", "ledger", b"ledger", "policy_revision", b"policy_revision", "router", b"router", "routers", b"routers", "targets", b"targets", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "findings", b"findings", "ledger", b"ledger", "policy_revision", b"policy_revision", "resolutions", b"resolutions", "router", b"router", "routers", b"routers", "targets", b"targets", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class ResolutionStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """As it is declared."""
+    why: _builtins.str
+    """Why the last lookup found nothing; `addresses` are then from the one before. Empty: it found them."""
+    age_s: _builtins.float
+    """Since it last found some. Absent: it never did."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """host:port of each target that is there."""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        why: _builtins.str = ...,
+        age_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_s", b"_age_s", "age_s", b"age_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_s", b"_age_s", "address", b"address", "addresses", b"addresses", "age_s", b"age_s", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__age_s: _TypeAlias = _typing.Literal["age_s"]  # noqa: Y015
+    _WhichOneofArgType__age_s: _TypeAlias = _typing.Literal["_age_s", b"_age_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__age_s) -> _WhichOneofReturnType__age_s | None: ...
+
+Global___ResolutionStatus: _TypeAlias = ResolutionStatus  # noqa: Y015
 
 @_typing.final
 class TargetStatus(_message.Message):
@@ -235,6 +277,8 @@ class TargetStatus(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     ROUTER_FIELD_NUMBER: _builtins.int
     BREAKERS_FIELD_NUMBER: _builtins.int
+    REPLICA_OF_FIELD_NUMBER: _builtins.int
+    UNRESOLVED_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     model: _builtins.str
     kind: _inference_pb2.TargetKind.ValueType
@@ -243,6 +287,10 @@ class TargetStatus(_message.Message):
     address: _builtins.str
     router: _builtins.bool
     """It is a router itself."""
+    replica_of: _builtins.str
+    """The declared target that it is one address of. Empty: it is as it was declared."""
+    unresolved: _builtins.str
+    """Why its address resolves to nothing, so that it cannot be called. Empty: it can."""
     @_builtins.property
     def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BreakerStatus]:
         """Those that hold something against it; none: it is sound."""
@@ -258,10 +306,12 @@ class TargetStatus(_message.Message):
         address: _builtins.str = ...,
         router: _builtins.bool = ...,
         breakers: _abc.Iterable[Global___BreakerStatus] | None = ...,
+        replica_of: _builtins.str = ...,
+        unresolved: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "breakers", b"breakers", "kind", b"kind", "model", b"model", "region", b"region", "router", b"router", "target", b"target", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "breakers", b"breakers", "kind", b"kind", "model", b"model", "region", b"region", "replica_of", b"replica_of", "router", b"router", "target", b"target", "tier", b"tier", "unresolved", b"unresolved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,6 +428,7 @@ class ResetBreakerRequest(_message.Message):
 
     TARGET_FIELD_NUMBER: _builtins.int
     target: _builtins.str
+    """Its name; that of a declared target means every address of it."""
     def __init__(
         self,
         *,
@@ -396,18 +447,24 @@ class ResetBreakerResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TARGET_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def target(self) -> Global___TargetStatus:
-        """As it stands now."""
+        """As it stands now; of several the first."""
+
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetStatus]:
+        """All that the name stands for."""
 
     def __init__(
         self,
         *,
         target: Global___TargetStatus | None = ...,
+        targets: _abc.Iterable[Global___TargetStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,7 +34,7 @@ class Cascade:
             return found < threshold if found is not None else verdict is None
 
         for candidate in failures.still_worth_trying():
-            last = candidate is work.plan.taken[-1]
+            last = candidate.target.called == work.plan.taken[-1].target.called
             telling = not last and "logprobs" in candidate.target.capabilities
             spec = with_logprobs(work.spec) if telling else work.spec
             answer = await self._attempts.answer(work, candidate, failures, spec=spec, doubt=None if last else doubt)
@@ -45,6 +45,7 @@ class Cascade:
             if not answer.doubted:
                 return delivered(work, answer.response)
             hesitant = answer
+            failures.pass_over(candidate.target)
         return second_best(work, hesitant, failures, "not confident, and nothing better answered")
 
     def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:

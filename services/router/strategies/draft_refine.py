@@ -33,7 +33,10 @@ class DraftRefine:
     async def generate(self, work: Work) -> v1.GenerateResponse:
         failures = Failures(work)
         candidates = failures.still_worth_trying()
-        draft = await self._attempts.answer(work, next(candidates), failures)
+        drafter = next(candidates)
+        draft = await self._attempts.answer(work, drafter, failures)
+        if draft is not None:
+            failures.pass_over(drafter.target)
         spec = work.spec if draft is None else refinement(work.spec, draft.response)
         for candidate in candidates:
             answer = await self._attempts.answer(work, candidate, failures, spec=spec)
@@ -48,7 +51,10 @@ class DraftRefine:
             return
         failures = Failures(work)
         candidates = failures.still_worth_trying()
-        draft = await self._attempts.answer(work, next(candidates), failures)
+        drafter = next(candidates)
+        draft = await self._attempts.answer(work, drafter, failures)
+        if draft is not None:
+            failures.pass_over(drafter.target)
         spec = work.spec if draft is None else refinement(work.spec, draft.response)
         sequence = 0
         for candidate in candidates:

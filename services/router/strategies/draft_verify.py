@@ -55,7 +55,10 @@ class DraftVerify:
     async def generate(self, work: Work) -> v1.GenerateResponse:
         failures = Failures(work)
         candidates = failures.still_worth_trying()
-        draft = await self._attempts.answer(work, next(candidates), failures)
+        drafter = next(candidates)
+        draft = await self._attempts.answer(work, drafter, failures)
+        if draft is not None:
+            failures.pass_over(drafter.target)
         for candidate in candidates:
             if draft is not None and "json_schema" in candidate.target.capabilities:
                 segments = split(draft.response.choices[0].content.text)

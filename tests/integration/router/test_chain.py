@@ -18,6 +18,7 @@ from services.router.settings import RouterSettings, ValidatorSettings
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.errors import AllTargetsFailed, NoCompliantTarget, RequestInvalid, SpillwayError, TargetDown
+from spillway.generation import Folder
 from spillway.rpc import metadata
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
@@ -64,7 +65,9 @@ async def chained(
     kind: Any = "local",
     outer_validator: FakeValidator | None = None,
     inner_validator: FakeValidator | None = None,
+    weights: str = "",
 ) -> AsyncIterator[Chain]:
+    """`weights`: those of site, and of `twin`, by which the inner router reaches the spare engine."""
     site, away = FakeEngine(model="small"), FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
     spare = FakeEngine(model="spare", answer=lambda spec: "from the spare one")
     spans = InMemorySpanExporter()
@@ -82,7 +85,8 @@ async def chained(
                     server=LOOPBACK,
                     name="inner",
                     targets=(
-                        target("site", "local", places[0]),
+                        target("site", "local", places[0], weights=weights),
+                        *([target("twin", "local", places[2], weights=weights)] if weights else []),
                         target("away", "cloud", places[1], region="us", price=PRICE),
                     ),
                     policy=asked_once(inner or PolicySettings()),
@@ -269,6 +273,25 @@ async def test_a_cut_stream_of_an_inner_router_starts_again_here_if_the_caller_a
     async for event in chain.mesh.stream(text(), policy):
         said = "" if event.HasField("route_changed") else said + event.delta.text
     assert said == "from the spare one"
+
+
+@pytest.mark.parametrize("mode", [v1.DELIVERY_MODE_LIVE, v1.DELIVERY_MODE_PROBED])
+async def test_a_stream_that_goes_on_behind_the_inner_router_says_so_here(mode: v1.DeliveryMode.ValueType) -> None:
+    outer, inner = PolicySettings(order=("edge",), probe_tokens=3), PolicySettings(probe_tokens=1)
+    async with chained(outer, inner, weights="w") as found:
+        found.spare.answer = found.site.answer
+        found.site.interval_s = 0.05  # so that tokens are not merged into one delta
+        found.site.faults = Script(Cut(after=2))
+        folder, changes = Folder(), []
+        async for event in found.mesh.stream(text(), v1.RoutingPolicy(delivery=v1.Delivery(mode=mode))):
+            folder.add(event)  # raises where the sequence has a gap
+            if event.HasField("route_changed"):
+                changes.append(event.route_changed)
+        assert folder.whole().choices[0].content.text == "one two three four five"
+        (change,) = changes
+        told = (change.from_target, change.to_target, change.resumed_after_tokens, change.reason)
+        assert told == ("site", "twin", 2, "TARGET_DOWN")
+        assert [attempt.target.name for attempt in found.kept] == ["edge"]
 
 
 async def test_the_inner_router_gives_a_sign_of_life_with_its_first_token() -> None:

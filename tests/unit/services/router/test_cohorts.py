@@ -45,3 +45,10 @@ def test_sick_targets_are_passed_over_where_their_cohort_has_others() -> None:
 def test_more_kinds_than_fit_are_looked_at_one_of_each() -> None:
     varied = Cohorts(Target(f"t{at}", "local", f"n{at}:1", model=f"m{at % 500}") for at in range(2000))
     assert len({target.model for target in varied.shortlist((), (), 0.3)}) == 500
+
+
+def test_replicas_that_are_named_together_are_looked_at_though_not_all_of_them() -> None:
+    shared = [Target(f"local@n{at}:1", "local", f"n{at}:1", replica_of="local") for at in range(1000)]
+    found = Cohorts([*FLEET, *shared]).shortlist(["local"], (), 0.5)
+    assert sum(target.replica_of == "local" for target in found) == LOOKED_AT
+    assert len(found) <= 2 * LOOKED_AT

@@ -6,12 +6,20 @@ from dataclasses import replace
 
 import pytest
 
+from services.router.breaker import Standing, State
 from services.router.facts import Category, Delivery, Facts, Validation
 from services.router.policy import Policy, worth_counting
 from services.router.refusal import refusal
 from services.router.target import Price, Target
 from spillway.egress import DataPolicy, Residency, Sensitivity
-from spillway.errors import ConstraintUnsupported, ContextLengthExceeded, ModelUnknown, NoCompliantTarget
+from spillway.errors import (
+    BreakerOpen,
+    ConstraintUnsupported,
+    ContextLengthExceeded,
+    ModelUnknown,
+    NoCompliantTarget,
+    TargetDown,
+)
 
 EVERYTHING = frozenset({"json_schema", "json_object", "choices", "regex", "text_input", "logprobs"})
 LOCAL = Target("local", "local", "a:1", context_window=2048, capabilities=EVERYTHING, price=Price(0, 0))
@@ -192,3 +200,34 @@ def test_among_equals_the_cheaper_goes_first_then_the_first_declared() -> None:
     dear, cheap = replace(CLOUD, name="dear", price=Price(9e6, 9e6)), replace(CLOUD, name="cheap", price=Price(1, 1))
     twin = replace(cheap, name="twin")
     assert order(PLAIN, dear, cheap, twin) == ["cheap", "twin", "dear"]
+
+
+SHUT = {
+    "local": Standing(State.OPEN, "3 failures in a row", 20.0, 0.0),
+    "openai/big": Standing(State.OPEN, "5 of 20 attempts failed", 7.0, 0.0),
+}
+
+
+def test_with_all_breakers_open_policy_says_whether_to_try_all_the_same() -> None:
+    tries = POLICY.decide(PLAIN, TARGETS, SHUT)
+    assert (tries.advice, len(tries.taken)) == (True, 2)
+    for word in ("wait", "fail"):
+        plan = replace(POLICY, when_all_open=word).decide(PLAIN, TARGETS, SHUT)
+        assert (plan.advice, plan.taken, plan.opens_in_s, plan.when_all_open) == (False, (), 7.0, word)
+        error = refusal(plan)
+        assert isinstance(error, BreakerOpen)
+        assert error.retry_after_s == 7.0
+
+
+def test_a_target_that_is_recovering_is_rather_used_than_none() -> None:
+    recovering = {**SHUT, "openai/big": Standing(State.CLOSED, "", 4.0, 0.1)}
+    plan = replace(POLICY, when_all_open="fail").decide(PLAIN, TARGETS, recovering, draw=0.5)
+    assert [candidate.target.name for candidate in plan.taken] == ["openai/big"]
+    assert (plan.advice, plan.opens_in_s) == (False, None)
+
+
+def test_a_target_whose_address_resolves_to_nothing_is_down() -> None:
+    down = replace(LOCAL, unresolved="no such name")
+    assert why_out(PLAIN, "local", down, CLOUD) == "address"
+    assert order(PLAIN, down, CLOUD) == ["openai/big"]
+    assert isinstance(refusal(POLICY.decide(PLAIN, (down,))), TargetDown)

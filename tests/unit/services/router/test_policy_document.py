@@ -37,6 +37,7 @@ def test_a_documents_revision_is_what_it_says_or_a_digest_of_it() -> None:
 @pytest.mark.parametrize(
     ("change", "finding"),
     [
+        (("a:1", "dns:///a"), "error: targets[0].address: cannot be resolved: 'a' is not host:port"),
         (("use: bulk}]", "use: bluk}]"), "error: rules[0].use: 'bluk' is no named policy; known: bulk"),
         (("acme: {use: bulk}", "acme: {use: b}"), "error: tenants.acme.use: 'b' is no named policy; known: bulk"),
         (("[small, big]", "[small, bgi]"), "error: policies.bulk.order[1]: 'bgi' is no target, tier or kind; known: "),
