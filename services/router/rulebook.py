@@ -188,6 +188,7 @@ def compiled(
             confidence_threshold=settings.confidence_threshold,
             hedge_after_s=settings.hedge_after_s,
             max_attempts=settings.max_attempts,
+            continue_on=settings.continue_on,
         ),
         context=ContextName[settings.context.upper()],
         context_limits=ContextLimits(
