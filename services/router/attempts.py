@@ -179,6 +179,8 @@ class Attempts:
                         elif kind == "finished":
                             held.append(event)
                             hold = 0
+                        elif kind == "route_changed":
+                            held.append(event)  # a router's own: another of its targets went on
                         else:
                             continue  # heartbeats of a target are its router's, not the caller's
                         if not hold:

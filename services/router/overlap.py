@@ -7,8 +7,6 @@ stands there once. All that is repeated up to and with the anchor is an overlap,
 
 from __future__ import annotations
 
-from os.path import commonprefix
-
 LEAST = 24
 """Fewest characters by which an end or a beginning is recognized, where the text has as many."""
 MOST = 400
@@ -65,9 +63,11 @@ class Overlap:
         return 0
 
     def _starts_over(self, body: str) -> bool:
+        """Whether `body` has a beginning that stands nowhere else in `sent`."""
         first = self.sent.lstrip()
-        opening = commonprefix((first, body))
-        return len(opening) >= LEAST and first.find(opening, 1) < 0
+        sizes = range(LEAST, min(len(first), MOST))
+        own = next((size for size in sizes if first.find(first[:size], 1) < 0), None)
+        return own is not None and body.startswith(first[:own])
 
     def __repr__(self) -> str:
         return f"<Overlap after {len(self.sent)} characters{' exact' if self.exact else ''}>"

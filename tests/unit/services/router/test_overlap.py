@@ -112,7 +112,9 @@ def test_an_answer_that_starts_over_and_changes_its_mind_is_none_that_goes_on(ex
 
 def test_a_repeated_opening_in_a_text_full_of_them_is_no_new_start() -> None:
     sent = "- parcel of the customer: lost\n- parcel of the customer: found\n"
-    assert whole(sent, "- parcel of the customer: sold\n", exact=True).endswith("found\n- parcel of the customer: sold\n")
+    assert whole(sent, "- parcel of the customer: sold\n", exact=True).endswith(
+        "found\n- parcel of the customer: sold\n"
+    )
 
 
 def test_a_few_words_said_twice_are_no_overlap() -> None:
