@@ -70,8 +70,8 @@ class ProviderSettings(Section):
     )
     prefill: PrefillName | None = Field(
         None,
-        description="how a last message of the assistant's is continued: as it is (plain), with `prefix: true` (Mistral, "
-        "DeepSeek's beta) or with `continue_final_message` (vLLM); absent: it is not",
+        description="how a last message of the assistant's is continued: as it is (plain), with `prefix: true`"
+        " (Mistral, DeepSeek's beta) or with `continue_final_message` (vLLM); absent: it is not",
     )
     price_list: str | None = Field(None, description="provider id of genai-prices; absent: found by base_url")
 

@@ -70,11 +70,14 @@ async def _after(overlap: Overlap, events: Events) -> Events:
                 joined = True
                 if kind == "finished":
                     held.append(v1.GenerationEvent(delta=v1.Delta(text=said[at:], tokens=0 if at else tokens)))
+                    repeated = tokens if at else 0
                 else:
                     delta.text = said[at:]
                     if not at and tokens:
-                        delta.tokens = tokens
-                repeated = tokens - event.delta.tokens if at else 0
+                        delta.tokens = tokens  # held back, and nothing of it repeated
+                    elif at and not delta.text and delta.tokens:
+                        delta.tokens = 0
+                    repeated = tokens - delta.tokens
             elif kind == "usage" and event.usage.HasField("completion_tokens"):
                 event.usage.completion_tokens = max(0, event.usage.completion_tokens - repeated)
             for waiting in held:

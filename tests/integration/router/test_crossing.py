@@ -6,11 +6,13 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 import pytest
 
 from services.router.app import build
+from services.router.breaker_settings import BreakerSettings, BreakersSettings
 from services.router.http.settings import HttpSettings
 from services.router.journal import Attempt
 from services.router.leg import INSTRUCTION
@@ -30,6 +32,7 @@ from tests.integration.router.mesh import CAPABILITIES, Mesh, chat, json_spec, t
 ANSWER = "Your parcel left Berlin on Monday, passed Hamburg on Tuesday, and will be with you on Wednesday at noon."
 WORDS = len(ANSWER.split())
 OTHER = "I have looked it up for you: it comes tomorrow, in the course of the morning."
+PATIENT = BreakersSettings(transport=BreakerSettings(in_a_row=None, least_samples=1_000_000))
 ANY_MODEL = PolicySettings(continue_on="any_model", max_retries_per_target=0)
 
 Said = Callable[[str, str], str]
@@ -105,6 +108,7 @@ async def models(
             server=LOOPBACK,
             targets=tuple(targets),
             policy=policy,
+            breakers=PATIENT,
             http=HttpSettings(listen="127.0.0.1:0") if http else HttpSettings(),
         )
         app = await stack.enter_async_context(build(settings, keep=lambda attempt, call: kept.append(attempt)))
@@ -129,50 +133,59 @@ async def read(
     return folder.whole(), changes
 
 
-@pytest.mark.parametrize("after", range(1, WORDS))
 @pytest.mark.parametrize("said", [repeats, repeats_more, starts_over])
-async def test_a_stream_goes_on_wherever_it_breaks_at_a_model_that_is_asked_to(after: int, said: Said) -> None:
+async def test_a_stream_goes_on_wherever_it_breaks_at_a_model_that_is_asked_to(said: Said) -> None:
     async with models(going_on(said)) as (mesh, engines):
-        engines[0].faults = Script(Cut(after))
-        answer, changes = await read(mesh)
-        assert answer.choices[0].content.text == ANSWER
-        assert [(change.from_target, change.to_target) for change in changes] == [("t0", "t1")]
-        assert changes[0].reason == "TARGET_DOWN; another model goes on: m1"
-        assert changes[0].resumed_after_tokens == after
-        assert answer.started.model == "m1"
-        assert answer.choices[0].finish.reason == v1.FINISH_REASON_STOP
+        for after in range(1, WORDS):
+            engines[0].faults = Script(Cut(after))
+            answer, changes = await read(mesh)
+            assert answer.choices[0].content.text == ANSWER
+            assert [(change.from_target, change.to_target) for change in changes] == [("t0", "t1")]
+            assert changes[0].reason == "TARGET_DOWN; another model goes on: m1"
+            assert changes[0].resumed_after_tokens == after
+            assert answer.started.model == "m1"
+            assert answer.choices[0].finish.reason == v1.FINISH_REASON_STOP
 
 
-@pytest.mark.parametrize("after", range(1, WORDS))
 @pytest.mark.parametrize("said", [exact, repeats, starts_over])
-async def test_a_stream_goes_on_wherever_it_breaks_at_a_model_that_takes_a_prefill(after: int, said: Said) -> None:
+async def test_a_stream_goes_on_wherever_it_breaks_at_a_model_that_takes_a_prefill(said: Said) -> None:
     async with models(going_on(said), prefill=True) as (mesh, engines):
-        engines[0].faults = Script(Cut(after))
-        answer, changes = await read(mesh)
-        assert answer.choices[0].content.text == ANSWER
-        assert changes[0].resumed_after_tokens == after
-        asked = engines[1].seen[0].request.spec
-        assert asked.HasField("continuation") == Overlap(sent_in(asked), exact=True).exact
+        for after in range(1, WORDS):
+            engines[0].faults = Script(Cut(after))
+            answer, changes = await read(mesh)
+            assert answer.choices[0].content.text == ANSWER
+            assert changes[0].resumed_after_tokens == after
+            asked = engines[1].seen[-1].request.spec
+            assert asked.HasField("continuation") == Overlap(sent_in(asked), exact=True).exact
 
 
-async def test_a_thousand_answers_cut_anywhere_are_whole() -> None:
-    draw = random.Random(8)
+@dataclass
+class Scripted:
+    """What is answered next, and how the other model goes on with it."""
+
+    whole: str = ""
     said: Said = exact
-    whole = ""
-    async with (
-        models(lambda spec: going_on(said, whole)(spec), prefill=True) as prefilled,
-        models(lambda spec: going_on(said, whole)(spec)) as asked,
-    ):
-        for _ in range(1000):
+
+    def first(self, spec: v1.GenerationSpec) -> str:
+        return self.whole
+
+    def second(self, spec: v1.GenerationSpec) -> str:
+        return going_on(self.said, self.whole)(spec)
+
+
+async def test_answers_of_any_words_cut_anywhere_are_whole() -> None:
+    draw, now = random.Random(8), Scripted()
+    async with models(now.second, prefill=True) as prefilled, models(now.second) as asked:
+        for _ in range(400):
             count = draw.randrange(2, 40)
-            said = draw.choice((exact, repeats, repeats_more, starts_over))
             space = draw.choice((" ", " ", "\n", "\n\n"))
-            whole = space.join(f"{draw.choice(('the', 'a', 'no', 'ß你'))}{number}" for number in range(count))
+            now.said = draw.choice((exact, repeats, repeats_more, starts_over))
+            now.whole = space.join(f"{draw.choice(('the', 'a', 'no', 'ß 你'))}{number}" for number in range(count))
             mesh, engines = draw.choice((prefilled, asked))
-            engines[0].answer = lambda spec: whole
+            engines[0].answer = now.first
             engines[0].faults = Script(Cut(draw.randrange(1, count)))
             answer, changes = await read(mesh)
-            assert answer.choices[0].content.text == whole
+            assert answer.choices[0].content.text == now.whole
             assert [change.WhichOneof("continuation") for change in changes] == ["resumed_after_tokens"]
 
 
@@ -265,7 +278,7 @@ async def test_what_cannot_be_restored_on_another_model_is_not_continued_there(
     spec: v1.GenerationSpec, policy: PolicySettings
 ) -> None:
     async with models(going_on(repeats), policy=policy) as (mesh, engines):
-        engines[0].answer = lambda spec: "Your parcel comes on Wednesday, by day"
+        engines[0].answer = lambda spec: "Your parcel will come by day or later"
         engines[0].faults = Script(Cut(6))
         with pytest.raises(StreamInterrupted):
             await read(mesh, spec)
