@@ -60,7 +60,10 @@ class Direct:
                                 begun = True
                                 before = progress.tokens if leg.goes_on else 0
                                 if left:
-                                    yield _changed(sequence, left, candidate, failures.last, leg, before)
+                                    why = failures.last
+                                    if leg.overlap is not None:
+                                        why += f"; another model goes on: {event.started.model}"
+                                    yield _changed(sequence, left, candidate, why, leg, before)
                                     sequence += 1
                                 progress.begin(candidate.target, leg)
                             event.sequence = sequence
@@ -92,10 +95,7 @@ class Direct:
 
 
 def _changed(sequence: int, left: str, candidate: Candidate, reason: str, leg: Leg, tokens: int) -> v1.GenerationEvent:
-    target = candidate.target
-    if leg.overlap is not None:
-        reason = f"{reason}; another model goes on: {target.model or target.name}"
-    changed = v1.RouteChanged(from_target=left, to_target=target.name, reason=reason)
+    changed = v1.RouteChanged(from_target=left, to_target=candidate.target.name, reason=reason)
     if leg.goes_on:
         changed.resumed_after_tokens = tokens
     else:

@@ -27,7 +27,7 @@ from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.faults import Cut, Refuse, Script, Silence
 from spillway.testing.server import LOOPBACK
 from spillway.testing.waiting import eventually
-from tests.integration.router.mesh import CAPABILITIES, Mesh, text
+from tests.integration.router.mesh import CAPABILITIES, Mesh, chat, text
 
 GONE = Refuse(TargetDown("gone"))
 LOCAL_ONLY = v1.DataPolicy(residency=v1.RESIDENCY_LOCAL_ONLY)
@@ -259,6 +259,22 @@ async def test_a_cut_stream_of_an_inner_router_starts_again_here_if_the_caller_a
     async for event in chain.mesh.stream(text(), policy):
         said = "" if event.HasField("route_changed") else said + event.delta.text
     assert said == "from the spare one"
+
+
+async def test_another_model_that_goes_on_at_an_inner_router_is_named_here_too() -> None:
+    async with chained(inner=PolicySettings(continue_on="any_model")) as found:
+        found.site.faults = Script(Cut(after=2))
+        found.away.answer = found.site.answer
+        said, changes, sequence = "", [], 0
+        async for event in found.mesh.stream(chat()):
+            assert event.sequence == sequence
+            sequence += 1
+            said += event.delta.text
+            if event.HasField("route_changed"):
+                changes.append(event.route_changed)
+        assert said == "one two three four five"
+        assert [(change.to_target, change.resumed_after_tokens) for change in changes] == [("away", 2)]
+        assert changes[0].reason.endswith("another model goes on: openai/big")
 
 
 async def test_the_inner_router_gives_a_sign_of_life_with_its_first_token() -> None:
