@@ -148,14 +148,18 @@ def _sampling_violations(sampling: v1.Sampling) -> Iterator[FieldViolation]:
 
 
 def prompt_bytes(spec: v1.GenerationSpec) -> int:
-    """UTF-8 bytes of all text of the prompt: an upper bound of its byte-level BPE tokens, template aside."""
+    """UTF-8 bytes of all text of the prompt: an upper bound of its byte-level BPE tokens, template aside.
+
+    The text of an answer that is continued by it alone is part of the prompt.
+    """
+    begun = 0 if spec.continuation.token_ids else len(spec.continuation.text.encode())
     match spec.WhichOneof("input"):
         case "text":
-            return len(spec.text.text.encode()) + len(spec.text.suffix.encode())
+            return begun + len(spec.text.text.encode()) + len(spec.text.suffix.encode())
         case "chat":
-            return sum(_part_bytes(part) for message in spec.chat.messages for part in message.parts)
+            return begun + sum(_part_bytes(part) for message in spec.chat.messages for part in message.parts)
         case _:
-            return 0
+            return begun
 
 
 def _part_bytes(part: v1.Part) -> int:

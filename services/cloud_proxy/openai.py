@@ -54,7 +54,11 @@ class OpenAI:
     def prepare(self, spec: v1.GenerationSpec, model: str) -> Prepared:
         settings = self._settings
         body = body_of(
-            spec, model, max_tokens_field=settings.max_tokens_field, extended_sampling=settings.extended_sampling
+            spec,
+            model,
+            max_tokens_field=settings.max_tokens_field,
+            extended_sampling=settings.extended_sampling,
+            prefill=settings.prefill,
         )
         return Prepared(json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(), max(1, spec.sampling.n))
 

@@ -36,13 +36,22 @@ LOOSE = frozenset({"allOf", "oneOf", "not", "if", "patternProperties", "dependen
 """Words that strict mode does not take."""
 
 
-def body_of(spec: v1.GenerationSpec, model: str, *, max_tokens_field: str, extended_sampling: bool) -> dict[str, Any]:
-    """Return the request's body. Raises ConstraintUnsupported or RequestInvalid naming the field that does not fit."""
+def body_of(
+    spec: v1.GenerationSpec, model: str, *, max_tokens_field: str, extended_sampling: bool, prefill: str | None = None
+) -> dict[str, Any]:
+    """Return the request's body; `prefill` is the form in which an answer that was begun is continued, None for none.
+
+    Raises ConstraintUnsupported or RequestInvalid naming the field that does not fit.
+    """
     if spec.adapter:
         raise _unsupported("spec.adapter", "a provider serves no adapters of ours")
     body: dict[str, Any] = _extra(spec)
     body["model"] = model
     body["messages"] = list(_messages(spec))
+    if spec.HasField("continuation"):
+        _begin(body["messages"], spec, prefill)
+        if prefill == "continue_final_message":
+            body.update(continue_final_message=True, add_generation_prompt=False)
     body["stream"] = True
     body["stream_options"] = {"include_usage": True}
     body.update(_sampling(spec.sampling, extended=extended_sampling, max_tokens_field=max_tokens_field))
@@ -87,6 +96,24 @@ def _messages(spec: v1.GenerationSpec) -> Iterator[dict[str, Any]]:
                 yield from _message(message, f"spec.chat.messages[{at}]")
         case _:
             raise _unsupported("spec.tokens", "a provider takes text, not token ids of another tokenizer")
+
+
+def _begin(messages: list[dict[str, Any]], spec: v1.GenerationSpec, prefill: str | None) -> None:
+    """Put the beginning of the answer behind `messages`, into the assistant's last one if the caller began it."""
+    if spec.continuation.token_ids:
+        raise _unsupported("spec.continuation.token_ids", "a provider takes text, not token ids of another tokenizer")
+    if not spec.continuation.text:
+        raise _misplaced("spec.continuation.text", "is empty")
+    if prefill is None or not spec.HasField("chat"):
+        raise _unsupported("spec.continuation.text", "this provider does not go on with an answer that was begun")
+    if spec.HasField("constraint"):
+        raise _unsupported("spec.constraint", "a constrained answer cannot be continued, only begun anew")
+    last = messages[-1]
+    if last["role"] != "assistant" or not isinstance(last.get("content"), str):
+        messages.append({"role": "assistant", "content": ""})
+    messages[-1]["content"] += spec.continuation.text
+    if prefill == "prefix":
+        messages[-1]["prefix"] = True
 
 
 def _message(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:

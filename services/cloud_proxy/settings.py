@@ -10,7 +10,10 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
-CapabilityName = Literal["json_schema", "json_object", "tools", "images", "logprobs", "reasoning_effort", "text_input"]
+CapabilityName = Literal[
+    "json_schema", "json_object", "tools", "images", "logprobs", "reasoning_effort", "text_input", "prefill"
+]
+PrefillName = Literal["plain", "prefix", "continue_final_message"]
 SensitivityName = Literal["public", "internal", "confidential", "restricted"]
 Count = Annotated[StrictInt, Field(gt=0)]
 
@@ -65,6 +68,11 @@ class ProviderSettings(Section):
     extended_sampling: bool = Field(
         False, description="it also takes vLLM's parameters: top_k, min_p, repetition_penalty, min_tokens, ..."
     )
+    prefill: PrefillName | None = Field(
+        None,
+        description="how a last message of the assistant's is continued: as it is (plain), with `prefix: true`"
+        " (Mistral, DeepSeek's beta) or with `continue_final_message` (vLLM); absent: it is not",
+    )
     price_list: str | None = Field(None, description="provider id of genai-prices; absent: found by base_url")
 
     @field_validator("base_url")
@@ -84,6 +92,8 @@ class ProviderSettings(Section):
         names = [model.name for model in self.models]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"models: named twice: {', '.join(twice)}")
+        if self.prefill is None and any("prefill" in model.capabilities for model in self.models):
+            raise ValueError("models: capability prefill needs `prefill`, the form this provider takes it in")
         return self
 
 

@@ -29,16 +29,29 @@ def known(ids: Sequence[int], vocabulary: int) -> list[int]:
 
 
 def tokens(spec: v1.GenerationSpec, tokenizer: Tokenizer) -> list[int]:
-    """Return the text or chat of `spec` as token ids.
+    """Return the text or chat of `spec` as token ids, with the text of an answer that is continued by it alone.
 
     Raises ConstraintUnsupported for parts this engine cannot read and RequestInvalid where the template refuses.
     """
+    begun = "" if spec.continuation.token_ids else spec.continuation.text
     match spec.WhichOneof("input"):
         case "text":
-            return tokenizer.encode(spec.text.text)
+            return tokenizer.encode(spec.text.text + begun)
         case _:
             # The template writes the special tokens itself.
-            return tokenizer.encode(rendered(spec.chat, tokenizer), add_special_tokens=False)
+            return tokenizer.encode(rendered(_with(spec.chat, begun), tokenizer), add_special_tokens=False)
+
+
+def _with(chat: v1.Chat, begun: str) -> v1.Chat:
+    """`chat` with the beginning of its answer, if there is one."""
+    if not begun:
+        return chat
+    told = v1.Chat()
+    told.CopyFrom(chat)
+    if not told.messages or told.messages[-1].role != v1.ROLE_ASSISTANT:
+        told.messages.add(role=v1.ROLE_ASSISTANT)
+    told.messages[-1].parts.add().text = begun
+    return told
 
 
 def rendered(chat: v1.Chat, tokenizer: Tokenizer) -> str:

@@ -3,6 +3,8 @@
 The tokens so far are put behind the prompt, so that the model sees what it saw. The text is decoded here from the first
 token of the answer on, and stop strings are looked for in all of it: whatever spans the cut is treated as if there had
 been none. Greedy answers go on exactly; sampled ones from the same distribution, their seed's sequence begins anew.
+
+An answer of another model has no tokens here: its text alone is given, and becomes the end of the prompt.
 """
 
 from __future__ import annotations
@@ -120,8 +122,10 @@ def continued(how: Decoding, token_ids: Sequence[int], *, penalties: bool) -> De
 
 def require(spec: v1.GenerationSpec) -> None:
     """Raise where an answer to `spec` cannot be continued: the field says which part of it."""
-    if not spec.continuation.token_ids:
-        raise _invalid("token_ids", "is empty: this engine continues by tokens")
+    if not spec.continuation.token_ids and not spec.continuation.text:
+        raise _invalid("token_ids", "is empty, and so is the text: there is nothing to go on with")
+    if not spec.continuation.token_ids and spec.HasField("tokens"):
+        raise unsupported(f"{FIELD}.text", "cannot be put behind token ids")
     if spec.HasField("constraint"):
         raise unsupported("spec.constraint", "a constrained answer cannot be continued, only begun anew")
     if spec.sampling.n > 1:

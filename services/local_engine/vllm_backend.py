@@ -115,12 +115,14 @@ class VllmBackend:
         self, spec: v1.GenerationSpec, call: Call, *, window: Window, whole: bool
     ) -> AsyncGenerator[v1.GenerationEvent, None]:
         began = time.monotonic()
+        if spec.HasField("continuation"):
+            resumption.require(spec)
         ids = await self._tokens(spec)
         room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
         how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults)
         answer = Answer(spec, how.guide)
         resumed: Resumption | None = None
-        if spec.HasField("continuation"):
+        if spec.continuation.token_ids:
             resumed = self._resumption(spec, ids)
             if (rest := resumed.ended(spec, self._eos, how.arguments["max_tokens"])) is not None:
                 for event in answer.told(rest, prompt_tokens=len(ids)):
@@ -207,7 +209,6 @@ class VllmBackend:
         return await loop.run_in_executor(self._thread, prompt.tokens, spec, self._long_tokenizer)
 
     def _resumption(self, spec: v1.GenerationSpec, ids: list[int]) -> Resumption:
-        resumption.require(spec)
         prompt.known(spec.continuation.token_ids, self._vocabulary)
         backing = getattr(self._tokenizer, "_tokenizer", None)
         if backing is None:

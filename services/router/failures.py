@@ -98,7 +98,9 @@ class Failures:
             return OutputInvalid(f"every answer was refused: {found}", metadata=journal.told())
         if isinstance(error, ContextLengthExceeded):
             return error
-        tried = ", ".join(f"{attempt.target.name} ({attempt.record.reason})" for attempt in journal.attempts)
+        tried = ", ".join(
+            f"{attempt.target.name} ({attempt.record.reason or 'did not go on'})" for attempt in journal.attempts
+        )
         return AllTargetsFailed(
             f"all targets failed: {tried}",
             retry_after_s=error.retry_after_s if error is not None else None,

@@ -40,6 +40,7 @@ class Limits:
     confidence_threshold: float = 0.8
     hedge_after_s: float = 1.0
     max_attempts: int = 8
+    continue_on: str = "same_weights"
 
 
 PATIENCE = Limits()

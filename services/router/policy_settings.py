@@ -22,6 +22,7 @@ CapabilityName = Literal[
     "token_input",
     "text_input",
     "suffix",
+    "prefill",
 ]
 TaskName = Literal["chat", "classify", "tag", "extract", "summarize", "translate", "write", "code", "reason"]
 CategoryName = Literal["routine", "complex", "safety_critical"]
@@ -106,6 +107,9 @@ class PolicySettings(Section):
     idle_s: float = Field(30.0, gt=0, description="longest silence between two tokens")
     when_all_open: Literal["try", "wait", "fail"] = Field(
         "try", description="when the breakers of all targets that may answer are open"
+    )
+    continue_on: Literal["same_weights", "any_model"] = Field(
+        "same_weights", description="who may go on with a stream that was cut; any_model is told in RouteChanged"
     )
     max_attempts: int = Field(8, gt=0, description="attempts for one request, at all routers it passes together")
     probe_tokens: int = Field(8, gt=0, description="tokens held in PROBED delivery, at most for the share above")

@@ -1,47 +1,68 @@
-"""How far a live stream has come: what a target with the same weights needs to go on with it."""
+"""How far a live stream has come: what another target needs to go on with it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from spillway import v1
 
+from .leg import Leg, crossing
 from .target import Target
 
 
 class Progress:
     """The tokens and the text that the caller has. Kept only where something could go on with them."""
 
-    def __init__(self, spec: v1.GenerationSpec, targets: list[Target]) -> None:
+    def __init__(self, spec: v1.GenerationSpec, targets: list[Target], continue_on: str = "same_weights") -> None:
         weights = [target.weights for target in targets if target.weights]
-        self._kept = len(weights) != len(set(weights)) and _can_be_continued(spec)
+        free = _can_be_continued(spec)
+        self._by_tokens = free and len(weights) != len(set(weights))
+        self.crosses = free and continue_on == "any_model" and _can_be_continued_by_text(spec)
+        """Whether another model may be asked to go on."""
         self._spec = spec
+        self._begun = False
         self._ids: list[int] = []
         self._text: list[str] = []
+        self.tokens = 0
+        """Given so far; a delta that does not tell is taken for one."""
         self.weights = ""
-        """Of the target that answers; empty where nothing can go on with its answer."""
+        """Of the target that answers; empty where nothing can go on with its tokens."""
 
-    @property
-    def tokens(self) -> int:
-        """Tokens given so far, where they are kept."""
-        return len(self._ids)
+    def legs(self, target: Target, *, restarts: bool) -> Iterator[Leg]:
+        """Yield what `target` can be asked, best first. With `restarts` a stream that has begun may start again."""
+        if not self._begun:
+            yield Leg(self._spec)
+        elif self.weights and target.weights == self.weights:
+            yield Leg(self._rest(), goes_on=True)
+        else:
+            if self.crosses and (leg := crossing(self._spec, "".join(self._text), self.tokens, target)) is not None:
+                yield leg
+            if restarts:
+                yield Leg(self._spec)
 
-    def begin(self, target: Target) -> None:
-        """An answer begins, at its first token."""
-        self._ids.clear()
-        self._text.clear()
-        self.weights = target.weights if self._kept else ""
+    def begin(self, target: Target, leg: Leg) -> None:
+        """The answer of `leg` begins, at its first token."""
+        self._begun = True
+        if leg.overlap is not None:
+            self.weights = ""  # two tokenizers have no tokens in common
+        elif not leg.goes_on:
+            self._ids.clear()
+            self._text.clear()
+            self.tokens = 0
+            self.weights = target.weights if self._by_tokens else ""
 
     def take(self, delta: v1.Delta) -> None:
         """The caller is given `delta`."""
-        if not self.weights:
-            return
-        if len(delta.token_ids) != delta.tokens:
+        self.tokens += delta.tokens if delta.HasField("tokens") else 1
+        if self.weights and len(delta.token_ids) != delta.tokens:
             self.weights = ""  # a target that does not tell its tokens
-            return
-        self._ids.extend(delta.token_ids)
-        self._text.append(delta.text)
+        if self.weights:
+            self._ids.extend(delta.token_ids)
+        if self.weights or self.crosses:
+            self._text.append(delta.text)
 
-    def rest(self) -> v1.GenerationSpec:
-        """The request for what is still to come."""
+    def _rest(self) -> v1.GenerationSpec:
+        """The request for what is still to come, of a target with the same weights."""
         spec = v1.GenerationSpec()
         spec.CopyFrom(self._spec)
         spec.continuation.token_ids.extend(self._ids)
@@ -49,7 +70,7 @@ class Progress:
         return spec
 
     def __repr__(self) -> str:
-        return f"<Progress {self.tokens} tokens of {self.weights or 'nothing that goes on'}>"
+        return f"<Progress {self.tokens} tokens of {self.weights or 'nothing that goes on by them'}>"
 
 
 def _can_be_continued(spec: v1.GenerationSpec) -> bool:
@@ -63,3 +84,8 @@ def _can_be_continued(spec: v1.GenerationSpec) -> bool:
         or sampling.frequency_penalty
         or spec.HasField("continuation")
     )
+
+
+def _can_be_continued_by_text(spec: v1.GenerationSpec) -> bool:
+    """What is not text, or is told by token, means nothing to another model."""
+    return not (spec.HasField("tokens") or spec.text.HasField("suffix") or spec.HasField("logprobs"))

@@ -86,6 +86,8 @@ def _needs(spec: v1.GenerationSpec, constraint: str) -> frozenset[str]:
         needs.add("reasoning_effort")
     if spec.adapter:
         needs.add("adapters")
+    if spec.continuation.text and not spec.continuation.token_ids:
+        needs.add("prefill")
     return frozenset(needs)
 
 

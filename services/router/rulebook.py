@@ -221,6 +221,7 @@ def compiled(
             confidence_threshold=settings.confidence_threshold,
             hedge_after_s=settings.hedge_after_s,
             max_attempts=settings.max_attempts,
+            continue_on=settings.continue_on,
         ),
         when_all_open=settings.when_all_open,
         context=ContextName[settings.context.upper()],

@@ -29,6 +29,7 @@ CAPABILITIES = (
     v1.CAPABILITY_LOGPROBS,
     v1.CAPABILITY_TEXT_INPUT,
     v1.CAPABILITY_TOKEN_INPUT,
+    v1.CAPABILITY_PREFILL,
 )
 
 
@@ -45,7 +46,7 @@ class Seen:
 class FakeEngine:
     """Answers with the words of `answer(spec)`, one token a word, `interval_s` seconds apart.
 
-    An answer is continued after the tokens that a request says are there already.
+    An answer is continued after the tokens that a request says are there already, or after their text.
     Tokens that have come due when the caller pulls are merged into one delta, as a real engine's collector does.
     `running` counts generations in flight, `finished`, `failed` and `cancelled` those that ended so; `seen` keeps what
     was asked.
@@ -59,6 +60,8 @@ class FakeEngine:
     context_window: int = 4096
     probability: float | None = None
     """Of every token, told where log probabilities are asked for; None: not told."""
+    takes_prefill: bool = True
+    """An answer that another model began is continued after its text; else `answer` says all that is said."""
     faults: Script = field(default_factory=Script)
     seen: list[Seen] = field(default_factory=list)
     others: int = 0
@@ -110,6 +113,8 @@ class FakeEngine:
         if isinstance(fault, Silence):
             await asyncio.Event().wait()
         text = fault.text if isinstance(fault, Garbage) else self.answer(spec)
+        if self.takes_prefill and not spec.continuation.token_ids:
+            text = text.removeprefix(spec.continuation.text)
         tokens = words(text)
         limited = spec.sampling.HasField("max_tokens") and len(tokens) > spec.sampling.max_tokens
         if limited:

@@ -74,7 +74,7 @@ class OpenAISimulator:
     `answer` gets the request's body and returns the text; it is not asked where a JSON Schema or a tool decides.
     `calls` returns the tools that the model calls; by default only those that the request demands. `key`: absent, any
     key is good, even none. `models`: absent, any model is served. `takes_prefill`: a conversation may end with words of
-    the assistant's. Times are seconds.
+    the assistant's, and the answer goes on after them. Times are seconds.
     """
 
     answer: Callable[[Mapping[str, Any]], str] = simulated_answer
@@ -221,6 +221,8 @@ class OpenAISimulator:
         if calls:
             return [Reply(calls=calls, finish="tool_calls")]
         text = fault.text if isinstance(fault, Garbage) else self._text(body)
+        if (last := body["messages"][-1])["role"] == "assistant":
+            text = text.removeprefix(wire.content_text(last.get("content")))
         text, stopped = _stopped(text, body.get("stop"))
         replies = []
         for index in range(int(body.get("n") or 1)):

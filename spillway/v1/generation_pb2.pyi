@@ -227,7 +227,9 @@ class Continuation(_message.Message):
     """The text of it that the caller has; less than the tokens say where the last was held back."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Every token of the answer, by the tokenizer that both targets share."""
+        """Every token of the answer, by the tokenizer that both targets share. Empty: another model began it, and it goes on
+        after the text (CAPABILITY_PREFILL); limits are then those of what is still to come.
+        """
 
     def __init__(
         self,

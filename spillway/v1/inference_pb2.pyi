@@ -60,6 +60,8 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     CAPABILITY_TEXT_INPUT: _Capability.ValueType  # 12
     CAPABILITY_SUFFIX: _Capability.ValueType  # 13
     """A text with a suffix: fill in the middle."""
+    CAPABILITY_PREFILL: _Capability.ValueType  # 14
+    """An answer that another model began is continued: a continuation by its text alone."""
 
 class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper): ...
 
@@ -78,6 +80,8 @@ CAPABILITY_TOKEN_INPUT: Capability.ValueType  # 11
 CAPABILITY_TEXT_INPUT: Capability.ValueType  # 12
 CAPABILITY_SUFFIX: Capability.ValueType  # 13
 """A text with a suffix: fill in the middle."""
+CAPABILITY_PREFILL: Capability.ValueType  # 14
+"""An answer that another model began is continued: a continuation by its text alone."""
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
 
 @_typing.final

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import openai
 from openai import AsyncOpenAI
@@ -129,7 +130,7 @@ class Rig:
         return self.primary.running + self.fallback.running
 
 
-def provider(name: str, url: str, context_window: int) -> ProviderSettings:
+def provider(name: str, url: str, context_window: int, prefill: str | None = None) -> ProviderSettings:
     return ProviderSettings.model_validate(
         {
             "name": name,
@@ -138,11 +139,12 @@ def provider(name: str, url: str, context_window: int) -> ProviderSettings:
             "simulated": True,
             "models": [{"name": "m", "context_window": context_window}],
             "stall_s": STALL_S,
+            "prefill": prefill,
         }
     )
 
 
-def target(name: str, address: str, context_window: int) -> TargetSettings:
+def target(name: str, address: str, context_window: int, prefill: str | None = None) -> TargetSettings:
     return TargetSettings(
         name=name,
         kind="cloud",
@@ -150,18 +152,39 @@ def target(name: str, address: str, context_window: int) -> TargetSettings:
         model=f"{name}/m",
         region="us",
         context_window=context_window,
-        capabilities=frozenset({"text_input"}),
+        capabilities=frozenset({"text_input", "prefill"} if prefill else {"text_input"}),
         first_token_floor_s=0.1,
     )
 
 
+def in_other_words(body: Mapping[str, Any]) -> str:
+    """What the fallback says, whatever it is asked."""
+    return FALLBACK
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """How the fallback answers, and whether it takes a prefill: as it is declared, and in truth."""
+
+    answer: Callable[[Mapping[str, Any]], str] = in_other_words
+    prefill: str | None = None
+    takes_prefill: bool = False
+
+
 @asynccontextmanager
 async def running(
-    faults: Faults, valkey: str, *, share_s: float = SHARE_S, clock: Clock = time.monotonic
+    faults: Faults,
+    valkey: str,
+    *,
+    share_s: float = SHARE_S,
+    clock: Clock = time.monotonic,
+    fallback_is: Fallback = Fallback(),
+    **policy: Any,
 ) -> AsyncIterator[Rig]:
-    """A mesh whose primary has `faults`; `clock` is the router's."""
+    """A mesh whose primary has `faults`; `clock` is the router's, `policy` what else its policy says."""
     primary = OpenAISimulator(answer=lambda body: PRIMARY, interval_s=0.002, faults=faults)
-    fallback = OpenAISimulator(answer=lambda body: FALLBACK, takes_prefill=False)
+    fallback = OpenAISimulator(answer=fallback_is.answer, takes_prefill=fallback_is.takes_prefill)
+    prefill = fallback_is.prefill
     exporter = InMemorySpanExporter()
     async with AsyncExitStack() as stack:
         tracing = Tracing("test", exporter=exporter)
@@ -172,7 +195,7 @@ async def running(
                 CloudProxySettings(
                     server=LOOPBACK,
                     store=StoreSettings(url=valkey, timeout_s=5.0),
-                    providers=(provider("primary", urls[0], 8192), provider("fallback", urls[1], 128_000)),
+                    providers=(provider("primary", urls[0], 8192), provider("fallback", urls[1], 128_000, prefill)),
                     window_s=0,
                 ),
                 environ={},
@@ -184,8 +207,8 @@ async def running(
             build(
                 RouterSettings(
                     server=LOOPBACK,
-                    targets=(target("primary", address, 8192), target("fallback", address, 128_000)),
-                    policy=PolicySettings(first_token_share=share_s / LIMIT_S),
+                    targets=(target("primary", address, 8192), target("fallback", address, 128_000, prefill)),
+                    policy=PolicySettings(first_token_share=share_s / LIMIT_S, **policy),
                     http=HttpSettings(listen="127.0.0.1:0"),
                 ),
                 keep=lambda attempt, call: kept.append(attempt),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from services.router.leg import INSTRUCTION
 from spillway.telemetry import names
 from spillway.testing import openai_faults as faults
 from spillway.testing.clock import HandClock
 from spillway.testing.openai_faults import Faults, HttpFault, Status
+from spillway.testing.openai_wire import content_text
 from spillway.testing.waiting import eventually
-from tests.chaos.rig import FALLBACK, SHARE_S, Rig, running
+from tests.chaos.rig import FALLBACK, PRIMARY, SHARE_S, Fallback, Rig, running
 
 pytestmark = pytest.mark.chaos
 
@@ -82,6 +86,24 @@ ROWS = (
 )
 
 
+def going_on(body: Mapping[str, Any]) -> str:
+    """What a fallback says that does as it is told: it repeats the last words and goes on."""
+    asked = content_text(body["messages"][-1]["content"])
+    if not asked.startswith(INSTRUCTION):
+        return FALLBACK
+    return PRIMARY[PRIMARY.index(asked.removeprefix(INSTRUCTION)) :]
+
+
+FALLBACKS = {
+    "words its answer differently": (Fallback(), CUT),
+    "repeats the last words, as it is asked to": (Fallback(going_on), WHOLE),
+    "starts over with the same words": (Fallback(lambda body: PRIMARY), WHOLE),
+    "takes a prefill": (Fallback(lambda body: PRIMARY, "plain", True), WHOLE),
+    "is declared to take a prefill and rejects it": (Fallback(going_on, "plain"), CUT),
+}
+"""What the fallback does where policy lets any model go on -> what is told of a live stream that was cut."""
+
+
 def script(row: Row) -> Faults:
     return Faults(*row.script) if row.once else Faults(always=row.script[0])
 
@@ -126,6 +148,23 @@ async def test_a_fault_ends_in_a_whole_answer_or_an_honest_error(valkey: str, ro
         await nothing_is_left(rig)
 
 
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "fault", [faults.Cut(40), faults.Stall(40), faults.Malformed(40), faults.ErrorInStream(40)], ids=repr
+)
+@pytest.mark.parametrize("fallback", FALLBACKS)
+async def test_where_any_model_may_go_on_a_cut_ends_in_a_whole_answer_or_an_honest_error(
+    valkey: str, fallback: str, fault: HttpFault, door: str
+) -> None:
+    how, expected = FALLBACKS[fallback]
+    async with running(Faults(always=fault), valkey, fallback_is=how, continue_on="any_model") as rig:
+        told = await rig.ask(door, "live")
+        assert told.summary == expected
+        assert PRIMARY.startswith(told.text)
+        assert (len(rig.primary.seen), len(rig.fallback.seen)) == (1, 1)
+        await nothing_is_left(rig)
+
+
 async def test_a_live_stream_that_may_restart_does_so_without_words_put_in_the_fallbacks_mouth(
     valkey: str,
 ) -> None:
@@ -166,6 +205,7 @@ async def test_an_attempt_that_failed_is_accounted_with_what_it_said(valkey: str
 
 def test_the_documented_table_is_the_tested_one() -> None:
     assert table() in DOCUMENT.read_text()
+    assert crossings() in DOCUMENT.read_text()
 
 
 def table() -> str:
@@ -178,3 +218,9 @@ def table() -> str:
         told = " | ".join(row.told.values())
         lines.append(f"| {row.fault} | {row.attempts[0]}, {row.attempts[1]} | {told} |")
     return "\n".join(lines) + "\n"
+
+
+def crossings() -> str:
+    """What the fallbacks do, as docs/failover.md has it."""
+    lines = ["| the fallback | LIVE, cut after 40 of 60 tokens, `continue_on: any_model` |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {does} | {told} |" for does, (_, told) in FALLBACKS.items())]) + "\n"

@@ -79,7 +79,15 @@ async def router() -> AsyncIterator[Target]:
         server = await stack.enter_async_context(serving_engine(engine))
         settings = RouterSettings(
             server=LOOPBACK,
-            targets=(TargetSettings(name="local", kind="local", address=server.address, context_window=4096),),
+            targets=(
+                TargetSettings(
+                    name="local",
+                    kind="local",
+                    address=server.address,
+                    context_window=4096,
+                    capabilities=frozenset({"prefill"}),
+                ),
+            ),
             policy=PolicySettings(max_retries_per_target=0),  # one scripted fault is one
         )
         app = await stack.enter_async_context(build(settings))
@@ -107,8 +115,15 @@ async def cloud_proxy() -> AsyncIterator[Target]:
             region="eu",
             simulated=True,
             extended_sampling=True,
+            prefill="plain",
             max_closed_s=0,
-            models=(ModelSettings(name="gpt-4o-mini", context_window=128_000),),
+            models=(
+                ModelSettings(
+                    name="gpt-4o-mini",
+                    context_window=128_000,
+                    capabilities=frozenset({"json_schema", "json_object", "tools", "text_input", "prefill"}),
+                ),
+            ),
         )
         settings = CloudProxySettings(server=LOOPBACK, store=StoreSettings(url=store), providers=(provider,))
         app = await stack.enter_async_context(build(settings, environ={}))

@@ -116,6 +116,17 @@ async def test_usage_is_what_the_deltas_said_and_the_prompt_cost(target: Target)
         assert events[0].started.prompt_tokens == usage.prompt_tokens
 
 
+async def test_an_answer_that_another_model_began_is_continued_after_its_text(target: Target) -> None:
+    spec = target.spec(stop=target.endless)
+    begun = (await target.generate(spec)).choices[0].content.text[:12].rstrip()
+    spec.continuation.text = begun
+
+    (choice,) = (await target.generate(spec)).choices
+
+    assert choice.content.text
+    assert not choice.content.text.startswith(begun)
+
+
 async def test_a_merging_window_loses_nothing(target: Target) -> None:
     slow = target.spec(coalescing=v1.Coalescing(window_ms=50))
     fast = target.spec(coalescing=v1.Coalescing(window_ms=0))

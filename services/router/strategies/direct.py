@@ -1,9 +1,9 @@
 """Direct: one target after the other, until one answers.
 
 Before the commit a failed attempt is replaced silently. After it, a target with the same weights goes on with the
-stream where that is possible, nothing lost and nothing repeated; else the stream starts again if the caller accepts
-that, or ends with an error. COMMITTED delivery asks for whole answers and has them judged; LIVE and PROBED hold the
-first tokens only.
+stream where that is possible, or another model where policy allows it, nothing lost and nothing repeated; else the
+stream starts again if the caller accepts that, or ends with an error. COMMITTED delivery asks for whole answers and has
+them judged; LIVE and PROBED hold the first tokens only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from contextlib import aclosing
 from services.router.attempts import Attempts
 from services.router.facts import Delivery
 from services.router.failures import Failures, interrupted
+from services.router.leg import Leg
+from services.router.overlap import Astray
 from services.router.plan import Candidate
 from services.router.progress import Progress
 from services.router.work import Work
 from spillway import v1
-from spillway.errors import SpillwayError
+from spillway.errors import RequestInvalid, SpillwayError
 
 from .strategy import delivered, whole_stream
 
@@ -43,38 +45,47 @@ class Direct:
                 yield event
             return
         failures = Failures(work)
-        progress = Progress(work.spec, [candidate.target for candidate in work.plan.taken])
+        targets = [candidate.target for candidate in work.plan.taken]
+        progress = Progress(work.spec, targets, work.plan.limits.continue_on)
+        restarts = work.policy.delivery.accepts_restart
         sequence, left, before = 0, "", 0
         for candidate in failures.still_worth_trying():
-            resumes = bool(left and progress.weights and candidate.target.weights == progress.weights)
-            begun = False
-            try:
-                spec = progress.rest() if resumes else work.spec
-                async with aclosing(self._attempts.relay(work, candidate, spec=spec)) as events:
-                    async for event in events:
-                        if not begun:
-                            begun = True
-                            before = progress.tokens if resumes else 0
-                            if left:
-                                yield _changed(sequence, left, candidate, failures.last, resumes, before)
-                                sequence += 1
-                            if not resumes:
-                                progress.begin(candidate.target)
-                        event.sequence = sequence
-                        sequence += 1
-                        if event.HasField("delta"):
-                            progress.take(event.delta)
-                        elif before and event.HasField("usage"):
-                            event.usage.completion_tokens += before
-                        yield event
-                return
-            except SpillwayError as error:
-                failures.add(error)
-                if begun or left:
-                    goes_on = failures.prefer(progress.weights) or work.policy.delivery.accepts_restart
-                    if not goes_on or not error.elsewhere:
-                        raise interrupted(error, sequence, work) from None
-                    left = candidate.target.name if begun else left
+            for leg in progress.legs(candidate.target, restarts=restarts):
+                begun = False
+                relay = self._attempts.relay(work, candidate, spec=leg.spec)
+                try:
+                    async with aclosing(relay), aclosing(leg.new(relay)) as events:
+                        async for event in events:
+                            if not begun:
+                                begun = True
+                                before = progress.tokens if leg.goes_on else 0
+                                if left:
+                                    why = failures.last
+                                    if leg.overlap is not None:
+                                        why += f"; another model goes on: {event.started.model}"
+                                    yield _changed(sequence, left, candidate, why, leg, before)
+                                    sequence += 1
+                                progress.begin(candidate.target, leg)
+                            event.sequence = sequence
+                            sequence += 1
+                            if event.HasField("delta"):
+                                progress.take(event.delta)
+                            elif before and event.HasField("usage") and event.usage.HasField("completion_tokens"):
+                                event.usage.completion_tokens += before
+                            yield event
+                    return
+                except Astray:
+                    continue
+                except SpillwayError as error:
+                    if leg.overlap is not None and not begun and isinstance(error, RequestInvalid):
+                        continue  # it takes no such request; what the caller asked is as good as before
+                    failures.add(error)
+                    if begun or left:
+                        goes_on = failures.prefer(progress.weights) or progress.crosses or restarts
+                        if not goes_on or not error.elsewhere:
+                            raise interrupted(error, sequence, work) from None
+                        left = candidate.target.name if begun else left
+                    break
         if left:
             raise interrupted(failures.outcome(), sequence, work)
         raise failures.outcome()
@@ -83,11 +94,9 @@ class Direct:
         return "<Direct>"
 
 
-def _changed(
-    sequence: int, left: str, candidate: Candidate, reason: str, resumes: bool, tokens: int
-) -> v1.GenerationEvent:
+def _changed(sequence: int, left: str, candidate: Candidate, reason: str, leg: Leg, tokens: int) -> v1.GenerationEvent:
     changed = v1.RouteChanged(from_target=left, to_target=candidate.target.name, reason=reason)
-    if resumes:
+    if leg.goes_on:
         changed.resumed_after_tokens = tokens
     else:
         changed.restarted = True

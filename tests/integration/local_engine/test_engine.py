@@ -99,6 +99,19 @@ async def test_penalties_see_what_was_said_before_the_cut(client: Any, penalties
         assert rest.continuation.text + answer.choices[0].content.text == whole.content.text
 
 
+async def test_an_answer_of_another_model_is_continued_after_its_text(client: Any) -> None:
+    spec = asked()
+    prompt_tokens = (await client.generate(spec)).usage.prompt_tokens
+    begun = v1.GenerationSpec()
+    begun.CopyFrom(spec)
+    begun.chat.messages.add(role=v1.ROLE_ASSISTANT).parts.add().text = "Your parcel is"
+    spec.continuation.text = "Your parcel is"
+    answer, same = await client.generate(spec), await client.generate(begun)
+    assert answer.choices[0].content == same.choices[0].content
+    assert answer.usage.prompt_tokens == same.usage.prompt_tokens > prompt_tokens
+    assert 0 < answer.usage.completion_tokens <= spec.sampling.max_tokens
+
+
 async def test_deltas_between_the_first_and_the_last_are_merged_within_the_window(client: Any) -> None:
     merged = await client.events(asked(stop=ENDLESS, coalescing=v1.Coalescing(window_ms=1000)))
     first, *others = [event.delta for event in merged if event.HasField("delta")]

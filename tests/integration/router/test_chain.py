@@ -28,7 +28,16 @@ from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.faults import Cut, Refuse, Script, Silence
 from spillway.testing.server import LOOPBACK
 from spillway.testing.waiting import eventually
-from tests.integration.router.mesh import CAPABILITIES, FakeValidator, Mesh, emails, json_only, serving_validator, text
+from tests.integration.router.mesh import (
+    CAPABILITIES,
+    FakeValidator,
+    Mesh,
+    chat,
+    emails,
+    json_only,
+    serving_validator,
+    text,
+)
 
 GONE = Refuse(TargetDown("gone"))
 LOCAL_ONLY = v1.DataPolicy(residency=v1.RESIDENCY_LOCAL_ONLY)
@@ -292,6 +301,22 @@ async def test_a_stream_that_goes_on_behind_the_inner_router_says_so_here(mode: 
         told = (change.from_target, change.to_target, change.resumed_after_tokens, change.reason)
         assert told == ("site", "twin", 2, "TARGET_DOWN")
         assert [attempt.target.name for attempt in found.kept] == ["edge"]
+
+
+async def test_another_model_that_goes_on_at_an_inner_router_is_named_here_too() -> None:
+    async with chained(inner=PolicySettings(continue_on="any_model")) as found:
+        found.site.faults = Script(Cut(after=2))
+        found.away.answer = found.site.answer
+        said, changes, sequence = "", [], 0
+        async for event in found.mesh.stream(chat()):
+            assert event.sequence == sequence
+            sequence += 1
+            said += event.delta.text
+            if event.HasField("route_changed"):
+                changes.append(event.route_changed)
+        assert said == "one two three four five"
+        assert [(change.to_target, change.resumed_after_tokens) for change in changes] == [("away", 2)]
+        assert changes[0].reason.endswith("another model goes on: openai/big")
 
 
 async def test_the_inner_router_gives_a_sign_of_life_with_its_first_token() -> None:

@@ -250,3 +250,56 @@ def test_a_tool_whose_schema_is_no_json_is_named() -> None:
         body(spec)
     error: SpillwayError = caught.value
     assert error.fields[0].field == "spec.tools[1].parameters_json_schema"
+
+
+BEGUN = v1.Continuation(text="Your parcel")
+
+
+@pytest.mark.parametrize(
+    ("prefill", "told", "beside"),
+    [
+        ("plain", {}, {}),
+        ("prefix", {"prefix": True}, {}),
+        ("continue_final_message", {}, {"continue_final_message": True, "add_generation_prompt": False}),
+    ],
+)
+def test_an_answer_that_was_begun_is_the_last_message_in_the_form_the_provider_takes(
+    prefill: str, told: dict[str, Any], beside: dict[str, Any]
+) -> None:
+    plain = body(v1.GenerationSpec(chat=chat()))
+    made = body(v1.GenerationSpec(chat=chat(), continuation=BEGUN), prefill=prefill)
+    assert made.pop("messages") == [*plain.pop("messages"), {"role": "assistant", "content": "Your parcel", **told}]
+    assert made == {**plain, **beside}
+
+
+def test_what_the_caller_began_itself_is_part_of_the_beginning() -> None:
+    began = v1.Message(role=v1.ROLE_ASSISTANT, parts=[v1.Part(text="Dear Ann. ")])
+    told = body(v1.GenerationSpec(chat=chat(user("hello"), began), continuation=BEGUN), prefill="plain")
+    assert told["messages"][1:] == [{"role": "assistant", "content": "Dear Ann. Your parcel"}]
+
+
+@pytest.mark.parametrize(
+    ("spec", "prefill", "field"),
+    [
+        (v1.GenerationSpec(chat=chat(), continuation=BEGUN), None, "spec.continuation.text"),
+        (v1.GenerationSpec(text=v1.TextPrompt(text="a"), continuation=BEGUN), "plain", "spec.continuation.text"),
+        (v1.GenerationSpec(chat=chat(), continuation=v1.Continuation()), "plain", "spec.continuation.text"),
+        (
+            v1.GenerationSpec(chat=chat(), continuation=v1.Continuation(token_ids=[1], text="a")),
+            "plain",
+            "spec.continuation.token_ids",
+        ),
+        (
+            v1.GenerationSpec(chat=chat(), continuation=BEGUN, constraint=v1.OutputConstraint(json_object=True)),
+            "plain",
+            "spec.constraint",
+        ),
+    ],
+    ids=["no prefill", "completion", "empty", "tokens", "constraint"],
+)
+def test_a_beginning_that_cannot_be_continued_is_refused_by_field(
+    spec: v1.GenerationSpec, prefill: str | None, field: str
+) -> None:
+    with pytest.raises(RequestInvalid) as refused:
+        body(spec, prefill=prefill)
+    assert refused.value.fields[0].field == field

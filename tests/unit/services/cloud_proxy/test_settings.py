@@ -40,6 +40,7 @@ def test_a_provider_needs_little() -> None:
         ({"models": [{"name": "a"}, {"name": "a"}]}, "named twice: a"),
         ({"name": "a/b"}, "name"),
         ({"region": ""}, "region"),
+        ({"models": [{"name": "a", "capabilities": ["prefill"]}]}, "capability prefill needs `prefill`"),
     ],
 )
 def test_a_wrong_setting_is_named_by_its_path(wrong: dict[str, Any], path: str) -> None:

@@ -43,6 +43,24 @@ def test_an_assistants_last_message_is_continued() -> None:
     assert prompt.rendered(chat((v1.ROLE_USER, "hi"), (v1.ROLE_ASSISTANT, "Hel")), Letters()).endswith("<assistant>Hel")
 
 
+def test_an_answer_of_another_model_is_continued_after_its_text() -> None:
+    begun = v1.Continuation(text="Hel")
+    asked = chat((v1.ROLE_USER, "hi"))
+    spec = v1.GenerationSpec(chat=asked, continuation=begun)
+    assert text_of(prompt.tokens(spec, Letters())) == "<user>hi<assistant>Hel"
+    assert spec.chat == asked
+    own = v1.GenerationSpec(chat=chat((v1.ROLE_USER, "hi"), (v1.ROLE_ASSISTANT, "Oh. ")), continuation=begun)
+    assert text_of(prompt.tokens(own, Letters())) == "<user>hi<assistant>Oh. Hel"
+    assert text_of(prompt.tokens(v1.GenerationSpec(text=v1.TextPrompt(text="a "), continuation=begun), Letters())) == (
+        "\0a Hel"
+    )
+
+
+def test_an_answer_with_tokens_is_continued_after_them_not_after_its_text() -> None:
+    spec = v1.GenerationSpec(chat=chat((v1.ROLE_USER, "hi")), continuation=v1.Continuation(token_ids=[1], text="Hel"))
+    assert text_of(prompt.tokens(spec, Letters())) == "<user>hi<assistant>"
+
+
 def test_a_text_gets_the_tokenizers_special_tokens() -> None:
     assert prompt.tokens(v1.GenerationSpec(text=v1.TextPrompt(text="a")), Letters()) == [0, 97]
 

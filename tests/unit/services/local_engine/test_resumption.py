@@ -95,6 +95,11 @@ def test_limits_count_what_is_there_already() -> None:
         (spec(1, constraint=v1.OutputConstraint(json_object=True)), "spec.constraint"),
         (spec(1, sampling=v1.Sampling(n=2)), "spec.sampling.n"),
         (spec(0), "spec.continuation.token_ids"),
+        (
+            v1.GenerationSpec(tokens=v1.TokenPrompt(ids=[1]), continuation=v1.Continuation(text="a")),
+            "spec.continuation.text",
+        ),
+        (spec(0, "a", constraint=v1.OutputConstraint(json_object=True)), "spec.constraint"),
         (spec(1, sampling=v1.Sampling(presence_penalty=1)), "spec.sampling.presence_penalty"),
         (spec(1, sampling=v1.Sampling(frequency_penalty=1)), "spec.sampling.frequency_penalty"),
     ],
