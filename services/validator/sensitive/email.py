@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from services.validator.sensitive.span import Certainty, Span
 
-_DOMAIN = re.compile(r"@((?:\w(?:[\w-]{0,61}\w)?\.){1,8}(?:xn--[a-z0-9-]{2,59}|[^\W\d_]{2,63}))(?![\w@])", re.IGNORECASE)
+_DOMAIN = re.compile(
+    r"@((?:\w(?:[\w-]{0,61}\w)?\.){1,8}(?:xn--[a-z0-9-]{2,59}|[^\W\d_]{2,63}))(?![\w@])", re.IGNORECASE
+)
 _LOCAL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}")
 _EDGES = ".'`*/=|{}?!&#"
 

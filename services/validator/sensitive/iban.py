@@ -22,7 +22,7 @@ TL 19n       TN 20n       TR 6n16c     UA 6n19c     VA 18n       VG 4a16n     XK
 """
 _CLASSES = {"n": "[0-9]", "a": "[A-Za-z]", "c": "[A-Za-z0-9]"}
 _CHECK = re.compile(r"[0-9](?:(?<=[A-Za-z]{2}.)|(?<=[A-Za-z]{2}[ -].))[0-9](?=[ -]?[A-Za-z0-9])")
-_COUNTRY = re.compile(r"(?:^|[^A-Za-z0-9]|iban)([a-z]{2})[ -]?$", re.IGNORECASE)
+_COUNTRY = re.compile(r"(?:^|[^A-Za-z0-9]|iban)([a-z]{2})[ -]?\Z", re.IGNORECASE)
 
 
 def _compiled(structure: str) -> re.Pattern[str]:

@@ -20,3 +20,8 @@ def inspect(text: str, detectors: Sequence[Detector] = DETECTORS) -> list[Span]:
     """Return the sensitive pieces of `text` in order, none overlapping another."""
     read = plain(text)
     return disjoint((span for find in detectors for span in find(read)), len(read))
+
+
+def inspect_all(texts: Sequence[str]) -> list[list[Span]]:
+    """Return what `inspect` finds in each of `texts`."""
+    return [inspect(text) for text in texts]

@@ -11,7 +11,7 @@ from services.validator.sensitive.span import Certainty, Context, Span
 _V4 = re.compile(r"[0-9](?<![\w.-].)[0-9]{0,2}\.(?:[0-9]{1,3}\.){2}[0-9]{1,3}(?![\w-])(?!\.[0-9])")
 _V6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f]{1,4})?(?![\w:])")
 _COLONS = re.compile(r":(?=[0-9A-Fa-f]{0,4}:)")
-_GROUP = re.compile(r"[0-9A-Fa-f]{0,4}$")
+_GROUP = re.compile(r"[0-9A-Fa-f]{0,4}\Z")
 _VERSIONS = frozenset({"version", "release", "section", "chapter", "build", "firmware"})
 
 
@@ -23,9 +23,9 @@ def ip_addresses(text: str) -> Iterator[Span]:
             yield Span(match.start(), match.end(), "ip_address", "ip_address.v4", Certainty.FORM)
     for colon in _COLONS.finditer(text):
         group = _GROUP.search(text[max(0, colon.start() - 4) : colon.start()])
-        match = _V6.match(text, colon.start() - len(group[0])) if group else None
-        if match and _is_v6(match[0]):
-            yield Span(match.start(), match.end(), "ip_address", "ip_address.v6", Certainty.FORM)
+        found = _V6.match(text, colon.start() - len(group[0])) if group else None
+        if found and _is_v6(found[0]):
+            yield Span(found.start(), found.end(), "ip_address", "ip_address.v6", Certainty.FORM)
 
 
 def _names_a_host(written: str) -> bool:

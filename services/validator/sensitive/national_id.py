@@ -18,16 +18,16 @@ _NIR = re.compile(
 # HMRC's NIM39110: letters that are never used, prefixes that are not allocated.
 _NINO = re.compile(r"[0-9](?<=[A-Za-z][ -].|[A-Za-z]{2}.)[0-9]([ -]?)[0-9]{2}\1[0-9]{2}\1[A-Da-d](?![A-Za-z0-9])")
 _NINO_PREFIX = re.compile(
-    r"(?<![A-Za-z0-9])(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]([ -]?)$", re.IGNORECASE
+    r"(?<![A-Za-z0-9])(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]([ -]?)\Z", re.IGNORECASE
 )
 _SSN = re.compile(r"[0-8](?<![0-9A-Za-z-].)[0-9]{2}([ -]?)(?!00)[0-9]{2}\1(?!0000)[0-9]{4}(?![0-9A-Za-z-])")
 _SSN_WORDS = frozenset({"ssn", "social", "security"})
 _TAX_ID = re.compile(r"[1-9](?<![0-9A-Za-z+].)[0-9][ ./]?[0-9]{3}[ ./]?[0-9]{3}[ ./]?[0-9]{3}(?![0-9A-Za-z])")
 _CARD = re.compile(r"[0-9](?<=[A-Za-z0-9]{9}.)(?![A-Za-z0-9])|[0-9](?<=[A-Za-z0-9]{9} .)(?![A-Za-z0-9])")
-_CARD_NUMBER = re.compile(r"(?<![A-Za-z0-9])[CFGHJ-NPRTV-Z][0-9CFGHJ-NPRTV-Z]{8} ?$", re.IGNORECASE)
+_CARD_NUMBER = re.compile(r"(?<![A-Za-z0-9])[CFGHJ-NPRTV-Z][0-9CFGHJ-NPRTV-Z]{8} ?\Z", re.IGNORECASE)
 _CARD_WORDS = frozenset(
-    "ausweis ausweisnummer ausweisnr personalausweis personalausweisnummer personalausweisnr reisepass "
-    "reisepassnummer passnummer passport identity id".split()
+    {"ausweis", "ausweisnummer", "ausweisnr", "personalausweis", "personalausweisnummer", "personalausweisnr"}
+    | {"reisepass", "reisepassnummer", "passnummer", "passport", "identity", "id"}
 )
 
 
@@ -82,12 +82,9 @@ def _uk(text: str) -> Iterator[Span]:
 def _us(text: str) -> Iterator[Span]:
     context = Context(_SSN_WORDS, text)
     for match in everywhere(_SSN, text):
-        if match[0].startswith(("000", "666")):
-            continue
-        if match[1] == "-":
+        issued = not match[0].startswith(("000", "666"))
+        if issued and (match[1] == "-" or context.before(match.start(), within=_WITHIN)):
             yield _span(match, "us", Certainty.FORM)
-        elif context.before(match.start(), within=_WITHIN):
-            yield _span(match, "us", Certainty.CONTEXT)
 
 
 def _de(text: str) -> Iterator[Span]:

@@ -52,7 +52,8 @@ _URL = re.compile(r"://[^\s:@/]{1,128}:([^\s@/]{1,256})@")
 _NAMED = re.compile(
     r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_ -]?key|access[_ -]?key|account[_ -]?key|private[_ -]?key|"
     r"encryption[_ -]?key|credentials?|mot de passe|passwort|kennwort|contrase[ñn]a)"
-    r"(?:[_ -](?:key|id|value|token))?[\"'`]{0,2} ?(?:=>|:=|[:=]|is|ist|est|es)[ \"'`]{0,3}([^\s\"'`,;<>(){}\[\]]{6,512})(?!\()"
+    r"(?:[_ -](?:key|id|value|token))?[\"'`]{0,2} ?(?:=>|:=|[:=]|is|ist|est|es)[ \"'`]{0,3}"
+    r"([^\s\"'`,;<>(){}\[\]]{6,512})(?!\()"
 )
 _BEARER = re.compile(r"(?:bearer|basic) +([a-z0-9._~+/-]{16,2048}={0,2})")
 _NAMES = ("pass", "pwd", "secret", "token", "key", "credential", "kennwort", "contrase")
