@@ -43,6 +43,12 @@ class Validator:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
+    async def inspect(self, *texts: str) -> list[v1.SensitiveSpan]:
+        try:
+            return list((await self._stub.InspectInput(v1.InspectInputRequest(texts=texts), timeout=60)).spans)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
 
 @asynccontextmanager
 async def validator(
@@ -59,12 +65,6 @@ async def validator(
     )
     async with build(settings) as app, grpc.aio.insecure_channel(app.server.address) as channel:
         yield Validator(app, channel)
-
-    async def inspect(self, *texts: str) -> list[v1.SensitiveSpan]:
-        try:
-            return list((await self._stub.InspectInput(v1.InspectInputRequest(texts=texts), timeout=60)).spans)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
 
 
 def schema(value: Any) -> v1.OutputConstraint:
