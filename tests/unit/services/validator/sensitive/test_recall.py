@@ -75,8 +75,9 @@ def letters(dice: random.Random, count: int, among: str = string.ascii_letters +
 
 def grouped(dice: random.Random, number: str, *sizes: int, separators: str = " -") -> str:
     """`number` in one piece or in groups of `sizes`."""
-    separator = dice.choice(["", "", *separators])
-    groups, position = [], 0
+    separator: str = dice.choice(["", "", *separators])
+    groups: list[str] = []
+    position = 0
     for size in sizes:
         groups.append(number[position : position + size])
         position += size
