@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from services.validator.court import Court
+from services.validator.inspector import Inspector
 from services.validator.servicer import NAME, ValidatorServicer
 from services.validator.settings import ValidatorSettings
 from services.validator.workers import Workers
@@ -41,7 +42,10 @@ async def build(
         stack.callback(tracing.close)
         workers = Workers(settings.judgement, settings.workers)
         stack.push_async_callback(workers.close)
-        servicer = ValidatorServicer(Court(settings, workers=workers, tracing=tracing))
+        servicer = ValidatorServicer(
+            Court(settings, workers=workers, tracing=tracing),
+            Inspector(settings.inspection, workers=workers, tracing=tracing),
+        )
         service = Service(NAME, servicer, validator_pb2_grpc.add_ValidatorServiceServicer_to_server)
         server = Server(settings.server, [service], tracing=tracing, clock=clock)
         stack.push_async_callback(server.close)

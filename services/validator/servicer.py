@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.validator.court import Court
+from services.validator.inspector import Inspector
 from services.validator.verdict import Answer, Constraint, Decision, Finding, FindingKind, Verdict
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid
@@ -30,15 +31,26 @@ KINDS = {
 
 
 class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
-    """Converts, asks the court, converts."""
+    """Converts, asks the court or the inspector, converts."""
 
-    def __init__(self, court: Court) -> None:
+    def __init__(self, court: Court, inspector: Inspector) -> None:
         self._court = court
+        self._inspector = inspector
 
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         answers = [Answer(answer.text, answer.truncated) for answer in request.answers]
         verdicts = await self._court.judge(current_call(), constraint(request.constraint), answers)
         return v1.ValidateResponse(verdicts=[message(verdict) for verdict in verdicts])
+
+    async def InspectInput(self, request: v1.InspectInputRequest, context: Any) -> v1.InspectInputResponse:
+        found = await self._inspector.inspect(current_call(), request.texts)
+        return v1.InspectInputResponse(
+            spans=[
+                v1.SensitiveSpan(text=index, start=span.start, end=span.end, kind=span.kind, rule=span.rule)
+                for index, spans in enumerate(found)
+                for span in spans
+            ]
+        )
 
 
 def constraint(asked: v1.OutputConstraint) -> Constraint:

@@ -20,13 +20,22 @@ class JudgementSettings(Section):
     cached_schema_bytes: int = Field(4 * 2**20, gt=0, description="bytes of schema text kept compiled")
 
 
+class InspectionSettings(Section):
+    """Bounds of what is looked through for sensitive data."""
+
+    max_texts: int = Field(1024, gt=0, description="most texts in one call")
+    max_bytes: int = Field(4 * 2**20, gt=0, description="all texts of one call, in UTF-8 bytes")
+    max_spans: int = Field(20_000, gt=0, description="most sensitive places told of one call")
+    inline_chars: int = Field(8 * 2**10, ge=0, description="characters looked through without a worker")
+
+
 class WorkerSettings(Section):
     """Processes for what would hold up the event loop; a judgement that passes a bound here is ended by the kernel."""
 
     processes: int = Field(2, gt=0, description="worker processes, started with the service")
     inline_work: int = Field(5_000, ge=0, description="schema nodes times answer nodes judged without a worker")
     inline_bytes: int = Field(64 * 2**10, ge=0, description="UTF-8 bytes of answers judged without a worker")
-    time_limit_s: float = Field(2.0, gt=0, description="longest judgement of one call")
+    time_limit_s: float = Field(2.0, gt=0, description="longest judgement or inspection of one call")
     start_limit_s: float = Field(20.0, gt=0, description="longest start of a worker")
     memory_bytes: int = Field(2**30, ge=2**28, description="address space of one worker")
     max_waiting: int = Field(256, ge=0, description="calls that may wait for a worker")
@@ -37,4 +46,5 @@ class ValidatorSettings(ServiceSettings):
 
     server: ServerSettings = ServerSettings(listen="127.0.0.1:7073")
     judgement: JudgementSettings = JudgementSettings()
+    inspection: InspectionSettings = InspectionSettings()
     workers: WorkerSettings = WorkerSettings()

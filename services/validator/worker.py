@@ -1,4 +1,7 @@
-"""A process that judges what may take long. Started by `workers.py`; speaks frames of pickles with its parent alone."""
+"""A process that judges and inspects what may take long.
+
+Started by `workers.py`; speaks frames of pickles with its parent alone.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ import sys
 from typing import Any, BinaryIO
 
 from services.validator.judgement import Judge
+from services.validator.sensitive.inspection import inspect_all
 from services.validator.settings import JudgementSettings
 from spillway.errors import SpillwayError
 from spillway.leash import end_with_parent
 
 LENGTH = struct.Struct("!I")
-READY, VERDICTS, REFUSED, CRASHED = range(4)
+READY, ANSWERED, REFUSED, CRASHED = range(4)
+JUDGE, INSPECT = range(2)
 
 
 def frame(value: Any) -> bytes:
@@ -28,7 +33,8 @@ def frame(value: Any) -> bytes:
 def answer(judge: Judge, body: bytes) -> tuple[int, Any]:
     """Return what is to be told of the question in `body`."""
     try:
-        return VERDICTS, judge.judge(*pickle.loads(body))
+        asked, *arguments = pickle.loads(body)
+        return ANSWERED, inspect_all(*arguments) if asked == INSPECT else judge.judge(*arguments)
     except SpillwayError as error:
         return REFUSED, (error.reason, error.message, error.fields)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Worker processes: they judge what may take long, and are ended when it does.
+"""Worker processes: they judge and inspect what may take long, and are ended when it does.
 
 The schema library holds the interpreter lock while it works, so a thread would stop the event loop all the same; and a
 hostile schema can ask for more time, memory or stack than there is. A process bounds all three.
@@ -10,13 +10,15 @@ import asyncio
 import os
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from services.validator.sensitive.span import Span
 from services.validator.settings import JudgementSettings, WorkerSettings
 from services.validator.verdict import Answer, Constraint, Verdict
-from services.validator.worker import CRASHED, LENGTH, READY, REFUSED, VERDICTS, frame
-from spillway.errors import BY_REASON, ConstraintUnsupported, FieldViolation, QueueFull
+from services.validator.worker import ANSWERED, CRASHED, INSPECT, JUDGE, LENGTH, READY, REFUSED, frame
+from spillway.errors import BY_REASON, ConstraintUnsupported, FieldViolation, QueueFull, RequestInvalid, SpillwayError
 from spillway.leash import leashed
 from spillway.logs import get_logger
 
@@ -52,10 +54,10 @@ class Worker:
             raise
         return worker
 
-    async def ask(self, constraint: Constraint, answers: Sequence[Answer]) -> tuple[int, Any]:
+    async def ask(self, *question: Any) -> tuple[int, Any]:
         """Return what the worker says. Raises IncompleteReadError or ConnectionError if it died of the question."""
         assert self._process.stdin is not None
-        self._process.stdin.write(frame((constraint, answers)))
+        self._process.stdin.write(frame(question))
         await self._process.stdin.drain()
         return await self._read()
 
@@ -99,29 +101,41 @@ class Workers:
         Raises what `Judge.judge` raises; ConstraintUnsupported where the judgement passed its time, memory or stack;
         QueueFull where too many calls wait.
         """
+        verdicts: list[Verdict] = await self._turn(JUDGE, constraint, answers, too_much=partial(_too_much, constraint))
+        return verdicts
+
+    async def inspect(self, texts: Sequence[str]) -> list[list[Span]]:
+        """Return the sensitive spans of each text.
+
+        Raises RequestInvalid where that passed its time or memory; QueueFull where too many calls wait.
+        """
+        spans: list[list[Span]] = await self._turn(INSPECT, texts, too_much=_too_much_text)
+        return spans
+
+    async def _turn(self, *question: Any, too_much: Callable[[str], SpillwayError]) -> Any:
         if self._turns.locked() and self._waiting >= self._settings.max_waiting:
-            raise QueueFull("too many answers wait to be judged", retry_after_s=self._settings.time_limit_s)
+            raise QueueFull("too many calls wait for a worker", retry_after_s=self._settings.time_limit_s)
         self._waiting += 1
         try:
             await self._turns.acquire()
         finally:
             self._waiting -= 1
         try:
-            return await self._ask(constraint, answers)
+            return await self._ask(*question, too_much=too_much)
         finally:
             self._turns.release()
 
-    async def _ask(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
+    async def _ask(self, *question: Any, too_much: Callable[[str], SpillwayError]) -> Any:
         worker = self._idle.pop() if self._idle else await self._new()
         whole = False
         try:
             async with asyncio.timeout(self._settings.time_limit_s):
-                kind, told = await worker.ask(constraint, answers)
+                kind, told = await worker.ask(*question)
             whole = True
         except TimeoutError:
-            raise _too_much(constraint, f"took more than {self._settings.time_limit_s:g} s") from None
+            raise too_much(f"took more than {self._settings.time_limit_s:g} s") from None
         except (asyncio.IncompleteReadError, ConnectionError):
-            raise _too_much(constraint, "took more memory or stack than a judgement may") from None
+            raise too_much("took more memory or stack than it may") from None
         finally:
             if whole:
                 self._idle.append(worker)
@@ -134,9 +148,8 @@ class Workers:
             raise BY_REASON[reason](message, fields=fields)
         if kind == CRASHED:
             raise RuntimeError(f"a worker raised {told}")
-        assert kind == VERDICTS
-        verdicts: list[Verdict] = told
-        return verdicts
+        assert kind == ANSWERED
+        return told
 
     async def close(self) -> None:
         """End all workers."""
@@ -157,3 +170,8 @@ def _too_much(constraint: Constraint, said: str) -> ConstraintUnsupported:
     field = f"constraint.{constraint.kind}"
     said = f"judging these answers by it {said}; make it simpler"
     return ConstraintUnsupported(f"{field}: {said}", fields=[FieldViolation(field, said)])
+
+
+def _too_much_text(said: str) -> RequestInvalid:
+    said = f"inspecting them {said}; send less at once"
+    return RequestInvalid(f"texts: {said}", fields=[FieldViolation("texts", said)])

@@ -157,6 +157,20 @@ def status(address: Address = None, key: Key = None) -> None:
     raise typer.Exit(command.run(address=address, key=key))
 
 
+@app.command()
+def inspect(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A text in UTF-8; - reads it from standard input.")],
+    address: Annotated[
+        str | None, typer.Option(help="host:port of the validator. Default: the mesh started in this folder.")
+    ] = None,
+    key: Key = None,
+) -> None:
+    """Say where a text holds cards, accounts, ids, phones, addresses or keys. Ends 0 if nowhere, 1 if somewhere."""
+    from spillway.cli import inspection as command
+
+    raise typer.Exit(command.run(file, address=address, key=key))
+
+
 @policy.command("check")
 def policy_check(file: Annotated[Path, typer.Argument(help="A policy file, as router.policy_file names it.")]) -> None:
     """Say what is wrong with a policy file. Ends 0 if it could be put in force, 1 if not."""

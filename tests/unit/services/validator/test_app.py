@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.validator.app import App, build
-from services.validator.settings import JudgementSettings, ValidatorSettings, WorkerSettings
+from services.validator.settings import InspectionSettings, JudgementSettings, ValidatorSettings, WorkerSettings
 from spillway import errors, v1
 from spillway.rpc.status import from_rpc_error
 from spillway.testing.server import LOOPBACK
@@ -43,16 +43,24 @@ class Validator:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
+    async def inspect(self, *texts: str) -> list[v1.SensitiveSpan]:
+        try:
+            return list((await self._stub.InspectInput(v1.InspectInputRequest(texts=texts), timeout=60)).spans)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
 
 @asynccontextmanager
 async def validator(
     *,
     judgement: JudgementSettings | None = None,
+    inspection: InspectionSettings | None = None,
     workers: WorkerSettings | None = None,
 ) -> AsyncIterator[Validator]:
     settings = ValidatorSettings(
         server=LOOPBACK,
         judgement=judgement or JudgementSettings(),
+        inspection=inspection or InspectionSettings(),
         workers=workers or WorkerSettings(processes=1),
     )
     async with build(settings) as app, grpc.aio.insecure_channel(app.server.address) as channel:
@@ -164,3 +172,38 @@ async def test_when_no_worker_is_free_calls_beyond_the_queue_are_refused() -> No
     kinds = sorted(type(result).__name__ for result in results)
     assert kinds == ["ConstraintUnsupported", "QueueFull", "QueueFull"]
     assert all(error.retry_after_s for error in results if isinstance(error, errors.QueueFull))
+
+
+@pytest.mark.parametrize("inline_chars", [10_000, 0])
+async def test_sensitive_places_are_told_in_order_of_the_texts_at_once_or_by_a_worker(inline_chars: int) -> None:
+    async with validator(inspection=InspectionSettings(inline_chars=inline_chars)) as served:
+        spans = await served.inspect("nothing", "😀 a@b.example and 4111 1111 1111 1111", "10.1.2.3")
+        nothing = await served.inspect("nothing", "")
+    assert [(span.text, span.start, span.end, span.kind, span.rule) for span in spans] == [
+        (1, 2, 13, "email", "email"),
+        (1, 18, 37, "card", "card.visa"),
+        (2, 0, 8, "ip_address", "ip_address.v4"),
+    ]
+    assert nothing == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "field"),
+    [((), "texts"), (("a", "b", "c", "d"), "texts"), (("é" * 30, "é" * 21), "texts[1]"), (("10.1.2.3 " * 3,), "texts")],
+)
+async def test_more_texts_or_places_than_are_inspected_at_once_are_refused(texts: tuple[str, ...], field: str) -> None:
+    bounds = InspectionSettings(max_texts=3, max_bytes=100, max_spans=2)
+    async with validator(inspection=bounds) as served:
+        with pytest.raises(errors.RequestInvalid) as caught:
+            await served.inspect(*texts)
+    assert [violation.field for violation in caught.value.fields] == [field]
+
+
+async def test_an_inspection_that_takes_too_long_is_ended_and_holds_up_nobody() -> None:
+    workers = WorkerSettings(processes=1, time_limit_s=0.2)
+    async with validator(workers=workers) as served:
+        with pytest.raises(errors.RequestInvalid, match=r"took more than 0\.2 s") as caught:
+            await served.inspect("phone 12 34 4111 " * 200_000)
+        spans = await served.inspect("x" * 20_000 + " a@b.example")
+    assert caught.value.fields[0].field == "texts"
+    assert [span.kind for span in spans] == ["email"]

@@ -1,0 +1,68 @@
+"""Where texts are looked through for sensitive data: at once, or by a worker where that may take long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.validator.sensitive.inspection import inspect_all
+from services.validator.sensitive.span import Span
+from services.validator.settings import InspectionSettings
+from services.validator.workers import Workers
+from spillway.errors import FieldViolation, RequestInvalid, SpillwayError
+from spillway.rpc.call import Call
+from spillway.telemetry import names
+from spillway.telemetry.tracing import Tracing, fail
+
+
+class Inspector:
+    """Checks what is brought, looks through it, and tells the trace which kinds there are, never what they say."""
+
+    def __init__(self, settings: InspectionSettings, *, workers: Workers, tracing: Tracing) -> None:
+        self._settings = settings
+        self._workers = workers
+        self._tracing = tracing
+
+    async def inspect(self, call: Call, texts: Sequence[str]) -> list[list[Span]]:
+        """Return the sensitive spans of each of `texts`, in order.
+
+        Raises RequestInvalid for bounds passed, also where more is found than can be told, or QueueFull.
+        """
+        span = self._tracing.start(names.INSPECT, call.span)
+        try:
+            texts = list(texts)
+            self._check(texts)
+            if sum(map(len, texts)) <= self._settings.inline_chars:
+                found = inspect_all(texts)
+            else:
+                found = await self._workers.inspect(texts)
+            count = sum(map(len, found))
+            span.set_attribute(names.SENSITIVE_SPANS, count)
+            span.set_attribute(names.SENSITIVE_KINDS, sorted({one.kind for spans in found for one in spans}))
+            if count > (most := self._settings.max_spans):
+                raise _invalid("texts", f"hold {count} sensitive places; at most {most} are told at once")
+            return found
+        except SpillwayError as error:
+            fail(span, error.reason)
+            raise
+        finally:
+            span.end()
+
+    def _check(self, texts: Sequence[str]) -> None:
+        bounds = self._settings
+        if not texts:
+            raise _invalid("texts", "is empty: give at least one text")
+        if len(texts) > bounds.max_texts:
+            raise _invalid("texts", f"has {len(texts)} entries; at most {bounds.max_texts} are inspected at once")
+        size = 0
+        for index, text in enumerate(texts):
+            size += len(text.encode())
+            if size > bounds.max_bytes:
+                said = f"ends past {bounds.max_bytes} bytes; no more are inspected at once"
+                raise _invalid(f"texts[{index}]", said)
+
+    def __repr__(self) -> str:
+        return f"<Inspector {self._workers!r}>"
+
+
+def _invalid(field: str, said: str) -> RequestInvalid:
+    return RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])
