@@ -35,6 +35,7 @@ from .retry_budget import RetryBudget
 from .router import Router
 from .servicer import SCOPES, services
 from .settings import RouterSettings
+from .spend import Spend
 from .status import Status
 from .strategies import strategies
 
@@ -108,6 +109,9 @@ async def build(
         await breakers.start()
         stack.push_async_callback(breakers.close)
         budget = RetryBudget(settings.retry_budget, routers=lambda: breakers.routers)
+        spend = Spend(settings.spend, store, clock=clock, routers=lambda: breakers.routers)
+        await spend.start()
+        stack.push_async_callback(spend.close)
         cache = None
         if settings.cache.enabled:
             kept = Store(settings.cache.store or settings.store)
@@ -120,7 +124,7 @@ async def build(
         router = Router(
             book=file.start() if file is not None else opened(settings).in_force("router."),
             fleet=fleet,
-            strategies=strategies(Attempts(settings.name, fleet, judge, breakers, budget, loads)),
+            strategies=strategies(Attempts(settings.name, fleet, judge, breakers, budget, loads, spend)),
             keep=keep or (lambda attempt, call: None),
             announce=announce,
             tracing=tracing,
@@ -131,6 +135,7 @@ async def build(
             watches=watches,
             gate=Gate(settings.admission, clock),
             idempotency=Idempotency(settings.idempotency, clock),
+            spend=spend,
             cache=cache,
             measures=measures,
         )

@@ -8,6 +8,8 @@ from enum import IntEnum
 from spillway.egress import UNRESOLVED, DataPolicy
 from spillway.tokens import estimated
 
+from .budget import Purse
+
 
 class Category(IntEnum):
     """How much is at stake. Numbers as in the contract."""
@@ -97,6 +99,8 @@ class Facts:
     strategy: StrategyName = StrategyName.UNSPECIFIED
     confidence_threshold: float | None = None
     context: ContextName = ContextName.UNSPECIFIED
+    purse: Purse | None = None
+    """What is left of the tenant's budget, once that was looked at."""
     policy_because: str = ""
     """What chose the policy, once the rulebook has."""
 

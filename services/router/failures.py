@@ -8,6 +8,7 @@ from spillway import v1
 from spillway.errors import (
     AllTargetsFailed,
     ContextLengthExceeded,
+    CostCap,
     DeadlineExceeded,
     OutputInvalid,
     ProviderError,
@@ -87,7 +88,7 @@ class Failures:
         if self._verdict is not None:
             found = "; ".join(f"{finding.path or '/'}: {finding.message}" for finding in self._verdict.findings[:3])
             return OutputInvalid(f"every answer was refused: {found}", metadata=journal.told())
-        if isinstance(error, ContextLengthExceeded):
+        if isinstance(error, ContextLengthExceeded | CostCap):
             return error
         tried = ", ".join(f"{attempt.target.name} ({attempt.record.reason})" for attempt in journal.attempts)
         return AllTargetsFailed(

@@ -39,6 +39,7 @@ from .reading import read_facts, tell_data_policy
 from .refusal import refusal
 from .retry_budget import RetryBudget
 from .rulebook import Rulebook
+from .spend import Spend, charge
 from .strategies import Strategy
 from .work import Work
 
@@ -67,10 +68,12 @@ class Router:
         gate: Gate,
         idempotency: Idempotency,
         measures: Measures,
+        spend: Spend,
         cache: Cache | None = None,
     ) -> None:
         self._measures = measures
         self.breakers = breakers
+        self.spend = spend
         self.cache = cache
         self.loads = loads
         self.gate = gate
@@ -260,6 +263,8 @@ class Router:
         self.loads.give_back(attempt.target.name)
         if attempt.record.HasField("first_token_ms"):
             self.gate.admission.first_token(attempt.record.first_token_ms / 1000, self._clock())
+        if attempt.hold is not None:
+            self.spend.settle(attempt.hold, charge(attempt.record, attempt.hold.estimate))
         self.breakers.settle(attempt)
         self._keep(attempt, call)
 
@@ -282,6 +287,9 @@ class Router:
                 if counted is not None:
                     facts, rules = book.read(said.counted(counted))
             plan = rules.decide(facts, targets, standings, draw, self.loads.snapshot())
+            if plan.budget is not None and plan.spends:
+                facts = replace(facts, purse=await self.spend.look(facts.tenant, plan.budget))
+                plan = rules.decide(facts, targets, standings, draw, self.loads.snapshot())
             if not plan.taken:
                 counting = partial(self._count_locally, book=book, call=call.under(span))
                 plan = await Fitter(rules, targets, standings, draw, counting).fitted(spec, plan)
