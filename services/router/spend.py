@@ -252,9 +252,9 @@ def charge(record: v1.Attempt, estimate: int) -> int:
     known = record.cost_nano_usd if record.HasField("cost_nano_usd") else None
     if known is not None and record.HasField("prompt_tokens"):
         return known
-    if record.outcome == v1.ATTEMPT_OUTCOME_FAILED and record.reason not in _LEFT_AT_WORK:
-        if known is None and not record.HasField("completion_tokens"):
-            return 0
+    failed = record.outcome == v1.ATTEMPT_OUTCOME_FAILED and record.reason not in _LEFT_AT_WORK
+    if failed and known is None and not record.HasField("completion_tokens"):
+        return 0
     return max(known or 0, estimate)
 
 
