@@ -139,7 +139,7 @@ async def build(
             cache=cache,
             measures=measures,
         )
-        measures.watch(cache, ledger)
+        measures.watch(cache, ledger, spend)
         if file is not None:
             file.adopt = router.adopt
             watching = asyncio.create_task(file.watch(), name="policy file")

@@ -290,6 +290,7 @@ class Router:
             if plan.budget is not None and plan.spends:
                 facts = replace(facts, purse=await self.spend.look(facts.tenant, plan.budget))
                 plan = rules.decide(facts, targets, standings, draw, self.loads.snapshot())
+                self.spend.refused += any(out.left_out_by == "budget" for out in plan.left_out)
             if not plan.taken:
                 counting = partial(self._count_locally, book=book, call=call.under(span))
                 plan = await Fitter(rules, targets, standings, draw, counting).fitted(spec, plan)

@@ -12,6 +12,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from spillway import v1
 from spillway.deadline import Clock, Deadline
@@ -85,13 +86,12 @@ class Spend:
         self._away_until: float | None = None
         self.charged_nano_usd = 0
         self.refused = 0
-        """Attempts for which nothing was left."""
+        """Plans and attempts for which not enough was left."""
 
-    @property
-    def known(self) -> Mapping[str, Spent]:
-        """What tenants have spent as the store last said, those last asked for at the end."""
+    def known(self, most: int) -> Mapping[str, Spent]:
+        """What `most` tenants have spent as the store last said, those asked for last first."""
         now = self._clock()
-        return {tenant: spent.at(now) for tenant, (_, spent) in self._known.items()}
+        return {tenant: self._known[tenant][1].at(now) for tenant in islice(reversed(self._known), most)}
 
     async def look(self, tenant: str, budget: Budget) -> Purse:
         """Return what is left to `tenant`, as it was `look_s` ago at most while the store is there."""
