@@ -37,6 +37,7 @@ from .retry_budget import RetryBudget
 from .router import Router
 from .servicer import SCOPES, services
 from .settings import RouterSettings
+from .spend import Spend
 from .status import Status
 from .strategies import strategies
 
@@ -112,6 +113,9 @@ async def build(
         await breakers.start()
         stack.push_async_callback(breakers.close)
         budget = RetryBudget(settings.retry_budget, routers=lambda: breakers.routers)
+        spend = Spend(settings.spend, store, clock=clock, routers=lambda: breakers.routers)
+        await spend.start()
+        stack.push_async_callback(spend.close)
         cache = None
         if settings.cache.enabled:
             kept = Store(settings.cache.store or settings.store)
@@ -127,7 +131,7 @@ async def build(
         router = Router(
             book=await resolution.adopt(book),
             fleet=fleet,
-            strategies=strategies(Attempts(settings.name, fleet, judge, breakers, budget, loads)),
+            strategies=strategies(Attempts(settings.name, fleet, judge, breakers, budget, loads, spend)),
             keep=keep or (lambda attempt, call: None),
             announce=announce,
             tracing=tracing,
@@ -138,11 +142,12 @@ async def build(
             watches=watches,
             gate=Gate(settings.admission, clock),
             idempotency=Idempotency(settings.idempotency, clock),
+            spend=spend,
             cache=cache,
             measures=measures,
             inspector=inspector,
         )
-        measures.watch(cache, ledger)
+        measures.watch(cache, ledger, spend)
         resolution.tell = router.adopt
         looking = asyncio.create_task(resolution.watch(), name="resolution")
         stack.callback(looking.cancel)

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from spillway import v1
-from spillway.errors import BreakerOpen, SpillwayError, TargetBusy, ValidatorUnavailable
+from spillway.errors import BreakerOpen, CostCap, SpillwayError, TargetBusy, ValidatorUnavailable
 from spillway.logs import get_logger
 
 from .breakers import Breakers
@@ -22,6 +22,7 @@ from .observation import kind_of_work
 from .plan import Candidate
 from .reading import tell_data_policy
 from .retry_budget import RetryBudget
+from .spend import Hold, Spend
 from .work import Work
 
 log = get_logger(__name__)
@@ -51,8 +52,16 @@ class Attempts:
     """
 
     def __init__(
-        self, router: str, fleet: Fleet, judge: Judge | None, breakers: Breakers, budget: RetryBudget, loads: Loads
+        self,
+        router: str,
+        fleet: Fleet,
+        judge: Judge | None,
+        breakers: Breakers,
+        budget: RetryBudget,
+        loads: Loads,
+        spend: Spend,
     ) -> None:
+        self._spend = spend
         self._loads = loads
         self._router = router
         self._fleet = fleet
@@ -207,23 +216,38 @@ class Attempts:
         return self._budget.take(work.journal.clock())
 
     async def _begin(self, work: Work, candidate: Candidate) -> Attempt:
-        """Open an attempt. Raises BreakerOpen or TargetBusy where the target may not be tried now.
+        """Open an attempt. Raises BreakerOpen, TargetBusy or CostCap where the target may not be tried now.
 
-        The place that it has at the target ends when it is settled.
+        The place that it has at the target, and what is held of the tenant's budget, end when it is settled.
         """
         name, journal = candidate.target.name, work.journal
         journal.admit()
         may_try = work.plan.when_all_open == "try"
         only = may_try and candidate is work.plan.taken[-1] and not journal.attempts
         await self._loads.take(candidate.target, (each.target for each in work.plan.taken), work.call.deadline)
+        hold = None
         try:
+            hold = await self._hold(work, candidate)
             probe = await self._breakers.may_probe(name, kind_of(work), advice=work.plan.advice or only)
         except BaseException:
             self._loads.give_back(name)
+            if hold is not None:
+                self._spend.settle(hold, 0)
             raise
-        attempt = journal.begin(candidate.target, probe)
+        attempt = journal.begin(candidate.target, probe, hold)
         await journal.intend(attempt)
         return attempt
+
+    async def _hold(self, work: Work, candidate: Candidate) -> Hold | None:
+        """Set aside what an attempt may cost, where the tenant has a budget; raises CostCap where it does not fit."""
+        budget, cost = work.plan.budget, candidate.estimated_cost_nano_usd
+        if budget is None or not budget.counts(candidate.target, cost):
+            return None
+        try:
+            return await self._spend.hold(work.call.caller.tenant, budget, cost, work.call.deadline)
+        except CostCap as error:
+            error.elsewhere = not budget.refuse
+            raise
 
     async def _again(self, work: Work, candidate: Candidate, failed: Attempt) -> Attempt | None:
         """Open another attempt at the target that `failed`; None where that is not worth it or not allowed."""
@@ -238,7 +262,7 @@ class Attempts:
             return None
         try:
             return await self._begin(work, candidate)
-        except (BreakerOpen, TargetBusy):
+        except (BreakerOpen, CostCap, TargetBusy):
             return None  # what the target said is the better answer
 
     async def _verdict(self, work: Work, response: v1.GenerateResponse) -> v1.Verdict | None:

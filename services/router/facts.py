@@ -8,6 +8,7 @@ from enum import IntEnum
 from spillway.egress import UNRESOLVED, DataPolicy
 from spillway.tokens import estimated
 
+from .budget import Purse
 from .inspection import Inspection
 
 
@@ -103,6 +104,8 @@ class Facts:
     """The caller wants the prompt inspected."""
     inspection: Inspection | None = None
     """What came of it, once the prompt was inspected."""
+    purse: Purse | None = None
+    """What is left of the tenant's budget, once that was looked at."""
     policy_because: str = ""
     """What chose the policy, once the rulebook has."""
 

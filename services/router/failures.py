@@ -9,6 +9,7 @@ from spillway.errors import (
     AllTargetsFailed,
     BreakerOpen,
     ContextLengthExceeded,
+    CostCap,
     DeadlineExceeded,
     OutputInvalid,
     ProviderError,
@@ -96,7 +97,7 @@ class Failures:
         if self._verdict is not None:
             found = "; ".join(f"{finding.path or '/'}: {finding.message}" for finding in self._verdict.findings[:3])
             return OutputInvalid(f"every answer was refused: {found}", metadata=journal.told())
-        if isinstance(error, ContextLengthExceeded):
+        if isinstance(error, ContextLengthExceeded | CostCap):
             return error
         tried = ", ".join(
             f"{attempt.target.name} ({attempt.record.reason or 'did not go on'})" for attempt in journal.attempts

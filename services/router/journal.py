@@ -12,6 +12,7 @@ from spillway.rpc.call import Call
 
 from .chain import take
 from .probe import Probe
+from .spend import Hold
 from .target import Target
 
 Keep = Callable[["Attempt", Call], None]
@@ -33,6 +34,8 @@ class Attempt:
     record: v1.Attempt
     probe: Probe | None = None
     """The right by which a sick target was tried."""
+    hold: Hold | None = None
+    """What is set aside of the tenant's budget."""
     kind: str = ""
     """Of work, where the answer was judged."""
     error: SpillwayError | None = None
@@ -85,10 +88,10 @@ class Journal:
             return self.call
         return replace(self.call, attempts_left=self.attempts_left + attempt.took)
 
-    def begin(self, target: Target, probe: Probe | None = None) -> Attempt:
+    def begin(self, target: Target, probe: Probe | None = None, hold: Hold | None = None) -> Attempt:
         """Open an attempt at `target`."""
         record = v1.Attempt(target=target.name, model=target.model, region=target.region, left_site=not target.local)
-        attempt = Attempt(target, len(self.attempts) + 1, self.clock(), record, probe)
+        attempt = Attempt(target, len(self.attempts) + 1, self.clock(), record, probe, hold)
         self.attempts.append(attempt)
         return attempt
 

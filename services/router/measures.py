@@ -24,6 +24,7 @@ from .cache import Cache
 from .inspection import Inspection
 from .journal import Attempt
 from .ledger import Ledger
+from .spend import Spend
 from .work import Work
 
 _STATES: Mapping[type[Event], str] = {Opened: "open", HalfOpened: "half_open", Closed: "closed", Held: "held"}
@@ -141,9 +142,21 @@ class Measures:
         for counted in (self._local, self._refused, self._attempts, self._tokens, self._breakers):
             counted.forget(gone)
 
-    def watch(self, cache: Cache | None, ledger: Ledger | None) -> None:
+    def watch(self, cache: Cache | None, ledger: Ledger | None, spend: Spend) -> None:
         """Read off these what they count themselves, whenever metrics are collected."""
         meter = self._metrics.meter
+        meter.create_observable_counter(
+            names.BUDGET_CHARGED,
+            [lambda options: [Observation(spend.charged_nano_usd / 1e9)]],
+            "{USD}",
+            "what was charged to budgets of tenants",
+        )
+        meter.create_observable_counter(
+            names.BUDGET_REFUSED,
+            [lambda options: [Observation(spend.refused)]],
+            "{refusal}",
+            "plans and attempts that a budget had nothing left for",
+        )
         if cache is not None:
             tally = cache.tally
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from spillway.egress import DataPolicy, Residency
 
+from .budget import Budget
 from .facts import ContextName, Delivery, Facts, StrategyName, Validation
 from .target import Target
 
@@ -117,8 +118,20 @@ class Plan:
     """Who makes the summary, or reads the parts of the document."""
     would_help: tuple[ContextName, ...] = ()
     """Of a plan that took nothing: context policies under which the prompt would fit."""
+    budget: Budget | None = None
+    """The tenant's, against which every attempt counts that costs something."""
     stays: bool = False
     """The content is too sensitive to leave, wherever to."""
+
+    @property
+    def spends(self) -> bool:
+        """Whether what is left of the tenant's budget may change the plan, and is not known yet."""
+        budget = self.budget
+        if budget is None or self.facts.purse is not None:
+            return False
+        # What does not fit may be made to.
+        among = self.taken or [out for out in self.left_out if out.left_out_by == "context"]
+        return any(budget.counts(candidate.target, candidate.estimated_cost_nano_usd) for candidate in among)
 
     @property
     def data_policy(self) -> DataPolicy:

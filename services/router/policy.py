@@ -13,6 +13,7 @@ from functools import lru_cache
 from spillway.egress import UNRESOLVED, DataPolicy, Residency, Sensitivity
 
 from .breaker import SOUND, Standing, State
+from .budget import Budget
 from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
 from .plan import CONDENSED, PATIENCE, Candidate, ContextLimits, Limits, Plan
 from .replicas import IDLE, Occupancy, spread
@@ -37,6 +38,7 @@ class Policy:
     min_bits_for: Mapping[str, int] | None = None
     order: tuple[str, ...] = ()
     max_cost_nano_usd: int | None = None
+    budget: Budget | None = None
     delivery: Delivery = Delivery.UNSPECIFIED
     validation: Validation = Validation.UNSPECIFIED
     strategy: StrategyName = StrategyName.DIRECT
@@ -83,10 +85,15 @@ class Policy:
             (taken if candidate.taken else left_out).append(candidate)
         taken.sort(key=lambda candidate: -candidate.score)  # stable: among equals as they are declared
         context = facts.context or self.context
-        if context is ContextName.REFUSE and taken and (first := self._too_small(facts, left_out, taken[0].score)):
-            why = f"{first.name} would come first and context is refuse"
-            left_out += [Candidate(candidate.target, (why,), left_out_by="context") for candidate in taken]
-            del taken[:]
+        refusing = {
+            "context": context is ContextName.REFUSE and "context is refuse",
+            "budget": self.budget is not None and self.budget.refuse and "when_spent is refuse",
+        }
+        for rule, because in refusing.items():
+            if because and taken and (first := self._ahead_but_for(rule, facts, left_out, taken[0].score)):
+                why = f"{first.name} would come first and {because}"
+                left_out += [Candidate(candidate.target, (why,), left_out_by=rule) for candidate in taken]
+                del taken[:]
         barred = [each for each in taken if standings and standings.get(each.target.name, SOUND).objection(draw)]
         advice = bool(barred) and len(barred) == len(taken)
         opens_in_s = None
@@ -137,15 +144,16 @@ class Policy:
             self.when_all_open,
             opens_in_s,
             context,
+            budget=self.budget,
             stays=facts.data_policy.sensitivity > self.cloud_sensitivity_limit,
         )
 
-    def _too_small(self, facts: Facts, left_out: Sequence[Candidate], score: float) -> Target | None:
-        """Return a target that would be ahead of `score`, were its context not too small."""
+    def _ahead_but_for(self, rule: str, facts: Facts, left_out: Sequence[Candidate], score: float) -> Target | None:
+        """Return a target that would be ahead of `score`, did `rule` alone not leave it out."""
         for out in left_out:
-            others = (objection for rule, objection in OBJECTIONS.items() if rule != "context")
-            alone = out.left_out_by == "context" and not any(why(self, facts, out.target) for why in others)
-            if alone and self._rank(facts, out.target)[1] > score:
+            others = (objection for name, objection in OBJECTIONS.items() if name != rule)
+            alone = out.left_out_by == rule and not any(why(self, facts, out.target) for why in others)
+            if alone and self._score(facts, out.target)[1] > score:
                 return out.target
         return None
 
@@ -166,12 +174,18 @@ class Policy:
     def _weigh(self, facts: Facts, target: Target) -> Candidate:
         for rule, objection in OBJECTIONS.items():
             if why := objection(self, facts, target):
-                return Candidate(target, (why,), left_out_by=rule)
+                cost = estimate(facts, target)
+                return Candidate(target, (why,), left_out_by=rule, estimated_cost_nano_usd=cost)
+        reasons, score, cost = self._score(facts, target)
+        return Candidate(target, tuple(reasons), score, estimated_cost_nano_usd=cost)
+
+    def _score(self, facts: Facts, target: Target) -> tuple[list[str], float, int | None]:
+        """Return why `target` stands where it stands, its score, and what it may cost."""
         cost = estimate(facts, target)
         reasons, score = self._rank(facts, target)
         if cost is not None:
             score -= min(cost, 1_000_000_000) / 1_000_000_000  # cost decides among equals
-        return Candidate(target, tuple(reasons), score, estimated_cost_nano_usd=cost)
+        return reasons, score, cost
 
     def _rank(self, facts: Facts, target: Target) -> tuple[list[str], float]:
         """Return why `target` stands where it stands, and its score: hundreds for rules, ones for cost."""
@@ -262,6 +276,17 @@ class Policy:
     def _address(self, facts: Facts, target: Target) -> str:
         return f"it is down: {target.unresolved}" if target.unresolved else ""
 
+    def _budget(self, facts: Facts, target: Target) -> str:
+        budget = self.budget
+        if budget is None:
+            return ""
+        cost = estimate(facts, target)
+        if cost is None and not budget.unpriced:
+            return "its price is unknown and the tenant has a budget"
+        if facts.purse is None or not budget.counts(target, cost):
+            return ""
+        return facts.purse.objection(cost)
+
 
 @lru_cache(4096)
 def _in_force(owner: DataPolicy, floor: Sensitivity, asked: DataPolicy) -> DataPolicy:
@@ -281,6 +306,7 @@ OBJECTIONS: Mapping[str, Callable[[Policy, Facts, Target], str]] = {
     "tier": Policy._tier,
     "cost": Policy._cost,
     "address": Policy._address,
+    "budget": Policy._budget,
 }
 """Rule -> why it objects, in the order of precedence."""
 

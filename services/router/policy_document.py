@@ -113,6 +113,10 @@ def examine(document: PolicyDocument) -> Iterator[Finding]:
             if entry not in PLACES | names:
                 known = ", ".join(sorted(PLACES | names))
                 yield Finding(f"{path}.order[{place}]", f"{entry!r} is no target, tier or kind; known: {known}")
+        unpriced = [target.name for target in document.targets if target.price is None]
+        if unpriced and policy.budget is not None and policy.budget.unknown_price == "leave_out":
+            told = f"leaves out targets of unknown price: {', '.join(unpriced[:20])}"
+            yield Finding(f"{path}.budget", told, False)
         if policy.residency == "regions" and not policy.regions:
             yield Finding(f"{path}.regions", "is empty, so with residency `regions` nothing leaves the site", False)
     uses = [(f"rules[{place}].use", rule.use) for place, rule in enumerate(document.rules)]

@@ -63,6 +63,25 @@ class TargetSettings(Section):
     first_token_floor_s: float = Field(1.0, gt=0, description="least time it is given for its first token")
 
 
+class BudgetSettings(Section):
+    """What all requests of one tenant may cost, on all routers that share a store. See docs/admission.md."""
+
+    usd_per_day: float | None = Field(None, ge=0, le=1_000_000, description="UTC days")
+    usd_per_month: float | None = Field(None, ge=0, le=1_000_000, description="UTC months")
+    when_spent: Literal["local", "refuse"] = Field(
+        "local", description="local: what costs nothing answers; refuse: COST_CAP where something else would come first"
+    )
+    unknown_price: Literal["leave_out", "allow"] = Field(
+        "leave_out", description="allow: targets of unknown price are used, and counted by what they say they cost"
+    )
+
+    @model_validator(mode="after")
+    def _caps_something(self) -> BudgetSettings:
+        if self.usd_per_day is None and self.usd_per_month is None:
+            raise ValueError("give `usd_per_day`, `usd_per_month`, or both")
+        return self
+
+
 class PolicySettings(Section):
     """How requests are routed. A named policy states only what differs from the ground it is laid on."""
 
@@ -90,6 +109,7 @@ class PolicySettings(Section):
         description="fewest quantization bits a local target may have for a task",
     )
     max_cost_usd: float | None = Field(None, ge=0, description="dearest answer, as estimated before the call")
+    budget: BudgetSettings | None = Field(None, description="of the tenant; absent: none")
     delivery: Literal["live", "probed", "committed"] | None = Field(
         None, description="default: committed where validation is on, else live"
     )

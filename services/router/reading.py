@@ -113,6 +113,12 @@ def tell_plan(plan: Plan, onward: Mapping[str, v1.Plan] | None = None) -> v1.Pla
         reason=plan.reason,
         policy=plan.policy,
         context=tell_fit(plan.fit) if plan.fit is not None else None,
+        budget=[
+            v1.BudgetLeft(
+                period=period.name, cap_nano_usd=period.cap, left_nano_usd=period.left, renews_s=period.renews_s
+            )
+            for period in (plan.facts.purse.periods if plan.facts.purse is not None else ())
+        ],
         candidates=[
             v1.Candidate(
                 target=candidate.target.name,

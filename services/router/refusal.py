@@ -62,6 +62,12 @@ def refusal(plan: Plan) -> SpillwayError:
             return CostCap(why)
         case "address":
             return TargetDown(why)
+        case "budget" if facts.purse is not None:
+            costs = [out.estimated_cost_nano_usd for out in known if out.left_out_by == "budget"]
+            least = min((cost for cost in costs if cost is not None), default=None)
+            return CostCap(why, retry_after_s=facts.purse.renews_s(least), metadata=facts.purse.told())
+        case "budget":
+            return CostCap(why)
         case _:
             return NoCompliantTarget(why)
 

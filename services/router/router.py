@@ -42,6 +42,7 @@ from .reading import read_facts, tell_data_policy
 from .refusal import refusal
 from .retry_budget import RetryBudget
 from .rulebook import Rulebook
+from .spend import Spend, charge
 from .strategies import Strategy
 from .work import Work
 
@@ -71,11 +72,13 @@ class Router:
         idempotency: Idempotency,
         measures: Measures,
         inspector: Inspector,
+        spend: Spend,
         cache: Cache | None = None,
     ) -> None:
         self._measures = measures
         self._inspector = inspector
         self.breakers = breakers
+        self.spend = spend
         self.cache = cache
         self.loads = loads
         self.gate = gate
@@ -285,6 +288,8 @@ class Router:
         self.loads.give_back(attempt.target.name)
         if attempt.record.HasField("first_token_ms"):
             self.gate.admission.first_token(attempt.record.first_token_ms / 1000, self._clock())
+        if attempt.hold is not None:
+            self.spend.settle(attempt.hold, charge(attempt.record, attempt.hold.estimate))
         self.breakers.settle(attempt)
         self._keep(attempt, call)
 
@@ -336,6 +341,10 @@ class Router:
                 facts, rules = book.read(replace(said, inspection=inspection))
                 targets = book.cohorts.shortlist(rules.names(facts), standings, start)
             plan = rules.decide(facts, targets, standings, draw, self.loads.snapshot())
+            if plan.budget is not None and plan.spends:
+                facts = replace(facts, purse=await self.spend.look(facts.tenant, plan.budget))
+                plan = rules.decide(facts, targets, standings, draw, self.loads.snapshot())
+                self.spend.refused += any(out.left_out_by == "budget" for out in plan.left_out)
             if not plan.taken and plan.opens_in_s is None:
                 counting = partial(self._count_locally, book=book, call=call.under(span))
                 plan = await Fitter(rules, targets, standings, draw, counting).fitted(spec, plan)

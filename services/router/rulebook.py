@@ -14,12 +14,13 @@ from typing import Any
 
 from spillway.egress import DataPolicy, Residency, Sensitivity
 
+from .budget import Budget
 from .cohorts import Cohorts
 from .facts import ContextName, Delivery, Facts, StrategyName, Validation
 from .inspection import sensitivity_of
 from .plan import ContextLimits, Limits
 from .policy import Policy
-from .policy_settings import MatchSettings, PolicyDocument, PolicySettings
+from .policy_settings import BudgetSettings, MatchSettings, PolicyDocument, PolicySettings
 from .target import Target
 
 GROUND = "ground"
@@ -170,6 +171,7 @@ def tightened(ground: Mapping[str, Any], above: PolicySettings) -> dict[str, Any
     both["cloud_sensitivity_limit"] = min(limits, key=lambda name: Sensitivity[name.upper()])
     caps = [cap for cap in (ground["max_cost_usd"], both["max_cost_usd"]) if cap is not None]
     both["max_cost_usd"] = min(caps, default=None)
+    both["budget"] = _tighter(ground["budget"], stated.get("budget"))
     floors = ground["min_bits_for"]
     both["min_bits_for"] = {**floors, **{t: max(bits, floors.get(t, 0)) for t, bits in both["min_bits_for"].items()}}
     return both
@@ -178,6 +180,20 @@ def tightened(ground: Mapping[str, Any], above: PolicySettings) -> dict[str, Any
 def levels(stated: Mapping[str, str]) -> dict[str, Sensitivity]:
     """The sensitivities of kinds that settings state."""
     return {kind: Sensitivity[level.upper()] for kind, level in stated.items()}
+
+
+def _tighter(ground: Mapping[str, Any] | None, above: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The budget of two: the lower cap of each period, and the stricter word."""
+    stated = [budget for budget in (ground, above) if budget is not None]
+    if not stated:
+        return None
+    found: dict[str, Any] = {}
+    for name in ("usd_per_day", "usd_per_month"):
+        found[name] = min((cap for one in stated if (cap := one.get(name)) is not None), default=None)
+    found["when_spent"] = "refuse" if any(one.get("when_spent") == "refuse" for one in stated) else "local"
+    allowed = all(one.get("unknown_price") == "allow" for one in stated)
+    found["unknown_price"] = "allow" if allowed else "leave_out"
+    return found
 
 
 def data_policy(settings: Mapping[str, Any]) -> DataPolicy:
@@ -209,6 +225,7 @@ def compiled(
         order=settings.order,
         # 1 USD is 1e9 nano-USD.
         max_cost_nano_usd=None if settings.max_cost_usd is None else round(settings.max_cost_usd * 1e9),
+        budget=None if settings.budget is None else _budget(settings.budget),
         delivery=Delivery[settings.delivery.upper()] if settings.delivery else Delivery.UNSPECIFIED,
         validation=Validation[settings.validation.upper()] if settings.validation else Validation.UNSPECIFIED,
         strategy=StrategyName[settings.strategy.upper()],
@@ -233,4 +250,14 @@ def compiled(
         ),
         inspect=settings.inspect,
         sensitivity_of=levels(settings.sensitivity_of),
+    )
+
+
+def _budget(settings: BudgetSettings) -> Budget:
+    day, month = settings.usd_per_day, settings.usd_per_month
+    return Budget(
+        day=None if day is None else round(day * 1e9),
+        month=None if month is None else round(month * 1e9),
+        refuse=settings.when_spent == "refuse",
+        unpriced=settings.unknown_price == "allow",
     )

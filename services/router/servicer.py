@@ -32,6 +32,7 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
         if not request.HasField("stamp"):
+            current_call().caller.defaults.fill(request.spec, request.policy)
             response = await self._router.generate(request, current_call())
             context.set_trailing_metadata(_headers(response.started))
             return response
@@ -50,6 +51,8 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
     async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: Any
     ) -> AsyncIterator[v1.StreamGenerateResponse]:
+        if not request.HasField("stamp"):
+            current_call().caller.defaults.fill(request.spec, request.policy)
         events = await self._router.stream(request, current_call())
         try:
             async for event in events:
@@ -60,13 +63,17 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
             await events.aclose()
 
     async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
-        return await self._router.count_tokens(request.spec, current_call())
+        call = current_call()
+        call.caller.defaults.fill(request.spec, v1.RoutingPolicy())
+        return await self._router.count_tokens(request.spec, call)
 
     async def ListModels(self, request: v1.ListModelsRequest, context: Any) -> v1.ListModelsResponse:
         return v1.ListModelsResponse(models=tell_models(self._router.book))
 
     async def ExplainRoute(self, request: v1.ExplainRouteRequest, context: Any) -> v1.ExplainRouteResponse:
         call = current_call()
+        if not request.HasField("stamp"):
+            call.caller.defaults.fill(request.spec, request.policy)
         plan = await self._router.explain(request.spec, request.policy, call, request.stamp.data_policy)
         onward = await self._router.explain_onward(plan, request.spec, request.policy, call)
         return v1.ExplainRouteResponse(plan=tell_plan(plan, onward))

@@ -13,6 +13,7 @@ from .breaker_settings import BreakersSettings, RetryBudgetSettings
 from .cache_settings import CacheSettings
 from .http.settings import HttpSettings
 from .policy_settings import PolicyDocument
+from .spend_settings import SpendSettings
 
 
 class ValidatorSettings(Section):
@@ -68,6 +69,7 @@ class RouterSettings(ServiceSettings, PolicyDocument):
     cache: CacheSettings = CacheSettings()
     breakers: BreakersSettings = BreakersSettings()
     retry_budget: RetryBudgetSettings = RetryBudgetSettings()
+    spend: SpendSettings = SpendSettings()
     http: HttpSettings = HttpSettings()
     target_key: str | None = Field(None, repr=False, description="key sent to targets and validator")
 

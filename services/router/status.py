@@ -9,6 +9,7 @@ from spillway.deadline import Clock
 from spillway.errors import TargetUnknown
 
 from .breaker import Standing, State
+from .budget import Spent
 from .ledger import Ledger
 from .policy_document import Finding
 from .policy_file import PolicyFile
@@ -17,6 +18,7 @@ from .resolution import Resolution
 from .router import Router
 from .target import Target
 
+MAX_TENANTS = 50
 _STATES = {
     State.CLOSED: v1.BREAKER_STATE_CLOSED,
     State.OPEN: v1.BREAKER_STATE_OPEN,
@@ -47,6 +49,7 @@ class Status:
             findings=map(tell_finding, self.file.findings if self.file is not None else ()),
             targets=[self.target(target) for target in router.book.targets],
             routers=router.breakers.routers,
+            spend=[self._spend(tenant, spent) for tenant, spent in router.spend.known(MAX_TENANTS).items()],
         )
         for address, answer in self.resolution.answers.items() if self.resolution is not None else ():
             age_s = None if answer.at is None else now - answer.at
@@ -71,6 +74,17 @@ class Status:
             replica_of=target.replica_of,
             unresolved=target.unresolved,
             breakers=[_breaker(kind, found) for kind, found in self.router.breakers.against(target.name).items()],
+        )
+
+    def _spend(self, tenant: str, spent: Spent) -> v1.TenantSpend:
+        now = self.clock()
+        return v1.TenantSpend(
+            tenant=tenant,
+            day_nano_usd=spent.day,
+            month_nano_usd=spent.month,
+            held_nano_usd=spent.held,
+            day_left_s=spent.day_ends - now,
+            month_left_s=spent.month_ends - now,
         )
 
     def find(self, name: str) -> list[Target]:

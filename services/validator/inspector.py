@@ -27,7 +27,7 @@ class Inspector:
 
         Raises RequestInvalid for bounds passed, also where more is found than can be told, or QueueFull.
         """
-        span = self._tracing.start(names.INSPECT, call.span)
+        span = self._tracing.start(names.FIND_SENSITIVE, call.span)
         try:
             texts = list(texts)
             self._check(texts)

@@ -29,6 +29,9 @@ def plan_table(plan: v1.Plan) -> Group:
         facts.append(f"sensitivity {word(v1.Sensitivity, plan.data_policy.sensitivity)}")
     if plan.HasField("prompt_tokens"):
         facts.append(f"about {plan.prompt_tokens} prompt tokens")
+    facts += [
+        f"{money(left.left_nano_usd)} of {money(left.cap_nano_usd)} left this {left.period}" for left in plan.budget
+    ]
     facts.append(f"policy revision {plan.policy_revision or '?'}")
     return Group(table, Text(plain(" · ".join(facts)), style="dim"))
 

@@ -66,6 +66,9 @@ async def _status(found: Reach, key: str | None) -> int:
     if isinstance(router, v1.GetStatusResponse):
         console.print()
         console.print(target_table(router))
+        if router.spend:
+            console.print()
+            console.print(spend_table(router))
     if found.mesh is None:
         console.print("no mesh was started in this folder: these are the default addresses", style="dim")
     return 0 if all(state == "ready" for state in states.values()) else 1
@@ -184,6 +187,17 @@ def target_table(told: v1.GetStatusResponse) -> Table:
             else Text(word(v1.BreakerState, worst).replace("_", " "), _STATE_COLOURS[worst]),
             Text(plain("; ".join(filter(None, (target.unresolved, *map(describe_breaker, target.breakers))))), "dim"),
         )
+    return table
+
+
+def spend_table(told: v1.GetStatusResponse) -> Table:
+    """Return what tenants with a budget have spent."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("tenant", "today", "this month", "held"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "tenant" else "right")
+    for spend in told.spend:
+        amounts = (spend.day_nano_usd, spend.month_nano_usd, spend.held_nano_usd)
+        table.add_row(Text(plain(spend.tenant), "bold"), *map(money, amounts))
     return table
 
 

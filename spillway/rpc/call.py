@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from spillway.deadline import Deadline
+from spillway.rpc.defaults import NONE, Defaults
 
 ANONYMOUS = "anonymous"
 
@@ -19,6 +20,7 @@ class Caller:
     tenant: str = ANONYMOUS
     key_name: str = ""
     scopes: frozenset[str] = frozenset()
+    defaults: Defaults = NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from spillway.errors import KeyUnknown, ScopeMissing
 from spillway.rpc.call import Caller
+from spillway.rpc.defaults import NONE, Defaults
 from spillway.settings import Section, SettingsError, explain, read_yaml
 
 GENERATE, ROUTE, ADMIN = "generate", "route", "admin"
@@ -21,6 +22,7 @@ class KeyEntry(Section):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="hex digest of the key")
     tenant: str
     scopes: frozenset[str] = frozenset({GENERATE})
+    defaults: Defaults = Field(NONE, description="what its requests get where they say nothing")
 
 
 class KeyFile(Section):
@@ -33,11 +35,11 @@ class KeyRing:
     """Knows callers by the hash of their key."""
 
     def __init__(self, entries: list[KeyEntry]) -> None:
-        self._callers = {entry.sha256: Caller(entry.tenant, entry.name, entry.scopes) for entry in entries}
+        self._callers = {entry.sha256: _caller(entry) for entry in entries}
 
     @classmethod
     def read(cls, path: Path) -> KeyRing:
-        """Read `keys: [{name, sha256, tenant, scopes}, ...]`; raises SettingsError."""
+        """Read `keys: [{name, sha256, tenant, scopes, defaults}, ...]`; raises SettingsError."""
         try:
             entries = KeyFile.model_validate(read_yaml(path)).keys
         except ValidationError as error:
@@ -61,6 +63,10 @@ class KeyRing:
 
     def __repr__(self) -> str:
         return f"<KeyRing {len(self._callers)} keys>"
+
+
+def _caller(entry: KeyEntry) -> Caller:
+    return Caller(entry.tenant, entry.name, entry.scopes, entry.defaults)
 
 
 def hash_key(key: str) -> str:

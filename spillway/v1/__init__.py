@@ -196,6 +196,7 @@ from spillway.v1.policy_pb2 import (
     Validation as Validation,
 )
 from spillway.v1.router_pb2 import (
+    BudgetLeft as BudgetLeft,
     Candidate as Candidate,
     ExplainRouteRequest as ExplainRouteRequest,
     ExplainRouteResponse as ExplainRouteResponse,
@@ -221,6 +222,7 @@ from spillway.v1.router_admin_pb2 import (
     ResetBreakerResponse as ResetBreakerResponse,
     ResolutionStatus as ResolutionStatus,
     TargetStatus as TargetStatus,
+    TenantSpend as TenantSpend,
 )
 from spillway.v1.validator_pb2 import (
     Answer as Answer,

@@ -183,6 +183,7 @@ class GetStatusResponse(_message.Message):
     LEDGER_FIELD_NUMBER: _builtins.int
     ROUTERS_FIELD_NUMBER: _builtins.int
     RESOLUTIONS_FIELD_NUMBER: _builtins.int
+    SPEND_FIELD_NUMBER: _builtins.int
     router: _builtins.str
     uptime_s: _builtins.float
     policy_revision: _builtins.str
@@ -208,6 +209,10 @@ class GetStatusResponse(_message.Message):
     def resolutions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolutionStatus]:
         """Addresses that stand for all they resolve to, as targets declare them."""
 
+    @_builtins.property
+    def spend(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantSpend]:
+        """Tenants with a budget, as the store last told this router, those asked for last first; not all of many."""
+
     def __init__(
         self,
         *,
@@ -220,14 +225,53 @@ class GetStatusResponse(_message.Message):
         ledger: Global___LedgerStatus | None = ...,
         routers: _builtins.int = ...,
         resolutions: _abc.Iterable[Global___ResolutionStatus] | None = ...,
+        spend: _abc.Iterable[Global___TenantSpend] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "ledger", b"ledger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "findings", b"findings", "ledger", b"ledger", "policy_revision", b"policy_revision", "resolutions", b"resolutions", "router", b"router", "routers", b"routers", "targets", b"targets", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "findings", b"findings", "ledger", b"ledger", "policy_revision", b"policy_revision", "resolutions", b"resolutions", "router", b"router", "routers", b"routers", "spend", b"spend", "targets", b"targets", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class TenantSpend(_message.Message):
+    """What a tenant has spent, at all routers that share a store. Costs in 1e-9 USD."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    DAY_NANO_USD_FIELD_NUMBER: _builtins.int
+    MONTH_NANO_USD_FIELD_NUMBER: _builtins.int
+    HELD_NANO_USD_FIELD_NUMBER: _builtins.int
+    DAY_LEFT_S_FIELD_NUMBER: _builtins.int
+    MONTH_LEFT_S_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    day_nano_usd: _builtins.int
+    month_nano_usd: _builtins.int
+    held_nano_usd: _builtins.int
+    """Set aside for attempts under way."""
+    day_left_s: _builtins.float
+    """Of the UTC day and month."""
+    month_left_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        day_nano_usd: _builtins.int = ...,
+        month_nano_usd: _builtins.int = ...,
+        held_nano_usd: _builtins.int = ...,
+        day_left_s: _builtins.float = ...,
+        month_left_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day_left_s", b"day_left_s", "day_nano_usd", b"day_nano_usd", "held_nano_usd", b"held_nano_usd", "month_left_s", b"month_left_s", "month_nano_usd", b"month_nano_usd", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantSpend: _TypeAlias = TenantSpend  # noqa: Y015
 
 @_typing.final
 class ResolutionStatus(_message.Message):

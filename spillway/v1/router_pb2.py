@@ -28,7 +28,7 @@ from spillway.v1 import inference_pb2 as spillway_dot_v1_dot_inference__pb2
 from spillway.v1 import policy_pb2 as spillway_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18spillway/v1/router.proto\x12\x0bspillway.v1\x1a\x17spillway/v1/event.proto\x1a\x1cspillway/v1/generation.proto\x1a\x1bspillway/v1/inference.proto\x1a\x18spillway/v1/policy.proto\"\x95\x01\n\x13\x45xplainRouteRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"7\n\x14\x45xplainRouteResponse\x12\x1f\n\x04plan\x18\x01 \x01(\x0b\x32\x11.spillway.v1.Plan\"\xf7\x02\n\x04Plan\x12\'\n\x08strategy\x18\x01 \x01(\x0e\x32\x15.spillway.v1.Strategy\x12+\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x19.spillway.v1.DeliveryMode\x12+\n\nvalidation\x18\x03 \x01(\x0e\x32\x17.spillway.v1.Validation\x12,\n\x0b\x64\x61ta_policy\x18\x04 \x01(\x0b\x32\x17.spillway.v1.DataPolicy\x12*\n\ncandidates\x18\x05 \x03(\x0b\x32\x16.spillway.v1.Candidate\x12\x1a\n\rprompt_tokens\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fpolicy_revision\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0e\n\x06policy\x18\t \x01(\t\x12+\n\x07\x63ontext\x18\n \x01(\x0b\x32\x1a.spillway.v1.ContextChangeB\x10\n\x0e_prompt_tokens\"\x82\x02\n\tCandidate\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.spillway.v1.TargetKind\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\r\n\x05taken\x18\x05 \x01(\x08\x12\x12\n\x05score\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07reasons\x18\x07 \x03(\t\x12$\n\x17\x65stimated_cost_nano_usd\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x1f\n\x04plan\x18\t \x01(\x0b\x32\x11.spillway.v1.PlanB\x08\n\x06_scoreB\x1a\n\x18_estimated_cost_nano_usd2d\n\rRouterService\x12S\n\x0c\x45xplainRoute\x12 .spillway.v1.ExplainRouteRequest\x1a!.spillway.v1.ExplainRouteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18spillway/v1/router.proto\x12\x0bspillway.v1\x1a\x17spillway/v1/event.proto\x1a\x1cspillway/v1/generation.proto\x1a\x1bspillway/v1/inference.proto\x1a\x18spillway/v1/policy.proto\"\x95\x01\n\x13\x45xplainRouteRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"7\n\x14\x45xplainRouteResponse\x12\x1f\n\x04plan\x18\x01 \x01(\x0b\x32\x11.spillway.v1.Plan\"\xa0\x03\n\x04Plan\x12\'\n\x08strategy\x18\x01 \x01(\x0e\x32\x15.spillway.v1.Strategy\x12+\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x19.spillway.v1.DeliveryMode\x12+\n\nvalidation\x18\x03 \x01(\x0e\x32\x17.spillway.v1.Validation\x12,\n\x0b\x64\x61ta_policy\x18\x04 \x01(\x0b\x32\x17.spillway.v1.DataPolicy\x12*\n\ncandidates\x18\x05 \x03(\x0b\x32\x16.spillway.v1.Candidate\x12\x1a\n\rprompt_tokens\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fpolicy_revision\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0e\n\x06policy\x18\t \x01(\t\x12+\n\x07\x63ontext\x18\n \x01(\x0b\x32\x1a.spillway.v1.ContextChange\x12\'\n\x06\x62udget\x18\x0b \x03(\x0b\x32\x17.spillway.v1.BudgetLeftB\x10\n\x0e_prompt_tokens\"m\n\nBudgetLeft\x12\x0e\n\x06period\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61p_nano_usd\x18\x02 \x01(\x03\x12\x15\n\rleft_nano_usd\x18\x03 \x01(\x03\x12\x15\n\x08renews_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_renews_s\"\x82\x02\n\tCandidate\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.spillway.v1.TargetKind\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\r\n\x05taken\x18\x05 \x01(\x08\x12\x12\n\x05score\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07reasons\x18\x07 \x03(\t\x12$\n\x17\x65stimated_cost_nano_usd\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x1f\n\x04plan\x18\t \x01(\x0b\x32\x11.spillway.v1.PlanB\x08\n\x06_scoreB\x1a\n\x18_estimated_cost_nano_usd2d\n\rRouterService\x12S\n\x0c\x45xplainRoute\x12 .spillway.v1.ExplainRouteRequest\x1a!.spillway.v1.ExplainRouteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLAINROUTERESPONSE']._serialized_start=303
   _globals['_EXPLAINROUTERESPONSE']._serialized_end=358
   _globals['_PLAN']._serialized_start=361
-  _globals['_PLAN']._serialized_end=736
-  _globals['_CANDIDATE']._serialized_start=739
-  _globals['_CANDIDATE']._serialized_end=997
-  _globals['_ROUTERSERVICE']._serialized_start=999
-  _globals['_ROUTERSERVICE']._serialized_end=1099
+  _globals['_PLAN']._serialized_end=777
+  _globals['_BUDGETLEFT']._serialized_start=779
+  _globals['_BUDGETLEFT']._serialized_end=888
+  _globals['_CANDIDATE']._serialized_start=891
+  _globals['_CANDIDATE']._serialized_end=1149
+  _globals['_ROUTERSERVICE']._serialized_start=1151
+  _globals['_ROUTERSERVICE']._serialized_end=1251
 # @@protoc_insertion_point(module_scope)

@@ -88,6 +88,7 @@ class Plan(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     strategy: _policy_pb2.Strategy.ValueType
     delivery: _policy_pb2.DeliveryMode.ValueType
     validation: _policy_pb2.Validation.ValueType
@@ -110,6 +111,10 @@ class Plan(_message.Message):
     def context(self) -> _event_pb2.ContextChange:
         """What would be done to a prompt that does not fit."""
 
+    @_builtins.property
+    def budget(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetLeft]:
+        """What is left of the tenant's budget, where the plan depends on it."""
+
     def __init__(
         self,
         *,
@@ -123,16 +128,51 @@ class Plan(_message.Message):
         reason: _builtins.str = ...,
         policy: _builtins.str = ...,
         context: _event_pb2.ContextChange | None = ...,
+        budget: _abc.Iterable[Global___BudgetLeft] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens", "context", b"context", "data_policy", b"data_policy", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens", "candidates", b"candidates", "context", b"context", "data_policy", b"data_policy", "delivery", b"delivery", "policy", b"policy", "policy_revision", b"policy_revision", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "strategy", b"strategy", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens", "budget", b"budget", "candidates", b"candidates", "context", b"context", "data_policy", b"data_policy", "delivery", b"delivery", "policy", b"policy", "policy_revision", b"policy_revision", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "strategy", b"strategy", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__prompt_tokens: _TypeAlias = _typing.Literal["prompt_tokens"]  # noqa: Y015
     _WhichOneofArgType__prompt_tokens: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_tokens) -> _WhichOneofReturnType__prompt_tokens | None: ...
 
 Global___Plan: _TypeAlias = Plan  # noqa: Y015
+
+@_typing.final
+class BudgetLeft(_message.Message):
+    """One cap of a budget, as far as this router may go. Costs in 1e-9 USD."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: _builtins.int
+    CAP_NANO_USD_FIELD_NUMBER: _builtins.int
+    LEFT_NANO_USD_FIELD_NUMBER: _builtins.int
+    RENEWS_S_FIELD_NUMBER: _builtins.int
+    period: _builtins.str
+    """`day` or `month`, in UTC."""
+    cap_nano_usd: _builtins.int
+    left_nano_usd: _builtins.int
+    renews_s: _builtins.float
+    """Until the period is over, where that is known."""
+    def __init__(
+        self,
+        *,
+        period: _builtins.str = ...,
+        cap_nano_usd: _builtins.int = ...,
+        left_nano_usd: _builtins.int = ...,
+        renews_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_renews_s", b"_renews_s", "renews_s", b"renews_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_renews_s", b"_renews_s", "cap_nano_usd", b"cap_nano_usd", "left_nano_usd", b"left_nano_usd", "period", b"period", "renews_s", b"renews_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__renews_s: _TypeAlias = _typing.Literal["renews_s"]  # noqa: Y015
+    _WhichOneofArgType__renews_s: _TypeAlias = _typing.Literal["_renews_s", b"_renews_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__renews_s) -> _WhichOneofReturnType__renews_s | None: ...
+
+Global___BudgetLeft: _TypeAlias = BudgetLeft  # noqa: Y015
 
 @_typing.final
 class Candidate(_message.Message):

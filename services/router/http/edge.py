@@ -69,6 +69,7 @@ class Edge:
         asked, policy = _asked(await exchange.body(), read), read_policy(exchange.headers)
         asked.spec.session_id = exchange.headers.get(SESSION, "")
         asked.spec.priority = priority(exchange.headers)
+        exchange.call.caller.defaults.fill(asked.spec, policy)
         if asked.stream:
             chunks = begin(exchange.call.request_id, int(self._now()), include_usage=asked.include_usage)
             await exchange.while_connected(self._stream(exchange, asked.spec, policy, chunks))

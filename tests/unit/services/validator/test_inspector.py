@@ -29,7 +29,7 @@ async def test_an_inspection_is_a_span_with_kinds_and_no_text(capfd: pytest.Capt
     await asyncio.to_thread(tracing.flush)
     tracing.close()
     spans = exporter.get_finished_spans()
-    assert [span.name for span in spans] == [names.INSPECT] * 3
+    assert [span.name for span in spans] == [names.FIND_SENSITIVE] * 3
     assert [dict(span.attributes or {}) for span in spans] == [
         {names.SENSITIVE_SPANS: 3, names.SENSITIVE_KINDS: ("email", "ip_address")},
         {names.SENSITIVE_SPANS: 0, names.SENSITIVE_KINDS: ()},
