@@ -75,7 +75,7 @@ async def build(
         announce = None
         ledger = None
         if keep is None and settings.ledger is not None:
-            ledger = Ledger(settings.ledger)
+            ledger = Ledger(settings.ledger, settings.name, clock)
             await ledger.start()
             stack.push_async_callback(ledger.close)
             keep, announce = ledger.keep, ledger.intend

@@ -31,6 +31,14 @@ class LedgerSettings(Section):
         0.25, ge=0, description="longest an attempt that leaves the site waits for its row to be written first"
     )
     max_pending: int = Field(100_000, gt=0, description="rows kept in memory while the database is away")
+    heartbeat_s: float = Field(2.0, gt=0, description="time between two signs of life, and two looks for the others'")
+    dead_s: float = Field(15.0, gt=0, description="a router silent for so long has died; others settle its attempts")
+
+    @model_validator(mode="after")
+    def _a_late_sign_is_no_death(self) -> LedgerSettings:
+        if self.dead_s < 4 * self.heartbeat_s:
+            raise ValueError("dead_s: must be at least four times heartbeat_s")
+        return self
 
 
 class RouterTelemetrySettings(TelemetrySettings):
