@@ -16,13 +16,14 @@ from services.router.cache_settings import CacheSettings
 from services.router.http.settings import HttpSettings
 from services.router.journal import Attempt
 from services.router.policy_settings import PolicySettings, PriceSettings, TargetSettings
+from services.router.router import Router
 from services.router.settings import RouterSettings, RouterTelemetrySettings, ValidatorSettings
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Service
-from spillway.settings import ServerSettings
+from spillway.settings import ServerSettings, StoreSettings
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.server import LOOPBACK, serving
@@ -42,6 +43,7 @@ class Mesh:
     kept: list[Attempt]
     judged: list[v1.ValidateRequest] = field(default_factory=list)
     cache: Cache | None = None
+    router: Router | None = None
     http: str = ""
     """host:port of the OpenAI-compatible edge."""
     metrics: str = ""
@@ -102,6 +104,15 @@ def json_only(answer: v1.Answer) -> v1.Verdict:
 
 
 @asynccontextmanager
+async def serving_validator(verdict: Verdicts = json_only) -> AsyncIterator[tuple[FakeValidator, str]]:
+    """Serve a validator for the block; yield it and its address."""
+    judge = FakeValidator(verdict)
+    service = Service("spillway.v1.ValidatorService", judge, validator_pb2_grpc.add_ValidatorServiceServicer_to_server)
+    async with serving(service) as server:
+        yield judge, server.address
+
+
+@asynccontextmanager
 async def running_mesh(
     policy: PolicySettings | None = None,
     verdict: Verdicts | None = json_only,
@@ -119,6 +130,7 @@ async def running_mesh(
     cloud_address: str = "",
     capabilities: Any = CAPABILITIES,
     retry_budget: RetryBudgetSettings | None = None,
+    store: StoreSettings | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us).
 
@@ -131,11 +143,7 @@ async def running_mesh(
         away = await stack.enter_async_context(serving_engine(cloud))
         judge = None
         if verdict is not None and not validator_address:
-            judge = FakeValidator(verdict)
-            service = Service(
-                "spillway.v1.ValidatorService", judge, validator_pb2_grpc.add_ValidatorServiceServicer_to_server
-            )
-            validator_address = (await stack.enter_async_context(serving(service))).address
+            judge, validator_address = await stack.enter_async_context(serving_validator(verdict))
         settings = RouterSettings(
             server=server,
             targets=(
@@ -159,6 +167,7 @@ async def running_mesh(
             http=http or HttpSettings(),
             validator=ValidatorSettings(address=validator_address, timeout_s=0.5) if validator_address else None,
             cache=cache or CacheSettings(),
+            store=store or StoreSettings(),
             retry_budget=retry_budget or RetryBudgetSettings(),
             telemetry=telemetry or RouterTelemetrySettings(),
             breakers=breakers or BreakersSettings(),
@@ -169,7 +178,7 @@ async def running_mesh(
         )
         remote = Remote(app.server.address, tracing=Tracing("test"))
         stack.push_async_callback(remote.close)
-        mesh = Mesh(local, cloud, app.server.address, remote, kept, cache=app.router.cache)
+        mesh = Mesh(local, cloud, app.server.address, remote, kept, cache=app.router.cache, router=app.router)
         mesh.drain = app.server.drain
         mesh.metrics = app.metrics
         mesh.http = app.http.address if app.http is not None else ""
