@@ -160,6 +160,8 @@ def describe_router(told: v1.GetStatusResponse | SpillwayError) -> str:
         parts.append(f"cache {given} of {given + told.cache.misses}, saved {money(told.cache.saved_nano_usd)}")
     if told.HasField("ledger") and (told.ledger.pending or told.ledger.lost):
         parts.append(f"ledger {told.ledger.pending} waiting, {told.ledger.lost} lost")
+    if told.ledger.recovered:
+        parts.append(f"{told.ledger.recovered} attempts of routers that died")
     return ", ".join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from spillway import v1
 from spillway.deadline import Deadline
 from spillway.rpc.call import Call, Caller
 
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "ledger.md"
 TARGET = Target("local", "local", "a:1", price=Price(0, 0))
 
 
@@ -273,3 +275,22 @@ async def test_a_ledger_that_closes_while_it_writes_writes_every_row_once(tmp_pa
     await asyncio.sleep(0)  # the first batch is on its way
     await ledger.close()
     assert [request_id for request_id, _ in site.outcomes()] == [f"r{number}" for number in range(500)]
+
+
+async def test_the_questions_of_the_documentation_are_answered(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    dead, other = site.ledger(), site.ledger()
+    await site.begun(dead, CLOUD, "killed")
+    attempt_into(other, "at home")
+    await other.flush()
+    await site.watched(other, 12)
+    await other.close()
+    shares, stayed, lost = map(sql.text, re.findall(r"```sql\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL))
+    engine = sql.create_engine(f"sqlite:///{site.path}")
+    with engine.connect() as connection:
+        (share,) = connection.execute(shares)
+        assert (share.region, share.target, share.percent, share.unsure) == ("us", "cloud", 50, 1)
+        assert (share.usd_known, share.cost_unknown) == (None, 1)
+        assert [tuple(row) for row in connection.execute(stayed)] == [("acme", 2, 50)]
+        assert [row.request_id for row in connection.execute(lost)] == ["killed"]
+    engine.dispose()
