@@ -19,7 +19,7 @@ FAULTS: tuple[Fault | None, ...] = (
     Garbage("{not json"),
     SlowFirst(0.02),
 )
-LONG = ("so " * 350,) * 8
+LONG = (*("so " * 230,) * 12, "")
 """Turns of a conversation that the small local target takes only if it is condensed."""
 
 

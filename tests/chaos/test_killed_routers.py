@@ -8,8 +8,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +106,10 @@ class Site:
         process.send_signal(signal.SIGKILL)
         await process.wait()
 
+    async def reached(self, requests: int) -> None:
+        """Return when so many have begun."""
+        await eventually(lambda: self.begun >= requests, 300)
+
     async def ask(self, asked: Asked) -> str:
         """Ask a router, and another one where that dies; return how it ended."""
         self.begun += 1
@@ -137,7 +140,7 @@ class Site:
                 folder.add(response.event)
         return folder.whole()
 
-    def rows(self) -> list[Mapping[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """Every attempt in the ledger, each with its router's name."""
         found = sql.select(ATTEMPTS, ROUTERS.c.name).join(ROUTERS, ROUTERS.c.id == ATTEMPTS.c.router)
         return self._read(found)
@@ -146,10 +149,10 @@ class Site:
         """How every run of a router ended."""
         return {row["name"]: row["ended"] for row in self._read(sql.select(ROUTERS))}
 
-    def _read(self, what: sql.Select[Any]) -> list[Mapping[str, Any]]:
+    def _read(self, what: sql.Select[Any]) -> list[dict[str, Any]]:
         engine = sql.create_engine(f"sqlite:///{self.ledger}")
         with engine.connect() as connection:
-            found = [row._mapping for row in connection.execute(what)]
+            found = [dict(row._mapping) for row in connection.execute(what)]
         engine.dispose()
         return found
 
@@ -213,7 +216,7 @@ async def kill_at_random(site: Site) -> None:
     """Kill one router after the other while requests come, and start another in its place."""
     moments = sorted(site.rng.sample(range(REQUESTS // 10, REQUESTS - AT_ONCE), KILLS))
     for moment in moments:
-        await eventually(lambda moment=moment: site.begun >= moment, 300)  # type: ignore[misc]
+        await site.reached(moment)
         await site.kill(site.rng.choice(list(site.running)))
         await site.start()
 
@@ -299,7 +302,7 @@ def check_ledger(site: Site, requests: list[Asked], last_run: str) -> None:
                 assert found, attempt
 
 
-def is_lost(row: Mapping[str, Any]) -> bool:
+def is_lost(row: dict[str, Any]) -> bool:
     return bool(row["outcome"] == LOST)
 
 
@@ -311,7 +314,6 @@ def stamp(seen: Any) -> v1.PolicyStamp:
 async def check_store(url: str) -> None:
     """Whatever a dead router held ends by itself."""
     client = Redis.from_url(url, driver_info=DRIVER)
-    with suppress(asyncio.CancelledError):
-        endless = [key async for key in client.scan_iter() if await client.pttl(key) == -1]
+    endless = [key async for key in client.scan_iter() if await client.pttl(key) == -1]
     await client.aclose()
     assert endless == []
