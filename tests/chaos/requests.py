@@ -62,9 +62,10 @@ def ask(number: int, rng: random.Random) -> Asked:
         delivery=v1.Delivery(mode=rng.choice(list(v1.DeliveryMode.values())), accepts_restart=rng.random() < 0.5),
         data_policy=v1.DataPolicy(residency=residency, sensitivity=sensitivity, regions=regions),
     )
-    turns = LONG if rng.random() < 0.1 else ("",)
+    said = [f"Tell me of {canary} now. {turn}" for turn in (LONG if rng.random() < 0.15 else ("",))]
     messages = [
-        v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text=f"Tell me of {canary} now. {turn}")]) for turn in turns
+        v1.Message(role=v1.ROLE_ASSISTANT if turn % 2 else v1.ROLE_USER, parts=[v1.Part(text=text)])
+        for turn, text in enumerate(said)
     ]
     spec = v1.GenerationSpec(chat=v1.Chat(messages=messages), request_id=f"r{number}")
     spec.sampling.max_tokens = 24
