@@ -79,7 +79,7 @@ async def build(
         announce = None
         ledger = None
         if keep is None and settings.ledger is not None:
-            ledger = Ledger(settings.ledger, wall)
+            ledger = Ledger(settings.ledger, settings.name, clock, wall)
             await ledger.start()
             stack.push_async_callback(ledger.close)
             keep, announce = ledger.keep, ledger.intend

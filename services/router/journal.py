@@ -20,7 +20,7 @@ Keep = Callable[["Attempt", Call], None]
 
 
 Announce = Callable[["Attempt", Call], Awaitable[None]]
-"""Who is told of an attempt before content leaves the site for it: the ledger."""
+"""Who is told of an attempt before it is made, and returns when it may be: the ledger."""
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Attempt:
     """Of work, where the answer was judged."""
     error: SpillwayError | None = None
     uid: str = ""
-    """Of its row, where that was written before the attempt was made."""
+    """Of its row, where it was told of before it was made."""
     settled: bool = False
     took: int = 1
     """Calls to models; more than one only where the target is a router."""
@@ -96,8 +96,8 @@ class Journal:
         return attempt
 
     async def intend(self, attempt: Attempt) -> None:
-        """Tell of `attempt` before it is made, where it sends content off the site."""
-        if self.announce is not None and attempt.record.left_site:
+        """Tell of `attempt` before it is made."""
+        if self.announce is not None:
             try:
                 await self.announce(attempt, self.call)
             except BaseException:

@@ -1,8 +1,9 @@
-"""The ledger: one row per attempt, in SQL, written in batches by a thread of its own.
+"""The ledger: one row per attempt, in SQL, written in batches by a thread of its own. Its promise is docs/ledger.md.
 
-An attempt that sends content off the site has its row, outcome `pending`, before the content leaves; the row is settled
-afterwards, so a router that is killed leaves no gap in what it sent away. A slow or dead database stops no inference:
-after a while the attempt goes on, rows wait in memory up to a bound, and what is lost beyond it is counted.
+An attempt that sends content off the site has its row, outcome `pending`, before the content leaves; one that stays
+gets its row where it is still under way at the next batch but one. Settled, the row is replaced; the rows of a router
+that died are settled as `lost` by any other that shares the ledger. A slow or dead database stops no inference: after a
+while the attempt goes on, rows wait in memory up to a bound, and what is dropped beyond it is counted.
 
 Rows older than the retention, where there is one, are deleted by the same thread: a batch between two writes, so that
 no attempt waits for more than one.
@@ -18,77 +19,80 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
 from spillway import v1
+from spillway.deadline import Clock
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
 
 from .journal import Attempt
+from .ledger_tables import PENDING, SWEEP_ROWS, Row, Run, beats, bury, leave, prepare, sweep, write
+from .pulse import Pulse
 from .settings import LedgerSettings
 
 log = get_logger(__name__)
-
-TABLES = sql.MetaData()
-ATTEMPTS = sql.Table(
-    "attempts",
-    TABLES,
-    sql.Column("id", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    sql.Column("uid", sql.String(32), index=True),
-    sql.Column("at", sql.DateTime(timezone=True), nullable=False, index=True),
-    sql.Column("request_id", sql.String(128), nullable=False, index=True),
-    sql.Column("number", sql.Integer, nullable=False),
-    sql.Column("tenant", sql.String(128), nullable=False),
-    sql.Column("target", sql.String(128), nullable=False),
-    sql.Column("model", sql.String(256), nullable=False),
-    sql.Column("region", sql.String(64), nullable=False),
-    sql.Column("left_site", sql.Boolean, nullable=False),
-    sql.Column("outcome", sql.String(32), nullable=False),
-    sql.Column("reason", sql.String(64), nullable=False),
-    sql.Column("prompt_tokens", sql.Integer),
-    sql.Column("completion_tokens", sql.Integer),
-    sql.Column("cost_nano_usd", sql.BigInteger),
-    sql.Column("first_token_ms", sql.Float),
-    sql.Column("duration_ms", sql.Float, nullable=False),
-)
-"""Unknown is NULL. `request_id` and `number` name an attempt to its caller, `uid` to the ledger."""
-PENDING = "pending"
-"""Outcome of an attempt that was about to be made when its row was written."""
-SWEEP_ROWS = 500
-"""Rows deleted in one transaction."""
-_SETTLE = ATTEMPTS.update().where(ATTEMPTS.c.uid == sql.bindparam("of"))
+T = TypeVar("T")
 
 
 class Ledger:
     """Keeps attempts. `keep` costs an append, `intend` waits for a commit; a task of its own writes."""
 
-    def __init__(self, settings: LedgerSettings, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: LedgerSettings,
+        name: str = "router",
+        clock: Clock = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         """`wall` gives seconds since the epoch."""
         self._settings = settings
         self._wall = wall
+        self._run = Run(uuid.uuid4().hex, name, self._now())
+        self._clock = clock
         self._sweep_due = 0.0
         self._engine = sql.create_engine(settings.url)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._pending: deque[dict[str, Any]] = deque()
+        self._pending: deque[Row] = deque()
+        self._fresh: dict[str, tuple[Attempt, Call]] = {}  # under way and not in a batch yet, the oldest first
+        self._leaving: dict[str, tuple[Attempt, Call]] = {}  # the same, where somebody waits for the row
+        self._told: set[str] = set()  # under way, and their rows may be there
         self._ready = False
+        self._flushing = asyncio.Lock()
+        self._beat = 0
+        self._pulse = Pulse(settings.dead_s)
+        self._looked: float | None = None
         self._writing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
-        self._flushing = asyncio.Lock()
-        """The last flush, at the end, must not write again what one still under way is writing."""
         self.lost = 0
+        self.recovered = 0
+        """Attempts of other routers, which died, settled as lost."""
 
     def keep(self, attempt: Attempt, call: Call) -> None:
         """Account for a settled attempt."""
-        self._add(self._row(attempt, call))
+        uid = attempt.uid or uuid.uuid4().hex
+        self._fresh.pop(uid, None)
+        self._leaving.pop(uid, None)
+        row = Row({**_row(attempt, call, self._now()), "uid": uid, "router": self._run.id}, uid in self._told)
+        self._told.discard(uid)
+        self._pending.append(row)
+        self._bound()
 
     async def intend(self, attempt: Attempt, call: Call) -> None:
-        """Account for an attempt that is about to be made; returns when its row is written, or too late to wait for."""
+        """Account for an attempt that is about to be made.
+
+        One that leaves the site waits until its row is written, or it is too late to wait for.
+        """
         attempt.uid = uuid.uuid4().hex
-        self._add({**self._row(attempt, call), "uid": attempt.uid, "outcome": PENDING})
+        if not attempt.record.left_site:
+            self._fresh[attempt.uid] = attempt, call
+            return
+        self._leaving[attempt.uid] = attempt, call
         written = asyncio.get_running_loop().create_future()
         self._waiting.append(written)
         self._wake.set()
@@ -97,15 +101,6 @@ class Ledger:
                 await written
         except TimeoutError:
             log.warning("ledger.intent_unwritten", pending=len(self._pending))
-
-    def _row(self, attempt: Attempt, call: Call) -> dict[str, Any]:
-        return _row(attempt, call, datetime.fromtimestamp(self._wall(), UTC))
-
-    def _add(self, row: dict[str, Any]) -> None:
-        if len(self._pending) >= self._settings.max_pending:
-            self._pending.popleft()
-            self.lost += 1
-        self._pending.append(row)
 
     @property
     def pending(self) -> int:
@@ -118,36 +113,56 @@ class Ledger:
     async def flush(self) -> bool:
         """Write what is pending; whether the database took it."""
         async with self._flushing:
-            return await self._flush()
+            rows, waiting = [*self._pending, *self._intents()], self._waiting
+            settled = len(self._pending)
+            self._pending, self._waiting = deque(), []
+            self._beat += 1
+            try:
+                await self._in_thread(partial(self._write, rows=rows))
+            except (SQLAlchemyError, OSError) as error:
+                for row in rows:
+                    row.again = True  # a commit may be made though it seems to have failed
+                self._pending.extendleft(reversed(rows[:settled]))
+                self._bound()
+                self._waiting += waiting
+                if self._ready:
+                    log.warning("ledger.away", error=type(error).__name__, pending=len(self._pending), lost=self.lost)
+                self._ready = False
+                return False
+            for row in rows[settled:]:
+                self._fresh.pop(row.values["uid"], None)
+                self._leaving.pop(row.values["uid"], None)
+            for written in waiting:
+                if not written.done():
+                    written.set_result(None)
+            if not self._ready:
+                log.info("ledger.ready", url=self._engine.url.render_as_string(hide_password=True))
+                self._ready = True
+            return True
 
-    async def _flush(self) -> bool:
-        rows, waiting = list(self._pending), self._waiting
-        self._waiting = []
+    async def recover(self) -> int:
+        """Settle as lost what routers that have died left pending; return how many rows that were."""
+        found = 0
+        self._looked = self._clock()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._write, rows)
+            for id, beat in self._pulse.silent(await self._in_thread(beats), self._clock()).items():
+                if id == self._run.id:
+                    continue
+                rows = await self._in_thread(partial(bury, id=id, beat=beat))
+                log.warning("ledger.router_died", router=id, lost=rows)
+                found += rows
         except (SQLAlchemyError, OSError) as error:
-            if self._ready:
-                log.warning("ledger.away", error=type(error).__name__, pending=len(rows), lost=self.lost)
-            self._ready = False
-            self._waiting += waiting
-            return False
-        for _ in rows:
-            self._pending.popleft()
-        for written in waiting:
-            if not written.done():
-                written.set_result(None)
-        if not self._ready:
-            log.info("ledger.ready", url=self._engine.url.render_as_string(hide_password=True))
-            self._ready = True
-        return True
+            log.warning("ledger.not_recovered", error=type(error).__name__)
+        self.recovered += found
+        return found
 
     async def sweep(self) -> int:
         """Delete the oldest rows that are past the retention, SWEEP_ROWS at most; return how many."""
         if self._settings.retention_days is None:
             return 0
-        before = datetime.fromtimestamp(self._wall(), UTC) - timedelta(days=self._settings.retention_days)
+        before = self._now() - timedelta(days=self._settings.retention_days)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._delete, before)
+            return await self._in_thread(partial(sweep, before=before))
         except (SQLAlchemyError, OSError) as error:
             log.warning("ledger.unswept", error=type(error).__name__)
             return 0
@@ -159,35 +174,55 @@ class Ledger:
             await asyncio.gather(self._writing, return_exceptions=True)
         if not await self.flush():
             log.error("ledger.lost", rows=len(self._pending) + self.lost)
+        elif not self._told:
+            with suppress(SQLAlchemyError, OSError):
+                await self._in_thread(partial(leave, run=self._run))
         self._thread.shutdown()
         self._engine.dispose()
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        with self._engine.begin() as connection:
-            if not self._ready:
-                TABLES.create_all(connection)
-                _add_columns(connection)
-            made = [row for row in rows if "of" not in row]
-            settled = [row for row in rows if "of" in row]
-            if made:
-                connection.execute(ATTEMPTS.insert(), made)
-            if settled:  # after the rows they settle, which may be of the same batch
-                connection.execute(_SETTLE, settled)
+    def _intents(self) -> list[Row]:
+        """Rows of attempts under way: all that leave the site, and of the others those older than a batch's wait."""
+        due = list(self._leaving.items())
+        old = self._clock() - self._settings.flush_s
+        for uid, (attempt, call) in self._fresh.items():
+            if attempt.began > old:
+                break
+            due.append((uid, (attempt, call)))
+        rows = []
+        for uid, (attempt, call) in due:
+            values = {**_row(attempt, call, self._now()), "uid": uid, "router": self._run.id, "outcome": PENDING}
+            rows.append(Row({**values, "duration_ms": None}, uid in self._told))
+            self._told.add(uid)
+        return rows
 
-    def _delete(self, before: datetime) -> int:
-        with self._engine.begin() as connection:
-            # By id and in two steps: not every database takes a LIMIT where it deletes.
-            old = sql.select(ATTEMPTS.c.id).where(ATTEMPTS.c.at < before).order_by(ATTEMPTS.c.at).limit(SWEEP_ROWS)
-            found = connection.execute(old).scalars().all()
-            if found:
-                connection.execute(ATTEMPTS.delete().where(ATTEMPTS.c.id.in_(found)))
-            return len(found)
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._wall(), UTC)
+
+    def _bound(self) -> None:
+        while len(self._pending) > self._settings.max_pending:
+            self._pending.popleft()
+            self.lost += 1
+
+    def _write(self, connection: sql.Connection, rows: list[Row]) -> None:
+        if not self._ready:
+            prepare(connection)
+        write(connection, self._run, self._beat, rows)
+
+    async def _in_thread(self, do: Callable[[sql.Connection], T]) -> T:
+        def done() -> T:
+            with self._engine.begin() as connection:
+                return do(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, done)
 
     async def _keep_writing(self) -> None:
         while True:
-            if self._pending or not self._ready:
+            due = self._looked is None or self._clock() - self._looked >= self._settings.heartbeat_s
+            if self._pending or self._leaving or self._fresh or due:
                 await asyncio.shield(self.flush())
-            if self._ready and self._wall() >= self._sweep_due and await asyncio.shield(self.sweep()) < SWEEP_ROWS:
+            if due:
+                await self.recover()
+            if self._ready and self._wall() >= self._sweep_due and await self.sweep() < SWEEP_ROWS:
                 self._sweep_due = self._wall() + self._settings.sweep_s
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.flush_s):
@@ -198,20 +233,9 @@ class Ledger:
         return f"<Ledger {len(self._pending)} pending, {self.lost} lost>"
 
 
-def _add_columns(connection: sql.Connection) -> None:
-    """Give a ledger of an older version the columns it lacks."""
-    there = {column["name"] for column in sql.inspect(connection).get_columns(ATTEMPTS.name)}
-    for column in ATTEMPTS.columns:
-        if column.name not in there:
-            kind = column.type.compile(connection.dialect)
-            connection.execute(sql.text(f"ALTER TABLE {ATTEMPTS.name} ADD COLUMN {column.name} {kind}"))
-
-
 def _row(attempt: Attempt, call: Call, at: datetime) -> dict[str, Any]:
     record = attempt.record
-    of = {"of": attempt.uid} if attempt.uid and attempt.settled else {"uid": None}
     return {
-        **of,
         "at": at,
         "request_id": call.request_id,
         "number": attempt.number,

@@ -41,6 +41,14 @@ class LedgerSettings(Section):
         None, gt=0, le=36_500, description="older rows are deleted; absent: all are kept"
     )
     sweep_s: float = Field(3600.0, gt=0, description="time between two looks for rows that are too old")
+    heartbeat_s: float = Field(2.0, gt=0, description="time between two signs of life, and two looks for the others'")
+    dead_s: float = Field(15.0, gt=0, description="a router silent for so long has died; others settle its attempts")
+
+    @model_validator(mode="after")
+    def _a_late_sign_is_no_death(self) -> LedgerSettings:
+        if self.dead_s < 4 * self.heartbeat_s:
+            raise ValueError("dead_s: must be at least four times heartbeat_s")
+        return self
 
 
 class RouterTelemetrySettings(TelemetrySettings):

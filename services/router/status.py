@@ -58,7 +58,7 @@ class Status:
             tally = router.cache.tally
             told.cache.CopyFrom(v1.CacheStatus(**{name: getattr(tally, name) for name in tally.__slots__}))
         if ledger is not None:
-            told.ledger.CopyFrom(v1.LedgerStatus(pending=ledger.pending, lost=ledger.lost))
+            told.ledger.CopyFrom(v1.LedgerStatus(pending=ledger.pending, lost=ledger.lost, recovered=ledger.recovered))
         return told
 
     def target(self, target: Target) -> v1.TargetStatus:

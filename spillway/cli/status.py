@@ -165,6 +165,8 @@ def describe_router(told: v1.GetStatusResponse | SpillwayError) -> str:
     parts += [f"{name.address}: {name.why}, {len(name.addresses)} addresses kept" for name in failing]
     if told.HasField("ledger") and (told.ledger.pending or told.ledger.lost):
         parts.append(f"ledger {told.ledger.pending} waiting, {told.ledger.lost} lost")
+    if told.ledger.recovered:
+        parts.append(f"{told.ledger.recovered} attempts of routers that died")
     return ", ".join(parts)
 
 

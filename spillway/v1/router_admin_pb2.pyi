@@ -448,19 +448,23 @@ class LedgerStatus(_message.Message):
 
     PENDING_FIELD_NUMBER: _builtins.int
     LOST_FIELD_NUMBER: _builtins.int
+    RECOVERED_FIELD_NUMBER: _builtins.int
     pending: _builtins.int
     """Rows that wait for the database."""
     lost: _builtins.int
     """Rows dropped because it was away for too long."""
+    recovered: _builtins.int
+    """Attempts of other routers, which died, that this one settled as lost."""
     def __init__(
         self,
         *,
         pending: _builtins.int = ...,
         lost: _builtins.int = ...,
+        recovered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost", b"lost", "pending", b"pending"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost", b"lost", "pending", b"pending", "recovered", b"recovered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,93 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 from collections import Counter
 from contextlib import AsyncExitStack, aclosing, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from io import StringIO
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from redis.asyncio import Redis
 
+from services.router.breaker_scripts import probes
 from services.router.cache_settings import CacheSettings
+from services.router.condensation import SUMMARIZE
 from spillway import v1
-from spillway.errors import SpillwayError, TargetDown
-from spillway.settings import StoreSettings
+from spillway.errors import SpillwayError
+from spillway.settings import StoreSettings, TelemetrySettings
 from spillway.store.embedded import embedded_valkey
+from spillway.store.redis import DRIVER
+from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, serving_engine
-from spillway.testing.faults import Cut, Fault, Garbage, Refuse, Script, SlowFirst
 from spillway.testing.waiting import eventually
 from tests.chaos.recorder import recording
+from tests.chaos.requests import Asked, Chance, ask, echoed, everything, finds
 from tests.integration.router.mesh import Mesh, running_mesh
 
 pytestmark = pytest.mark.chaos
 
 REQUESTS = int(os.environ.get("SPILLWAY_REQUESTS", "1000"))
 AT_ONCE = 32
-FAULTS: tuple[Fault | None, ...] = (
-    *(None,) * 8,
-    Refuse(TargetDown("gone")),
-    Cut(1),
-    Garbage("{not json"),
-    SlowFirst(0.02),
-)
-
-
-class Chance(Script):
-    """A fault for some of the attempts."""
-
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__()
-        self._rng = rng
-
-    def next(self) -> Fault | None:
-        return self._rng.choice(FAULTS)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request and whether its content must stay."""
-
-    canary: str
-    spec: v1.GenerationSpec
-    policy: v1.RoutingPolicy
-    private: bool
-    """No byte of it may leave the site."""
-    sensitive: bool
-    """Nothing of it may be kept."""
-
-
-def ask(number: int, rng: random.Random) -> Asked:
-    found = rng.choice(["", "", "", "flagged-", "lost-"])
-    canary = f"canary-{found}{number}-{rng.getrandbits(64):016x}"
-    residency = rng.choice(list(v1.Residency.values()))
-    sensitivity = rng.choice(list(v1.Sensitivity.values()))
-    regions = rng.choice([["us"], ["eu"], ["eu", "us"], []])
-    policy = v1.RoutingPolicy(
-        category=rng.choice(list(v1.Category.values())),
-        task=rng.choice(list(v1.Task.values())),
-        labels=rng.choice([[], ["health"], ["nightly"]]),
-        strategy=rng.choice(list(v1.Strategy.values())),
-        cache=rng.choice(list(v1.CacheMode.values())),
-        delivery=v1.Delivery(mode=rng.choice(list(v1.DeliveryMode.values())), accepts_restart=rng.random() < 0.5),
-        data_policy=v1.DataPolicy(residency=residency, sensitivity=sensitivity, regions=regions),
-        inspect_input=rng.random() < 0.3,
-    )
-    message = v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text=f"Tell me of {canary} now.")])
-    spec = v1.GenerationSpec(chat=v1.Chat(messages=[message]), request_id=f"r{number}")
-    if rng.random() < 0.2:
-        spec.constraint.json_schema = '{"type": "object"}'
-    sensitive = (
-        residency == v1.RESIDENCY_LOCAL_ONLY or sensitivity > v1.SENSITIVITY_INTERNAL or "health" in policy.labels
-    )
-    sensitive |= bool(found) and policy.inspect_input
-    private = sensitive or (residency == v1.RESIDENCY_REGIONS and "us" not in regions)
-    return Asked(canary, spec, policy, private, sensitive)
 
 
 async def run(mesh: Mesh, asked: Asked, rng: random.Random) -> str:
@@ -120,7 +63,7 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
         recorder = await stack.enter_async_context(recording(server.address))
         cache = CacheSettings(enabled=True, by_default=True, store=StoreSettings(url=valkey), sensitive_ttl_s=None)
         local = FakeEngine(model="small", faults=Chance(rng), answer=echoed)
-        tracing = Tracing("router", exporter=exporter)
+        tracing = Tracing("router", TelemetrySettings(export_interval_s=0.05), exporter=exporter)
         mesh = await stack.enter_async_context(
             running_mesh(
                 include=("decision_matrix",),
@@ -130,8 +73,11 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
                 tracing=tracing,
                 finds=finds,
                 inspect_timeout_s=60,
+                store=StoreSettings(url=valkey),
             )
         )
+        assert mesh.router is not None
+        gate, loads = mesh.router.gate, mesh.router.loads
         requests = [ask(number, rng) for number in range(REQUESTS)]
         seats, ends = asyncio.Semaphore(AT_ONCE), Counter[str]()
 
@@ -143,9 +89,17 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
         await eventually(lambda: not local.running and not cloud.running)
         assert mesh.cache is not None
         await eventually(lambda: mesh.cache is not None and not mesh.cache.waiting)
+        await eventually(lambda: not gate.admission.running and not gate.admission.waiting)
+        await eventually(lambda: not any(each.in_flight for each in loads.snapshot().values()))
+        await eventually(lambda: all(attempt.settled for attempt in mesh.kept))
+        await no_lease(valkey)
         kept = await everything(valkey)
         tracing.flush()
-    spans = repr([(span.name, dict(span.attributes or {}), span.events) for span in exporter.get_finished_spans()])
+    finished = exporter.get_finished_spans()
+    ended = {span.context.span_id for span in finished if span.context is not None}
+    assert all(span.parent.is_remote or span.parent.span_id in ended for span in finished if span.parent is not None)
+    assert sum(span.name == names.ATTEMPT for span in finished) == len(mesh.kept), "every attempt's span has ended"
+    spans = repr([(span.name, dict(span.attributes or {}), span.events) for span in finished])
     left = bytes(recorder.left)
     private = [asked.canary for asked in requests if asked.private]
     clean = [asked.canary for asked in requests if asked.policy.inspect_input and not asked.private]
@@ -162,31 +116,19 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
     assert ends["INTERNAL"] == 0, ends
     numbers = Counter((attempt.record.target, attempt.number, id(attempt)) for attempt in mesh.kept)
     assert max(numbers.values()) == 1
+    assert any(SUMMARIZE in seen.request.spec.chat.messages[0].parts[0].text for seen in local.seen), "summaries are on"
+    assert mesh.judged, "the judge is on"
     assert all(attempt.settled and attempt.record.outcome for attempt in mesh.kept)
-    assert len(mesh.kept) == len(local.seen) + len(cloud.seen)
+    # One that was cancelled may never have arrived.
+    unseen = len(mesh.kept) - len(local.seen) - len(cloud.seen)
+    assert 0 <= unseen <= sum(attempt.record.outcome == v1.ATTEMPT_OUTCOME_CANCELLED for attempt in mesh.kept)
     assert all(not attempt.record.left_site for attempt in mesh.kept if attempt.target.name == "local")
 
 
-async def finds(text: str) -> list[str]:
-    """What the validator finds in a prompt; some it never sees the end of."""
-    if "canary-lost-" in text:
-        raise TargetDown("the validator died")
-    return ["badge"] if "canary-flagged-" in text else []
-
-
-def echoed(spec: v1.GenerationSpec) -> str:
-    """The conversation back, as JSON where that is asked for."""
-    text = " ".join(part.text for message in spec.chat.messages for part in message.parts)
-    return json.dumps({"said": text}) if spec.HasField("constraint") else text
-
-
-async def everything(url: str) -> bytes:
-    """All that the store holds, keys and values."""
-    client = Redis.from_url(url)
-    found = b""
-    async for key in client.scan_iter():
-        found += key + b"\0" + (await client.dump(key) or b"")
-        if await client.type(key) == b"string":
-            found += await client.get(key) or b""
+async def no_lease(url: str) -> None:
+    """Wait until no probe is leased on the store. Raises TimeoutError."""
+    client = Redis.from_url(url, driver_info=DRIVER)
+    async with asyncio.timeout(10):
+        while [key async for key in client.scan_iter(f"{probes('')}*")]:  # noqa: ASYNC110 - the store tells of no change
+            await asyncio.sleep(0.05)
     await client.aclose()
-    return found

@@ -17,13 +17,14 @@ from services.router.cache_settings import CacheSettings
 from services.router.http.settings import HttpSettings
 from services.router.journal import Attempt
 from services.router.policy_settings import PolicySettings, PriceSettings, TargetSettings
+from services.router.router import Router
 from services.router.settings import RouterSettings, RouterTelemetrySettings, ValidatorSettings
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Service
-from spillway.settings import ServerSettings
+from spillway.settings import ServerSettings, StoreSettings
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.server import LOOPBACK, serving
@@ -44,6 +45,7 @@ class Mesh:
     judged: list[v1.ValidateRequest] = field(default_factory=list)
     inspected: list[v1.InspectInputRequest] = field(default_factory=list)
     cache: Cache | None = None
+    router: Router | None = None
     http: str = ""
     """host:port of the OpenAI-compatible edge."""
     metrics: str = ""
@@ -151,6 +153,7 @@ async def running_mesh(
     inspect_timeout_s: float = 10.0,
     admission: AdmissionSettings | None = None,
     document: Mapping[str, Any] | None = None,
+    store: StoreSettings | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us).
 
@@ -193,6 +196,7 @@ async def running_mesh(
             http=http or HttpSettings(),
             validator=asked,
             cache=cache or CacheSettings(),
+            store=store or StoreSettings(),
             retry_budget=retry_budget or RetryBudgetSettings(),
             telemetry=telemetry or RouterTelemetrySettings(),
             breakers=breakers or BreakersSettings(),
@@ -204,7 +208,7 @@ async def running_mesh(
         )
         remote = Remote(app.server.address, tracing=Tracing("test"))
         stack.push_async_callback(remote.close)
-        mesh = Mesh(local, cloud, app.server.address, remote, kept, cache=app.router.cache)
+        mesh = Mesh(local, cloud, app.server.address, remote, kept, cache=app.router.cache, router=app.router)
         mesh.drain = app.server.drain
         mesh.metrics = app.metrics
         mesh.http = app.http.address if app.http is not None else ""
