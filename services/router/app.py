@@ -30,6 +30,7 @@ from .ledger import Ledger
 from .load_watch import LoadWatches
 from .loads import Loads
 from .measures import Measures
+from .planner import Planner
 from .policy_document import opened
 from .policy_file import PolicyFile
 from .resolution import Resolution, Resolve, looked_up
@@ -128,13 +129,22 @@ async def build(
         resolution = Resolution(settings.resolve_s, clock, resolve)
         stack.push_async_callback(resolution.close)
         book = file.start() if file is not None else opened(settings).in_force("router.")
-        router = Router(
+        planner = Planner(
             book=await resolution.adopt(book),
+            fleet=fleet,
+            breakers=breakers,
+            loads=loads,
+            inspector=inspector,
+            spend=spend,
+            measures=measures,
+            tracing=tracing,
+        )
+        router = Router(
+            planner=planner,
             fleet=fleet,
             strategies=strategies(Attempts(settings.name, fleet, judge, breakers, budget, loads, spend)),
             keep=keep or (lambda attempt, call: None),
             announce=announce,
-            tracing=tracing,
             clock=clock,
             breakers=breakers,
             budget=budget,
@@ -145,7 +155,6 @@ async def build(
             spend=spend,
             cache=cache,
             measures=measures,
-            inspector=inspector,
         )
         measures.watch(cache, ledger, spend)
         resolution.tell = router.adopt

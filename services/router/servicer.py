@@ -65,7 +65,7 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
     async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
         call = current_call()
         call.caller.defaults.fill(request.spec, v1.RoutingPolicy())
-        return await self._router.count_tokens(request.spec, call)
+        return await self._router.planner.count_tokens(request.spec, call)
 
     async def ListModels(self, request: v1.ListModelsRequest, context: Any) -> v1.ListModelsResponse:
         return v1.ListModelsResponse(models=tell_models(self._router.book))
@@ -74,8 +74,8 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
         call = current_call()
         if not request.HasField("stamp"):
             call.caller.defaults.fill(request.spec, request.policy)
-        plan = await self._router.explain(request.spec, request.policy, call, request.stamp.data_policy)
-        onward = await self._router.explain_onward(plan, request.spec, request.policy, call)
+        plan = await self._router.planner.explain(request.spec, request.policy, call, request.stamp.data_policy)
+        onward = await self._router.planner.explain_onward(plan, request.spec, request.policy, call)
         return v1.ExplainRouteResponse(plan=tell_plan(plan, onward))
 
 

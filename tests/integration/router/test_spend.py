@@ -142,7 +142,7 @@ async def test_when_the_budget_is_spent_the_free_target_answers_and_the_plan_say
         response = await site.generate()
         assert response.started.target == "local"
         call = Call("test", Deadline.after(5), caller=Caller("t"))
-        plan = await site.apps[0].router.explain(asked(), COMPLEX, call)
+        plan = await site.apps[0].router.planner.explain(asked(), COMPLEX, call)
         (told,) = tell_plan(plan).budget
         assert (told.period, told.cap_nano_usd, told.left_nano_usd) == ("day", COST // 2, COST // 2)
         assert 0 < told.renews_s <= 86_400

@@ -113,7 +113,8 @@ def test_what_cannot_be_continued_is_refused_by_field(asked: v1.GenerationSpec, 
 
 @pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
 def test_an_engine_that_can_be_told_of_earlier_tokens_penalises_them(name: str) -> None:
-    asked = spec(3, sampling=v1.Sampling(max_tokens=10, **{name: 0.5}))
+    asked = spec(3, sampling=v1.Sampling(max_tokens=10))
+    setattr(asked.sampling, name, 0.5)
     rest = continued(decoding(asked, room=100, max_tokens=None, defaults={}), [4, 5, 4], penalties=True)
     assert rest.arguments["extra_args"] == {EARLIER: [4, 5, 4]}
     assert rest.arguments[name] == 0.5

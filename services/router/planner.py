@@ -1,0 +1,202 @@
+"""The planner: what a request is, which policy it gets, and the plan for it. Asks what has to be asked first."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+from zlib import crc32
+
+from spillway import v1
+from spillway.egress import DataPolicy
+from spillway.errors import SpillwayError
+from spillway.generation import check, check_routing
+from spillway.rpc.call import Call
+from spillway.telemetry import names
+from spillway.telemetry.tracing import Tracing
+
+from .breakers import Breakers
+from .chain import wishes
+from .fitter import Fitter
+from .fleet import Fleet
+from .inspection import Inspection
+from .inspector import Inspector
+from .loads import Loads
+from .measures import Measures
+from .observation import kind_of_work
+from .plan import Plan
+from .policy import worth_counting
+from .reading import read_facts, tell_data_policy
+from .refusal import refusal
+from .rulebook import Rulebook
+from .spend import Spend
+from .work import Work
+
+COUNT_TIMEOUT_S = 2.0
+EXPLAIN_TIMEOUT_S = 2.0
+MAX_EXPLAINED = 4
+
+
+class Planner:
+    """Decides by `book`, over what it is told of breakers, loads, budgets and prompts."""
+
+    def __init__(
+        self,
+        *,
+        book: Rulebook,
+        fleet: Fleet,
+        breakers: Breakers,
+        loads: Loads,
+        inspector: Inspector,
+        spend: Spend,
+        measures: Measures,
+        tracing: Tracing,
+    ) -> None:
+        self.book = book
+        self._fleet = fleet
+        self._breakers = breakers
+        self._loads = loads
+        self._inspector = inspector
+        self._spend = spend
+        self._measures = measures
+        self._tracing = tracing
+
+    async def plan(
+        self,
+        spec: v1.GenerationSpec,
+        policy: v1.RoutingPolicy,
+        stamped: v1.DataPolicy,
+        call: Call,
+        inspection: Inspection | None = None,
+    ) -> Plan:
+        """Return the plan for a request; it may have taken no target.
+
+        `inspection` is what came of it where the request was planned before.
+        """
+        book = self.book
+        span = self._tracing.start(names.DECIDE, call.span)
+        try:
+            # What caller and routers before this one say can only tighten what the owner's policy says.
+            asked = DataPolicy.read(policy.data_policy).tightened(DataPolicy.read(stamped))
+            said = replace(read_facts(spec, policy, asked, call.caller.tenant), inspection=inspection)
+            facts, rules = book.read(said)
+            standings = self._breakers.snapshot(kind_of_work(facts.task, spec.constraint))
+            draw = _number(call.request_id)
+            start = _number(facts.session) if facts.session else draw
+            targets = book.cohorts.shortlist(rules.names(facts), standings, start)
+            if worth_counting(facts, targets, rules):
+                counted = await self._count_locally(spec, book, call.under(span))
+                if counted is not None:
+                    said = said.counted(counted)
+                    facts, rules = book.read(said)
+            if rules.inspects(facts):  # a rule that wants it may be chosen by the count
+                inspection = await self._inspector.inspect(spec, call.under(span))
+                self._measures.inspection(inspection)
+                facts, rules = book.read(replace(said, inspection=inspection))
+                targets = book.cohorts.shortlist(rules.names(facts), standings, start)
+            plan = rules.decide(facts, targets, standings, draw, self._loads.snapshot())
+            if plan.budget is not None and plan.spends:
+                facts = replace(facts, purse=await self._spend.look(facts.tenant, plan.budget))
+                plan = rules.decide(facts, targets, standings, draw, self._loads.snapshot())
+                self._spend.refused += any(out.left_out_by == "budget" for out in plan.left_out)
+            if not plan.taken and plan.opens_in_s is None:
+                counting = partial(self._count_locally, book=book, call=call.under(span))
+                plan = await Fitter(rules, targets, standings, draw, counting).fitted(spec, plan)
+            span.set_attribute(names.ROUTE_REASON, plan.reason)
+            return plan
+        finally:
+            span.end()
+
+    async def patient(
+        self,
+        spec: v1.GenerationSpec,
+        policy: v1.RoutingPolicy,
+        stamped: v1.DataPolicy,
+        call: Call,
+        inspection: Inspection | None = None,
+    ) -> Plan:
+        """Return a plan that took a target; where its policy says so, wait for a breaker as long as time is left.
+
+        Raises the plan's refusal.
+        """
+        while True:
+            plan = await self.plan(spec, policy, stamped, call, inspection)
+            if plan.taken:
+                return plan
+            floors = [out.target.first_token_floor_s for out in plan.left_out if out.left_out_by == "breaker"]
+            left_s = call.deadline.left() - min(floors, default=0.0)
+            if plan.when_all_open != "wait" or plan.opens_in_s is None or left_s <= 0:
+                raise refusal(plan)
+            inspection = plan.facts.inspection
+            await self._breakers.change(min(plan.opens_in_s, left_s))
+
+    async def again(self, work: Work, *, patient: bool = False) -> Work:
+        """Return `work` as it is planned now, of which nothing was tried. Raises the plan's refusal."""
+        before = work.plan
+        asked = (work.spec, work.policy, tell_data_policy(before.facts.data_policy), work.call, before.facts.inspection)
+        plan = await (self.patient if patient else self.plan)(*asked)
+        if not plan.taken:
+            raise refusal(plan)
+        return replace(work, plan=replace(plan, delivery=before.delivery))
+
+    async def explain(
+        self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call, stamped: v1.DataPolicy | None = None
+    ) -> Plan:
+        """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""
+        check(spec)
+        check_routing(policy)
+        return await self.plan(spec, policy, stamped or v1.DataPolicy(), call)
+
+    async def explain_onward(
+        self, plan: Plan, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call
+    ) -> dict[str, v1.Plan]:
+        """Return what the first few routers that `plan` takes would do, by target, as far as they say so in time."""
+        routers = [candidate.target for candidate in plan.taken if candidate.target.router][:MAX_EXPLAINED]
+        onward = call.onward().until(call.deadline.within(EXPLAIN_TIMEOUT_S))
+        stamp = v1.PolicyStamp(data_policy=tell_data_policy(plan.data_policy))
+        asked = [
+            v1.ExplainRouteRequest(spec=spec, policy=wishes(policy, plan, target), stamp=stamp) for target in routers
+        ]
+        told = await asyncio.gather(
+            *(
+                self._fleet.client(target).explain(target, request, onward)
+                for target, request in zip(routers, asked, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        found = {}
+        for target, plan_there in zip(routers, told, strict=True):
+            if isinstance(plan_there, v1.Plan):
+                found[target.name] = plan_there
+            elif not isinstance(plan_there, SpillwayError):
+                raise plan_there
+        return found
+
+    async def count_tokens(self, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
+        """Count the prompt's tokens at the target that would answer.
+
+        Never at a router: no stamp travels with a count, so it might ask on where the content may not go.
+        """
+        plan = await self.explain(spec, v1.RoutingPolicy(), call)
+        if not plan.taken:
+            raise refusal(plan)
+        target = next((candidate.target for candidate in plan.taken if not candidate.target.router), None)
+        if target is None:
+            return v1.CountTokensResponse(tokens=plan.facts.prompt_tokens)
+        return await self._fleet.client(target).count_tokens(target, spec, call)
+
+    async def _count_locally(self, spec: v1.GenerationSpec, book: Rulebook, call: Call) -> int | None:
+        """Ask a local target for an exact count; None if none tells in time."""
+        call = call.until(call.deadline.within(COUNT_TIMEOUT_S))
+        for target in book.targets:
+            if target.local and not target.router and not target.unresolved:
+                try:
+                    return (await self._fleet.client(target).count_tokens(target, spec, call)).tokens
+                except SpillwayError:
+                    continue
+        return None
+
+
+def _number(name: str) -> float:
+    """A number in [0, 1) of its own for every name."""
+    return crc32(name.encode()) / 2**32
