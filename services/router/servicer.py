@@ -41,7 +41,7 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
 
         def alive() -> None:
             if not signs:
-                signs.append(asyncio.create_task(context.send_initial_metadata(())))
+                signs.append(asyncio.create_task(context.send_initial_metadata(metadata.ALIVE)))
 
         try:
             return await self._router.generate(request, current_call(), alive)

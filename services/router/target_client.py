@@ -54,15 +54,16 @@ class TargetClient:
                     self._generate, request, call, span_name=names.ATTEMPT, attributes=_told(attempt)
                 ) as rpc,
             ):
-                await rpc.initial_metadata()
-                silence.reschedule(None)
-                journal.first_token(attempt)
+                if await rpc.initial_metadata():  # of a refusal they are empty
+                    silence.reschedule(None)
+                    journal.first_token(attempt)
                 response = await rpc.read()
                 code = await rpc.code()
             if not isinstance(response, v1.GenerateResponse) or code is not grpc.StatusCode.OK:
                 raise TargetDown("the target's answer did not end well")
             if not response.HasField("usage") or not response.choices:
                 raise TargetDown("the target's answer has no usage or no choice")
+            journal.first_token(attempt)  # of a target whose headers said nothing
         except BaseException as error:
             raise self._fail(error, journal, attempt, silence_s) from None
         return response

@@ -12,6 +12,9 @@ ATTEMPTS_LEFT: Final = "x-spillway-attempts-left"
 TARGET: Final = "x-spillway-target"
 MODEL: Final = "x-spillway-model"
 ROUTE_REASON: Final = "x-spillway-route-reason"
+ALIVE: Final = (("x-spillway-alive", "1"),)
+"""What a target sends with its first token where it has nothing else to tell: headers that say nothing come with a
+refusal too."""
 
 MAX_HOPS: Final = 4
 """Services a request may pass before it is taken for a loop."""

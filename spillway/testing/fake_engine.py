@@ -15,6 +15,7 @@ from spillway.coalescing import pulled, window_s
 from spillway.deadline import Deadline
 from spillway.errors import ModelUnknown, SpillwayError, TargetDown
 from spillway.generation import Folder, check
+from spillway.rpc import metadata
 from spillway.rpc.call import Call, current_call
 from spillway.rpc.server import Server, Service
 from spillway.testing.faults import Cut, Fault, Garbage, Refuse, Script, Silence, SlowFirst, Stall
@@ -181,7 +182,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
         async with aclosing(self._engine.generate(request, current_call())) as events:
             async for event in events:
                 if event.WhichOneof("event") == "started":
-                    await context.send_initial_metadata(())  # the first sign of life
+                    await context.send_initial_metadata(metadata.ALIVE)
                 folder.add(event)
         return folder.whole()
 

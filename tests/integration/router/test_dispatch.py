@@ -365,3 +365,14 @@ async def test_an_answer_names_its_target_beside_it_a_stream_before_its_tokens()
         assert headers["x-spillway-target"] == "local"
         assert headers["x-spillway-model"]
         assert headers["x-spillway-route-reason"]
+
+
+async def test_a_refusal_is_no_first_token() -> None:
+    async with running_mesh() as mesh:
+        mesh.local.faults = Script(Refuse(RequestInvalid("no")))
+        with pytest.raises(RequestInvalid):
+            await mesh.generate(text())
+        await mesh.generate(text())
+        refused, answered = mesh.kept
+    assert not refused.record.HasField("first_token_ms")
+    assert 0 < answered.record.first_token_ms <= answered.record.duration_ms
