@@ -34,11 +34,10 @@ class Progress:
             yield Leg(self._spec)
         elif self.weights and target.weights == self.weights:
             yield Leg(self._rest(), goes_on=True)
-        else:
-            if self.crosses and (leg := crossing(self._spec, "".join(self._text), self.tokens, target)) is not None:
-                yield leg
-            if restarts:
-                yield Leg(self._spec)
+        elif self.crosses and (leg := crossing(self._spec, "".join(self._text), self.tokens, target)) is not None:
+            yield leg
+        if self._begun and restarts:
+            yield Leg(self._spec)
 
     def begin(self, target: Target, leg: Leg) -> None:
         """The answer of `leg` begins, at its first token."""
@@ -74,18 +73,11 @@ class Progress:
 
 
 def _can_be_continued(spec: v1.GenerationSpec) -> bool:
-    """Free text alone: the state of a grammar, of a tool call or of a penalty is lost with its engine."""
-    sampling = spec.sampling
-    return not (
-        spec.HasField("constraint")
-        or spec.tools
-        or sampling.n > 1
-        or sampling.presence_penalty
-        or sampling.frequency_penalty
-        or spec.HasField("continuation")
-    )
+    """Free text alone: the state of a grammar or of a tool call is lost with its engine."""
+    return not (spec.HasField("constraint") or spec.tools or spec.sampling.n > 1 or spec.HasField("continuation"))
 
 
 def _can_be_continued_by_text(spec: v1.GenerationSpec) -> bool:
-    """What is not text, or is told by token, means nothing to another model."""
-    return not (spec.HasField("tokens") or spec.text.HasField("suffix") or spec.HasField("logprobs"))
+    """What is not text, or is told or counted by token, means nothing to another model."""
+    penalised = spec.sampling.presence_penalty or spec.sampling.frequency_penalty
+    return not (penalised or spec.HasField("tokens") or spec.text.HasField("suffix") or spec.HasField("logprobs"))

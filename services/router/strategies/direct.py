@@ -77,7 +77,7 @@ class Direct:
                 except Astray:
                     continue
                 except SpillwayError as error:
-                    if leg.overlap is not None and not begun and isinstance(error, RequestInvalid):
+                    if leg.goes_on and not begun and isinstance(error, RequestInvalid):
                         continue  # it takes no such request; what the caller asked is as good as before
                     failures.add(error)
                     if begun or left:

@@ -11,7 +11,7 @@ from services.router.app import build
 from services.router.policy_settings import PolicySettings, TargetSettings
 from services.router.settings import RouterSettings
 from spillway import v1
-from spillway.errors import StreamInterrupted, TargetDown
+from spillway.errors import ConstraintUnsupported, StreamInterrupted, TargetDown
 from spillway.generation import Folder
 from spillway.rpc.remote import Remote
 from spillway.telemetry.tracing import Tracing
@@ -114,16 +114,27 @@ async def test_another_model_never_goes_on_with_a_stream(weights: tuple[str, str
         assert answer.choices[0].content.text == ANSWER
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        json_spec(),
-        v1.GenerationSpec(text=v1.TextPrompt(text="a"), sampling=v1.Sampling(presence_penalty=0.5)),
-        v1.GenerationSpec(text=v1.TextPrompt(text="a"), sampling=v1.Sampling(frequency_penalty=0.5)),
-    ],
-    ids=["json", "presence penalty", "frequency penalty"],
-)
-async def test_what_cannot_be_restored_is_not_continued(spec: v1.GenerationSpec) -> None:
+async def test_an_engine_that_cannot_restore_a_penalty_says_so_and_the_stream_starts_again_where_it_may() -> None:
+    spec = v1.GenerationSpec(text=v1.TextPrompt(text="a"), sampling=v1.Sampling(presence_penalty=0.5))
+    async with replicas("w", "w") as (mesh, engines):
+        for accepts_restart in (False, True):
+            engines[0].faults = Script(Cut(3))
+            engines[1].faults = Script(Refuse(ConstraintUnsupported("cannot be restored")))
+            if accepts_restart:
+                answer, changes = await read(mesh, spec, accepts_restart=True)
+                assert changes[0].restarted
+                assert answer.choices[0].content.text == ANSWER
+            else:
+                with pytest.raises(StreamInterrupted):
+                    await read(mesh, spec)
+        engines[0].faults = Script(Cut(3))
+        answer, changes = await read(mesh, spec)
+        assert changes[0].resumed_after_tokens == 3
+        assert answer.choices[0].content.text == ANSWER
+
+
+async def test_what_cannot_be_restored_is_not_continued() -> None:
+    spec = json_spec()
     async with replicas("w", "w") as (mesh, engines):
         engines[0].faults = Script(Cut(3))
         policy = v1.RoutingPolicy(delivery=v1.Delivery(mode=v1.DELIVERY_MODE_LIVE), validation=v1.VALIDATION_OFF)
