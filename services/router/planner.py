@@ -78,7 +78,9 @@ class Planner:
         try:
             # What caller and routers before this one say can only tighten what the owner's policy says.
             asked = DataPolicy.read(policy.data_policy).tightened(DataPolicy.read(stamped))
-            said = replace(read_facts(spec, policy, asked, call.caller.tenant), inspection=inspection)
+            said = read_facts(spec, policy, asked, call.caller.tenant)
+            if inspection is not None:
+                said = replace(said, inspection=inspection)
             facts, rules = book.read(said)
             standings = self._breakers.snapshot(kind_of_work(facts.task, spec.constraint))
             draw = _number(call.request_id)

@@ -10,6 +10,9 @@ from spillway.rpc import metadata
 from spillway.rpc.call import ANONYMOUS, Call, Caller
 from spillway.rpc.keys import ROUTE, KeyRing
 
+_OURS = frozenset((metadata.HOP, metadata.ATTEMPTS_LEFT, metadata.TENANT))
+"""Headers of a service that passes a request on."""
+
 
 def admit(call: Call, headers: Mapping[str, str], keys: KeyRing | None, scope: str) -> Call:
     """Return `call` as somebody's. No key is asked for while `keys` is None.
@@ -17,6 +20,8 @@ def admit(call: Call, headers: Mapping[str, str], keys: KeyRing | None, scope: s
     Raises RequestInvalid after too many hops or for a header that is no number, KeyUnknown, or ScopeMissing for a key
     without `scope`.
     """
+    if keys is None and _OURS.isdisjoint(headers):
+        return call
     hop = headers.get(metadata.HOP, "0")
     if not hop.isdecimal() or len(hop) > 4 or int(hop) > metadata.MAX_HOPS:
         raise RequestInvalid(f"{metadata.HOP}: more than {metadata.MAX_HOPS} hops; do the targets form a loop?")

@@ -7,7 +7,7 @@ become a status and the span ends, whatever happened. One interceptor does it in
 from __future__ import annotations
 
 import asyncio
-import uuid
+import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -139,7 +139,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         limit_s = self._settings.default_deadline_s if left is None else None
         deadline = Deadline.after(self._settings.default_deadline_s if left is None else left, self._clock)
         request_id = getattr(getattr(request, "spec", None), "request_id", "") or headers.get(metadata.REQUEST_ID, "")
-        request_id = request_id[:128] or uuid.uuid4().hex
+        request_id = request_id[:128] or os.urandom(16).hex()
         path = method.lstrip("/")
         span = self._tracing.start(path, extract(headers), kind=SpanKind.SERVER)
         if span.is_recording():

@@ -69,6 +69,8 @@ class Tracing:
     ) -> Span:
         """Start a span under `parent`, or a new trace. The caller ends it, in a `finally`."""
         if isinstance(parent, Span):
+            if self._provider is None:
+                return parent  # records nothing, and carries on the trace that came
             parent = trace.set_span_in_context(parent, _ROOT)
         return self._tracer.start_span(name, context=parent or _ROOT, kind=kind, attributes=attributes)
 
