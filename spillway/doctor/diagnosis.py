@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import ceil, floor
 from typing import Literal
 
 from spillway.doctor.family import sized
@@ -102,6 +103,8 @@ def _cpu(machine: Machine) -> Iterator[Finding]:
 
 def _memory(machine: Machine) -> Iterator[Finding]:
     limit = machine.memory.limit
+    if not machine.memory.total:
+        yield Finding("warning", "memory_unknown", "how much memory there is cannot be read here: it counts as none")
     if limit is not None and limit < machine.memory.total:
         what = f"the cgroup grants {gib(limit)} of {gib(machine.memory.total)} of memory"
         yield Finding("note", "memory_limited", what, "raise the container's memory limit to use more")
@@ -151,11 +154,13 @@ def _ways(model: Model, machine: Machine, asked: Asked, found: Fit) -> Iterator[
         yield f"set max_model_len to {longest} or less"
     if found.device == "cpu" and asked.kv_cache_bytes is not None:
         spare = found.budget_bytes - found.weights_bytes - found.activation_bytes - found.runtime_bytes
-        per_worker = max(0, spare) // asked.tensor_parallel_size
-        if per_worker >= found.context_bytes // asked.tensor_parallel_size > 0:
-            least = -(-found.context_bytes // asked.tensor_parallel_size) / GIB
-            yield f"set cpu.kv_cache_gib between {least:.2f} and {int(per_worker / GIB * 100) / 100:g}"
-    if asked.kv_cache_dtype == "auto" and fit(model, machine, replace(asked, kv_cache_dtype="fp8")).longest >= SHORTEST:
+        here = asked.tensor_parallel_size
+        per_worker = max(0, spare) // here
+        if per_worker * here >= found.context_bytes > 0:
+            least, most = ceil(found.context_bytes / here / GIB * 100), floor(per_worker / GIB * 100)
+            yield f"set cpu.kv_cache_gib between {least / 100:g} and {most / 100:g}"
+    fp8 = fit(model, machine, replace(asked, kv_cache_dtype="fp8"))
+    if asked.kv_cache_dtype == "auto" and fp8.verdict is not Verdict.TOO_BIG:
         yield "keep the KV cache in fp8"
     for bits in (8, 4):
         if bits >= model.bits:

@@ -56,9 +56,10 @@ class Asked:
 class Fit:
     """Sizes are bytes, of each GPU or of all workers on a CPU; contexts and streams are in tokens and answers at once.
 
-    `width`: bytes of a number as it is computed. `context` is what was asked, or the model's own; `longest` the longest one stream can have here; `streams` how many
-    of `stream_tokens` have room at once, None where they take none. `context_bytes`: the KV cache of one stream of
-    `context`; `short_bytes`: what is missing for it. `obstacle`: what other than size forbids it.
+    `width`: bytes of a number as it is computed. `context` is what was asked, or the model's own; `longest` the longest
+    one stream can have here; `streams` how many of `stream_tokens` have room at once, None where they take none.
+    `context_bytes`: the KV cache of one stream of `context`; `short_bytes`: what is missing for it. `obstacle`: what
+    other than size forbids it.
     """
 
     verdict: Verdict
