@@ -108,7 +108,7 @@ def _machine(machine: Machine) -> Table:
     table.add_column(style="dim", no_wrap=True)
     cpu, memory, software = machine.cpu, machine.memory, machine.software
     limit = f", {cpu.limit:g} granted" if cpu.limit is not None else ""
-    features = " ".join(sorted(cpu.features)) or "no vector features known"
+    features = "features unknown" if cpu.features is None else " ".join(sorted(cpu.features)) or "no AVX2"
     table.add_row("CPU", plain(f"{cpu.model}, {cpu.cores} cores{limit}, {features}"))
     limit = f", {gib(memory.limit)} granted" if memory.limit is not None else ""
     table.add_row("memory", f"{gib(memory.total)}{limit}, {gib(memory.available)} available")

@@ -89,7 +89,7 @@ def _gpus(machine: Machine) -> Iterator[Finding]:
 def _cpu(machine: Machine) -> Iterator[Finding]:
     cpu = machine.cpu
     intel = cpu.kind.lower() in ("x86_64", "amd64")
-    if intel and cpu.features and machine.device == "cpu":
+    if intel and cpu.features is not None and machine.device == "cpu":
         if "avx2" not in cpu.features:
             mend = "use another CPU, or llama.cpp, which needs less; in a VM, pass the host's CPU through"
             yield Finding("error", "no_avx2", "this CPU has no AVX2, which vLLM's CPU build needs", mend)

@@ -100,7 +100,7 @@ def _cpu(sources: Sources) -> Cpu:
     told = _text(sources.root / "proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", told, re.MULTILINE)
-    features = frozenset(flags[1].split()) & frozenset(FEATURES) if flags else frozenset()
+    features = frozenset(flags[1].split()) & frozenset(FEATURES) if flags else None
     return Cpu(
         model=model[1].strip() if model else sources.kind,
         kind=sources.kind,

@@ -13,12 +13,12 @@ class Cpu:
     kind: str
     cores: int
     limit: float | None = None
-    features: frozenset[str] = frozenset()
+    features: frozenset[str] | None = None
 
     @property
     def bfloat16(self) -> bool:
         """Whether vLLM computes in bfloat16 on it, rather than by way of float32."""
-        return bool(self.features & {"avx512_bf16", "amx_tile"})
+        return self.features is not None and bool(self.features & {"avx512_bf16", "amx_tile"})
 
 
 @dataclass(frozen=True, slots=True)

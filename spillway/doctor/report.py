@@ -49,7 +49,8 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON's types. Sizes are bytes, lengths tokens; null is unknown."""
         machine = asdict(self.machine)
-        machine["cpu"]["features"] = sorted(self.machine.cpu.features)
+        features = self.machine.cpu.features
+        machine["cpu"]["features"] = None if features is None else sorted(features)
         return {
             "format": FORMAT,
             "healthy": self.healthy,
