@@ -60,7 +60,7 @@ CARD = {"sys/bus/pci/devices/0000:01:00.0/vendor": "0x10de\n", "sys/bus/pci/devi
 def test_a_plain_machine_is_read_and_nothing_is_wrong_with_it(tmp_path: Path) -> None:
     machine = inspect(sources(tmp_path, installed=CPU_BUILD))
     assert (machine.cpu.model, machine.cpu.cores, machine.cpu.limit) == ("Old Faithful", 16, None)
-    assert machine.cpu.features == {"avx2", "avx512f"}
+    assert machine.cpu.features == frozenset({"avx2", "avx512f"})
     assert machine.memory == Memory(64 * GIB, 48 * GIB)
     assert replace(machine.software, python="") == Software("", "2.13.0+cpu", None, "0.32.0", "cpu")
     assert machine.disk is not None and machine.disk.path == str(tmp_path)
