@@ -57,7 +57,7 @@ class Fit:
     """Sizes are bytes, of each GPU or of all workers on a CPU; contexts and streams are in tokens and answers at once.
 
     `width`: bytes of a number as it is computed. `context` is what was asked, or the model's own; `longest` the longest
-    one stream can have here; `streams` how many of `stream_tokens` have room at once, None where they take none.
+    one stream can have here; `streams` how many of `stream_tokens` run at once, None where nothing bounds them.
     `context_bytes`: the KV cache of one stream of `context`; `short_bytes`: what is missing for it. `obstacle`: what
     other than size forbids it.
     """
@@ -129,6 +129,8 @@ def fit(model: Model, machine: Machine, asked: Asked, *, stream_tokens: int = 40
         verdict = Verdict.FITS
     stream_tokens = min(stream_tokens, context)
     one = kept(stream_tokens)
+    bounds = [bound for bound in (room // one if one else None, asked.max_num_seqs) if bound is not None]
+    streams = 0 if verdict is Verdict.TOO_BIG else min(bounds, default=None)
     return Fit(
         verdict=verdict,
         device=device,
@@ -144,7 +146,7 @@ def fit(model: Model, machine: Machine, asked: Asked, *, stream_tokens: int = 40
         context_bytes=here * kept(context),
         longest=longest,
         stream_tokens=stream_tokens,
-        streams=None if not one else 0 if verdict is Verdict.TOO_BIG else room // one,
+        streams=streams,
         short_bytes=max(0, here * max(room, kept(context)) - left, here * (kept(context) - room)),
         obstacle=obstacle,
     )

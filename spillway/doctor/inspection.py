@@ -83,11 +83,12 @@ def installed(name: str) -> Installed | None:
 
 def inspect(sources: Sources) -> Machine:
     """Read the machine. What cannot be read is unknown; nothing is raised for it."""
-    gpus, driver = _gpus(sources)
+    memory = _memory(sources.root)
+    gpus, driver = _gpus(sources, memory)
     vendors = (sources.root / "sys/bus/pci/devices").glob("*/vendor")
     return Machine(
         cpu=_cpu(sources),
-        memory=_memory(sources.root),
+        memory=memory,
         gpus=gpus,
         driver=driver,
         cards=sum(_text(vendor).strip() == _NVIDIA and _is_display(vendor.parent) for vendor in vendors),
@@ -154,7 +155,7 @@ def _cgroup(root: Path, controller: str) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _gpus(sources: Sources) -> tuple[tuple[Gpu, ...], Driver | None]:
+def _gpus(sources: Sources, shared: Memory) -> tuple[tuple[Gpu, ...], Driver | None]:
     code, told = sources.run(("nvidia-smi", _QUERY, "--format=csv,noheader,nounits"))
     if code is None and not told:
         return (), None
@@ -164,9 +165,13 @@ def _gpus(sources: Sources) -> tuple[tuple[Gpu, ...], Driver | None]:
     gpus, version = [], ""
     for line in told.strip().splitlines():
         cells = [cell.strip() for cell in line.rsplit(",", 4)]
-        if len(cells) == 5 and cells[1].isdecimal() and cells[2].isdecimal():
-            version = cells[4]
-            gpus.append(Gpu(cells[0], int(cells[1]) * _MIB, int(cells[2]) * _MIB, _pair(cells[3])))
+        if len(cells) != 5:
+            continue
+        name, total, free, capability, version = cells
+        # Where GPU and CPU share one memory, nvidia-smi has no figures for the GPU's.
+        size = int(total) * _MIB if total.isdecimal() else shared.total
+        left = int(free) * _MIB if free.isdecimal() else shared.available
+        gpus.append(Gpu(name, size, left, _pair(capability)))
     newest = re.search(r"CUDA (?:UMD )?Version:\s*(\d+\.\d+)", sources.run(("nvidia-smi",)).told)
     return tuple(gpus), Driver(version, _pair(newest[1]) if newest else None)
 

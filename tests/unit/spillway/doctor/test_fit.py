@@ -43,6 +43,13 @@ def test_a_context_that_is_too_long_is_told_apart_from_a_model_that_is_too_big()
     assert fit(member("70B", 16), small, Asked()).verdict is Verdict.TOO_BIG
 
 
+def test_no_more_streams_are_promised_than_the_engine_will_run() -> None:
+    assert fit(member("1B", 4), CPU, Asked(max_num_seqs=3)).streams == 3
+    assert fit(member("70B", 16), CPU, Asked(max_num_seqs=3)).streams == 0
+    encoder = replace(member("1B", 16), shape=replace(member("1B", 16).shape, layers=()))
+    assert fit(encoder, CPU, Asked()).streams is None
+
+
 def test_gpus_share_weights_and_cache() -> None:
     four = replace(GPU, gpus=(CARD,) * 4)
     one, spread = (fit(member("32B", 16), four, Asked(tensor_parallel_size=size)) for size in (1, 4))

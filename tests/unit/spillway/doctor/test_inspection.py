@@ -77,6 +77,12 @@ def test_gpus_are_read_with_what_is_free_and_the_newest_cuda_of_their_driver(tmp
     assert diagnose(machine) == ()
 
 
+def test_a_gpu_that_shares_the_cpus_memory_has_as_much(tmp_path: Path) -> None:
+    told = Ran(0, "NVIDIA GB10, [N/A], [N/A], 12.1, 580.95\n")
+    (gpu,) = inspect(sources(tmp_path, smi=told, installed=GPU_BUILD)).gpus
+    assert gpu == Gpu("NVIDIA GB10", 64 * GIB, 48 * GIB, (12, 1))
+
+
 @pytest.mark.parametrize(
     ("said", "mend"),
     [
