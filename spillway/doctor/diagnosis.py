@@ -124,10 +124,18 @@ def advise(model: Model, machine: Machine, asked: Asked, found: Fit) -> tuple[Fi
             "vLLM refuses to start with it"
         )
         return (*busy, Finding("warning", "context_too_long", what, f"set max_model_len to {found.longest} or less"))
-    what = (
-        f"{model.name} with a context of {found.context} needs {gib(found.needed_bytes)}, and {where} has "
-        f"{gib(found.budget_bytes)} for it: {gib(found.short_bytes)} too little"
-    )
+    granted = asked.kv_cache_bytes if found.device == "cpu" else None
+    if granted is not None and found.context_bytes > found.kv_cache_bytes:
+        what = (
+            f"{model.name} with a context of {found.context} needs {gib(found.context_bytes)} of KV cache, and is "
+            f"granted {gib(found.kv_cache_bytes)}: {gib(found.context_bytes - found.kv_cache_bytes)} too little"
+        )
+    else:
+        with_what = f"a context of {found.context}" if granted is None else f"{gib(found.kv_cache_bytes)} of KV cache"
+        what = (
+            f"{model.name} with {with_what} needs {gib(found.budget_bytes + found.short_bytes)}, and {where} has "
+            f"{gib(found.budget_bytes)} for it: {gib(found.short_bytes)} too little"
+        )
     return (*busy, Finding("error", "too_big", what, "; or ".join(_ways(model, machine, asked, found))))
 
 

@@ -60,9 +60,9 @@ def test_what_never_fits_is_refused_for_good_with_the_numbers(llama: Path) -> No
     small = replace(MACHINE, memory=Memory(32 * GIB, 30 * GIB, limit=12 * GIB))
     with pytest.raises(SettingsHopeless, match=r"model: .* needs 16\.0 GiB, .* 12\.0 GiB .*: 4\.0 GiB too"):
         require(settings(llama), small, llama)
-    with pytest.raises(SettingsHopeless, match=r"cpu\.kv_cache_gib"):
-        require(settings(llama, max_model_len=8193), MACHINE, llama)
-    with pytest.raises(SettingsHopeless, match="too little"):
+    with pytest.raises(SettingsHopeless, match=r"8200 needs 1\.0 GiB of KV cache, and is granted .* cpu\.kv_cache_gib"):
+        require(settings(llama, max_model_len=8200), MACHINE, llama)
+    with pytest.raises(SettingsHopeless, match=r"with 20\.0 GiB of KV cache needs 35\.0 GiB, .* 3\.0 GiB too little"):
         require(settings(llama, kv_cache_gib=20), MACHINE, llama)
     with pytest.raises(SettingsHopeless, match="max_model_len to"):
         require(settings(llama, max_model_len=200_000), GPU, llama)
