@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spillway.doctor.architecture import architecture
@@ -133,6 +133,7 @@ def test_a_shape_that_cannot_be_is_refused_by_its_key(field: str, value: object)
     assert refused.value.fields[0].field == f"config.{field}"
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(sorted({*LLAMA_3_8B, *DEEPSEEK_V2_LITE, "layer_types", "quantization_config", "text_config"})),
     st.sampled_from(
@@ -145,6 +146,7 @@ def test_no_config_is_answered_with_anything_but_a_shape_or_a_refusal(key: str, 
             assert architecture({**config, key: value}).parameters > 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200_000), st.integers(1, 200_000), st.sampled_from([LLAMA_3_8B, DEEPSEEK_V2_LITE]))
 def test_a_longer_stream_never_keeps_less(tokens: int, more: int, config: dict[str, Any]) -> None:
     read = architecture({**config, "sliding_window": 1000, "sliding_window_pattern": 2})

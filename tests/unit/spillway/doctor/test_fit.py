@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spillway.doctor.diagnosis import advise
@@ -117,6 +117,7 @@ def test_an_advised_context_fits_and_one_block_more_does_not() -> None:
     assert fit(member("8B", 16), machine, Asked(max_model_len=longest + 128)).verdict is Verdict.TOO_BIG
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(sorted(FAMILIES)),
     st.sampled_from(BITS),
@@ -139,6 +140,7 @@ def test_more_memory_and_fewer_bits_never_make_it_worse(
     assert found(memory_gib, bits) <= found(memory_gib, max(1, bits // 2))
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(FAMILIES)), st.integers(1, 256), st.integers(512, 40000))
 def test_what_does_not_fit_without_margins_does_not_fit_with_them(family: str, memory_gib: int, context: int) -> None:
     machine = replace(CPU, memory=Memory(memory_gib * GIB, memory_gib * GIB))
