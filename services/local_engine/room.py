@@ -69,13 +69,17 @@ def _model(name: str, cache: Path) -> Model | None:
     folder = checkpoint.find(name, cache)
     if folder is None:
         return None
+    downloaded = not Path(name).is_dir()
     try:
-        return checkpoint.read(folder, name="" if folder == Path(name) else name)
+        model = checkpoint.read(folder, name=name if downloaded else "")
     except RequestInvalid as error:
+        if downloaded:
+            return None  # half a download goes on where it stopped
         if any(violation.field.startswith("config.") for violation in error.fields):
             log.info("engine.size_unknown", why=error.message)  # vLLM knows shapes that we do not
             return None
         raise SettingsError(f"local_engine.{error.message}") from None
+    return model if model.exact or model.folder_bytes else None
 
 
 def _empty(machine: Machine) -> Machine:

@@ -33,6 +33,17 @@ _ENCODERS = frozenset(
     {"bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "nomic_bert", "mpnet", "deberta-v2"}
 )
 """Kinds that read all of a text at once and keep no KV cache."""
+_LEFT_OUT: Mapping[str, Mapping[str, int]] = {
+    "gemma3_text": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262208,
+        "max_position_embeddings": 131072,
+        "sliding_window_pattern": 6,
+    },
+}
+"""What published configs leave to the defaults of transformers' own classes."""
 _EVERY_TOKEN = frozenset({"full_attention", "attention", "global"})
 _WINDOWED = frozenset({"sliding_attention", "chunked_attention", "local"})
 
@@ -94,8 +105,9 @@ class Architecture:
 def architecture(config: Mapping[str, Any]) -> Architecture:
     """Read a config.json. Raises RequestInvalid naming the key that is missing or wrong."""
     inner = config.get("text_config") or config.get("llm_config")
-    shape = _Shape({**config, **inner} if isinstance(inner, Mapping) else config)
-    kind = str(shape.config.get("model_type", "unknown"))
+    whole = {**config, **inner} if isinstance(inner, Mapping) else config
+    kind = str(whole.get("model_type", "unknown"))
+    shape = _Shape({**_LEFT_OUT.get(kind, {}), **whole})
     hidden, layers, vocabulary = shape.whole("hidden_size"), shape.whole("num_hidden_layers"), shape.whole("vocab_size")
     heads = shape.whole("num_attention_heads")
     if layers > MOST_LAYERS:
@@ -151,9 +163,12 @@ class _Shape:
 
     def types(self, layers: int) -> Sequence[str]:
         """Return what each layer attends to: full_attention, sliding_attention, or something that keeps a state."""
-        told = self.config.get("layer_types")
-        if isinstance(told, Sequence) and not isinstance(told, str) and len(told) >= layers:
-            return [str(one) for one in told[:layers]]
+        for key in ("layer_types", "layers_block_type"):
+            told = self.config.get(key)
+            if isinstance(told, Sequence) and not isinstance(told, str) and len(told) >= layers:
+                return [str(one) for one in told[:layers]]
+        if (attending := self._attending(layers)) is not None:
+            return ["full_attention" if index in attending else "state" for index in range(layers)]
         window = self.optional("sliding_window")
         if not window or self.config.get("use_sliding_window") is False:
             return ["full_attention"] * layers
@@ -163,6 +178,19 @@ class _Shape:
             "full_attention" if index < first or (every and (index + 1) % every == 0) else "sliding_attention"
             for index in range(layers)
         ]
+
+    def _attending(self, layers: int) -> frozenset[int] | None:
+        """Return the layers that attend, where the others keep a state; None: it is not that kind of model."""
+        pattern, indices = self.config.get("hybrid_override_pattern"), self.config.get("attn_layer_indices")
+        if isinstance(pattern, str):
+            return frozenset(index for index, kind in enumerate(pattern) if kind == "*")
+        if isinstance(indices, Sequence):
+            return frozenset(index for index in indices if isinstance(index, int))
+        if period := self.optional("attn_layer_period"):
+            return frozenset(range(self.optional("attn_layer_offset") or 0, layers, period))
+        if interval := self.optional("full_attention_interval"):
+            return frozenset(range(interval - 1, layers, interval))
+        return None
 
 
 def _kept(shape: _Shape, layers: int, heads: int, hidden: int) -> tuple[Layer, ...]:

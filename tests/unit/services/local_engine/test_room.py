@@ -40,11 +40,23 @@ def settings(folder: Path, *, kv_cache_gib: float = 1.0, **vllm: Any) -> LocalEn
     return LocalEngineSettings(model=str(folder), vllm=VllmSettings(cpu=CpuSettings(kv_cache_gib=kv_cache_gib), **vllm))
 
 
+WEIGHTS_BYTES = 8_030_261_248 * 2
+
+
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
-    """An 8B model whose 15 GiB of weights are told by its shape alone."""
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    """An 8B model; its weights are a file of 15 GiB that takes no room."""
+    write(tmp_path)
     return tmp_path
+
+
+def write(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    with (folder / "model.safetensors").open("wb") as file:
+        tensor = {"dtype": "BF16", "shape": [WEIGHTS_BYTES // 2], "data_offsets": [0, WEIGHTS_BYTES]}
+        head = json.dumps({"all": tensor}).encode()
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.truncate(8 + len(head) + WEIGHTS_BYTES)
 
 
 def test_the_bundled_model_has_room(tmp_path: Path) -> None:
@@ -76,7 +88,7 @@ def test_what_does_not_fit_now_may_be_tried_again(llama: Path) -> None:
 
 
 def test_only_what_is_certain_counts(llama: Path) -> None:
-    exact = 8_030_261_248 * 2 + GIB
+    exact = WEIGHTS_BYTES + GIB
     require(settings(llama, max_model_len=8192), replace(MACHINE, memory=Memory(exact, exact)), llama)
     with pytest.raises(SettingsHopeless):
         require(settings(llama, max_model_len=8192), replace(MACHINE, memory=Memory(exact - 1, exact - 1)), llama)
@@ -105,6 +117,23 @@ def test_damaged_weights_are_told_and_a_shape_nobody_here_knows_is_left_to_vllm(
     (llama / "model.safetensors").write_bytes(b"half")
     with pytest.raises(SettingsError, match=r"local_engine\.model: .*model\.safetensors"):
         require(settings(llama), MACHINE, llama)
+
+
+def test_half_a_download_is_not_judged(tmp_path: Path) -> None:
+    place = tmp_path / "models--owner--large"
+    snapshot = place / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("abc")
+    tiny = replace(MACHINE, memory=Memory(GIB, GIB))
+    downloaded = LocalEngineSettings(model="owner/large")
+    (snapshot / "config.json").write_text(json.dumps(CONFIG))
+    require(downloaded, tiny, tmp_path)
+    (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"all": "model.safetensors"}}')
+    require(downloaded, tiny, tmp_path)
+    write(snapshot)
+    with pytest.raises(SettingsHopeless, match="owner/large"):
+        require(downloaded, tiny, tmp_path)
 
 
 def test_without_vllm_or_a_memory_that_can_be_read_nothing_is_refused(llama: Path) -> None:

@@ -117,6 +117,30 @@ def test_layers_that_share_a_cache_or_keep_a_state_take_none_of_their_own() -> N
     assert (linear.kv_token_bytes(2), linear.stateful_layers) == (131072 // 4, 24)
 
 
+@pytest.mark.parametrize(
+    ("hybrid", "attending"),
+    [
+        ({"layers_block_type": ["mamba", "attention"] * 16}, 16),
+        ({"hybrid_override_pattern": "M-*M" * 8}, 8),
+        ({"attn_layer_indices": [3, 9, 27]}, 3),
+        ({"attn_layer_period": 8, "attn_layer_offset": 4}, 4),
+        ({"full_attention_interval": 4}, 8),
+    ],
+)
+def test_a_hybrids_states_are_no_cache(hybrid: dict[str, Any], attending: int) -> None:
+    read = architecture({**LLAMA_3_8B, **hybrid})
+    assert (read.kv_token_bytes(2), read.stateful_layers) == (attending * 4096, 32 - attending)
+
+
+def test_what_a_published_config_leaves_out_is_known() -> None:
+    """Gemma 3 4B's, as published."""
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
+    read = architecture({"model_type": "gemma3", "text_config": {**text, "sliding_window": 1024}})
+    assert read.parameters == pytest.approx(3.88e9, rel=0.01)
+    assert read.kv_token_bytes(2) == 2 * 34 * 4 * 256 * 2
+    assert read.kv_bytes(32768, 2) == (5 * 32768 + 29 * 1024) * 2 * 4 * 256 * 2
+
+
 def test_older_names_and_a_config_inside_a_config_are_read() -> None:
     gpt2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
     assert architecture(gpt2).kv_token_bytes(2) == 2 * 12 * 768 * 2
