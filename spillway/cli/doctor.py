@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from spillway.doctor import checkpoint, family
 from spillway.doctor.configuration import configured
 from spillway.doctor.diagnosis import gib
 from spillway.doctor.family import BITS, FAMILIES
-from spillway.doctor.fit import UNLIMITED, Asked, Fit, Verdict
+from spillway.doctor.fit import KV_CACHE_DTYPES, UNLIMITED, Asked, Fit, Verdict
 from spillway.doctor.inspection import Sources, inspect
 from spillway.doctor.machine import Machine
 from spillway.doctor.report import Report, report
@@ -47,6 +48,8 @@ def run(
 ) -> int:
     """Examine, tell, and return the exit code: 0 healthy, 1 not, 2 for a question that makes no sense."""
     try:
+        if kv_cache_dtype is not None and not re.fullmatch(KV_CACHE_DTYPES, kv_cache_dtype):
+            raise _wrong("kv_cache_dtype", f"expected auto, bfloat16, fp8, int8, ..., found {kv_cache_dtype!r:.40}")
         asked, told = Asked(), model
         if config:
             part = configured(config, os.environ)

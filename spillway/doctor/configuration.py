@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from spillway.doctor.fit import GIB, Asked
+from spillway.doctor.fit import GIB, KV_CACHE_DTYPES, Asked
 from spillway.settings import Section, SettingsError, explain, mapping, overlay, read_environment, read_mesh
 
 _SECTION = "local_engine"
@@ -28,7 +28,7 @@ class VllmPart(_Part):
 
     dtype: str = Field("auto", pattern="^(auto|bfloat16|float16|float32)$")
     quantization: str | None = None
-    kv_cache_dtype: str = "auto"
+    kv_cache_dtype: str = Field("auto", pattern=f"^(?:{KV_CACHE_DTYPES})$")
     max_model_len: int | None = Field(None, gt=1)
     max_num_seqs: int | None = Field(None, gt=0)
     max_num_batched_tokens: int = Field(4096, gt=0)

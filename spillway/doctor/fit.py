@@ -20,6 +20,8 @@ UNLIMITED = 2**22
 """Tokens looked at for a model whose config names no longest context."""
 SHORTEST = 512
 """Tokens; a context with less is none."""
+KV_CACHE_DTYPES = r"auto|float32|float16|bfloat16|(?:fp8|int8|int4|nvfp4)\w*"
+"""Pattern of the names whose width is known; vLLM has more."""
 _BLOCK = {"gpu": 16, "cpu": 128}
 """Tokens that vLLM keeps together: a stream takes whole blocks."""
 _STREAMS = {"gpu": 256, "cpu": 128}
@@ -165,7 +167,7 @@ def kv_cache_width(asked: Asked, width: int) -> float:
     """Return the bytes of a number in the KV cache."""
     if asked.kv_cache_dtype == "auto":
         return width
-    return WIDTHS.get(asked.kv_cache_dtype) or (0.5 if "4" in asked.kv_cache_dtype else 1)
+    return WIDTHS.get(asked.kv_cache_dtype) or (0.5 if asked.kv_cache_dtype.startswith(("int4", "nvfp4")) else 1)
 
 
 def loaded_bytes(model: Model, asked: Asked, width: int) -> int:

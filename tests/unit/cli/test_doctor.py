@@ -63,6 +63,7 @@ def test_a_configuration_says_model_and_memory(tmp_path: Path) -> None:
         (("--model", "no/such-model"), "model: no/such-model is no folder"),
         (("--model", "8B", "--parameters", "7e9"), "parameters: name either"),
         (("--model", "8B@99"), "bits: expected a number from 1 to 32"),
+        (("--model", "8B", "--kv-cache-dtype", "fp-eight"), "kv_cache_dtype: expected auto"),
         (("--bits", "4"), "bits: goes with --parameters"),
         (("--config", "no-such-file.yaml"), "cannot read no-such-file.yaml"),
     ],
