@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from spillway import logs, settings
 from spillway.leash import end_with_parent
 from spillway.rpc.server import Server
-from spillway.settings import ServiceSettings, SettingsError
+from spillway.settings import ServiceSettings, SettingsError, SettingsHopeless
 
 GC_THRESHOLDS = (10_000, 20, 20)
 """A request makes hundreds of objects that die with it: with Python's 700 every other one paid for a collection."""
@@ -43,7 +43,8 @@ S = TypeVar("S", bound=ServiceSettings)
 def main(section: str, model: type[S], build: Callable[[S], AbstractAsyncContextManager[App]]) -> None:
     """Run service `section` until a signal comes or it dies; then exit.
 
-    Exit codes: 0 after a signal, 2 for wrong settings, 3 if it could not start, 70 if it died.
+    Exit codes: 0 after a signal, 2 for settings that are wrong or that this machine cannot honour, 3 if it could not
+    start, 70 if it died.
     """
     parser = argparse.ArgumentParser(prog=f"python -m services.{section}", description=f"Spillway's {section}.")
     parser.add_argument("--config", type=Path, help="YAML file with the sections `shared` and `" + section + "`")
@@ -80,7 +81,7 @@ async def _serve(build: Callable[[S], AbstractAsyncContextManager[App]], read: S
             return 0
     except (OSError, SettingsError) as error:
         log.error("process.not_started", why=str(error))
-        return EXIT_START
+        return EXIT_SETTINGS if isinstance(error, SettingsHopeless) else EXIT_START
 
 
 def _handle_signals(stop: asyncio.Event) -> None:

@@ -31,6 +31,10 @@ class SettingsError(Exception):
     """A setting is wrong; the message names each path and what to do."""
 
 
+class SettingsHopeless(SettingsError):
+    """A setting that this machine cannot honour: starting again changes nothing."""
+
+
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 

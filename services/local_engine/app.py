@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from services.local_engine import environment, model_source
+from services.local_engine import environment, model_source, room
 from services.local_engine.backend import Backend
 from services.local_engine.engine import Engine
 from services.local_engine.keeper import Keeper
 from services.local_engine.servicer import Servicer, services
 from services.local_engine.settings import LocalEngineSettings
+from spillway.doctor.checkpoint import hub_cache
+from spillway.doctor.inspection import Sources, inspect
 from spillway.rpc.server import Server
 from spillway.telemetry.tracing import Tracing
 
@@ -37,8 +39,9 @@ class LocalEngine:
 
 
 async def open_vllm(settings: LocalEngineSettings) -> Backend:
-    """Load vLLM and the model. Raises SettingsError where they cannot be loaded."""
+    """Load vLLM and the model. Raises SettingsError where they cannot be loaded, SettingsHopeless if they never fit."""
     model_source.require(settings.model)
+    await asyncio.to_thread(_require_room, settings)
     environment.prepare(settings, os.environ)
 
     def load(abandoned: threading.Event) -> Backend:
@@ -48,6 +51,11 @@ async def open_vllm(settings: LocalEngineSettings) -> Backend:
 
     keeper = Keeper(load)
     return await keeper.open()
+
+
+def _require_room(settings: LocalEngineSettings) -> None:
+    cache = hub_cache(os.environ)
+    room.require(settings, inspect(Sources.here(cache)), cache)
 
 
 @asynccontextmanager

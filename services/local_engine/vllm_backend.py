@@ -40,6 +40,7 @@ from services.local_engine.settings import LocalEngineSettings
 from services.local_engine.spawned import standing_apart
 from services.local_engine.support import CAPABILITIES, unsupported
 from spillway import v1
+from spillway.doctor.fit import SMALL_WEIGHTS_BYTES
 from spillway.errors import TargetDown
 from spillway.generation import prompt_bytes
 from spillway.logs import get_logger
@@ -56,7 +57,6 @@ LONG_PROMPT_BYTES = 8192
 LOOK_EVERY_S = 0.25
 PENALTIES = "services.local_engine.vllm_penalties:EarlierPenalties"
 SHUTDOWN_S = 3.0
-SMALL_WEIGHTS_BYTES = 2**30
 
 
 class VllmBackend:

@@ -171,6 +171,40 @@ def inspect(
     raise typer.Exit(command.run(file, address=address, key=key))
 
 
+@app.command()
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="A model's folder, a hub id that is on this disk, or a size and bits: 7B@4.")
+    ] = None,
+    parameters: Annotated[float | None, typer.Option(help="Instead of a model: how many weights it has, 7e9.")] = None,
+    bits: Annotated[float | None, typer.Option(help="With --parameters: bits of a weight. Default: 16.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(min=2, help="Context, in tokens. Default: the model's.")] = None,
+    stream_tokens: Annotated[int, typer.Option(min=1, help="Length of the streams that are counted.")] = 4096,
+    kv_cache_dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, fp8, ...")] = None,
+    tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs to spread the model over.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A mesh's configuration: its model, and the memory it grants vLLM.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs; docs/doctor.md lists the keys.")] = False,
+) -> None:
+    """Say what this machine has, whether a model fits it, and how to mend what is wrong. Ends 0 if all is well."""
+    from spillway.cli import doctor as command
+
+    raise typer.Exit(
+        command.run(
+            model=model,
+            parameters=parameters,
+            bits=bits,
+            stream_tokens=stream_tokens,
+            config=config,
+            as_json=as_json,
+            max_model_len=max_model_len,
+            kv_cache_dtype=kv_cache_dtype,
+            tensor_parallel_size=tensor_parallel_size,
+        )
+    )
+
+
 @policy.command("check")
 def policy_check(file: Annotated[Path, typer.Argument(help="A policy file, as router.policy_file names it.")]) -> None:
     """Say what is wrong with a policy file. Ends 0 if it could be put in force, 1 if not."""

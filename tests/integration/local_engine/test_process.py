@@ -23,7 +23,7 @@ from tests.integration.processes import END_S, started
 
 pytestmark = [pytest.mark.engine, pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm")]
 
-EXIT_START, EXIT_DIED = 3, 70
+EXIT_SETTINGS, EXIT_START, EXIT_DIED = 2, 3, 70
 
 
 SMALL = {"vllm": {"max_model_len": 512, "cpu": {"kv_cache_gib": 0.25}}}
@@ -100,3 +100,9 @@ async def test_a_process_told_to_stop_while_it_starts_stops(tmp_path: Path) -> N
             assert (await health.Check(request, wait_for_ready=True)).status == health_pb2.HealthCheckResponse.SERVING
         process.terminate()
         assert await asyncio.wait_for(process.wait(), END_S) == 0
+
+
+async def test_a_model_that_can_never_fit_ends_the_process_as_a_wrong_setting(tmp_path: Path) -> None:
+    wide = {"vllm": {"max_model_len": 10**10, "cpu": {"kv_cache_gib": 0.25}}}
+    async with started("local_engine", wide, tmp_path / "spillway.yaml", ready=False) as (_, process):
+        assert await asyncio.wait_for(process.wait(), END_S) == EXIT_SETTINGS

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from spillway import process
 from spillway.rpc.server import Server
-from spillway.settings import ServerSettings, ServiceSettings, SettingsError
+from spillway.settings import ServerSettings, ServiceSettings, SettingsHopeless
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, services
 
@@ -37,6 +37,8 @@ class App:
 async def build(settings):
     if settings.ends == "at start":
         raise OSError("the port is taken")
+    if settings.ends == "too big":
+        raise SettingsHopeless("router.model: 150 GiB too little")
     server = Server(settings.server, services(FakeEngine()), tracing=Tracing("router"))
     await server.start()
     await server.health.set_ready(True)
@@ -116,6 +118,13 @@ def test_a_service_that_cannot_start_says_why(config: Path) -> None:
 
     assert service.wait_for("process.not_started")["why"] == "the port is taken"
     assert service.end()[0] == 3
+
+
+def test_settings_that_this_machine_cannot_honour_are_not_tried_again(config: Path) -> None:
+    service = Process(config, ends="too big")
+
+    assert service.wait_for("process.not_started")["why"] == "router.model: 150 GiB too little"
+    assert service.end()[0] == 2
 
 
 def test_wrong_settings_are_told_with_their_path_before_anything_starts(config: Path) -> None:
