@@ -61,7 +61,9 @@ def asked(settings: LocalEngineSettings) -> Asked:
         max_num_seqs=vllm.max_num_seqs,
         max_num_batched_tokens=vllm.max_num_batched_tokens,
         gpu_memory_utilization=vllm.gpu_memory_utilization,
-        tensor_parallel_size=vllm.tensor_parallel_size,
+        kv_cache_dtype=vllm.kv_cache_dtype,
+        # A stage of a pipeline has its share of the layers, as a GPU of a tensor has of each.
+        tensor_parallel_size=vllm.tensor_parallel_size * vllm.pipeline_parallel_size,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
@@ -25,6 +25,26 @@ class CpuSettings(Section):
     threads: int | None = Field(None, gt=0, description="compute threads, where `bind` names no cores")
 
 
+class SpeculationSettings(Section):
+    """Tokens are guessed, and checked many at once: faster where few answers are made at the same time."""
+
+    method: Literal["ngram", "draft_model"] = Field(
+        description="ngram guesses what stands in the prompt already; draft_model asks a small model"
+    )
+    tokens: int = Field(4, gt=0, description="tokens guessed at a time")
+    model: str | None = Field(None, description="draft_model: an id or a folder; its tokenizer is the large one's")
+    lookup_min: int = Field(2, gt=0, description="ngram: fewest tokens that have to match")
+    lookup_max: int = Field(4, gt=0, description="ngram: most tokens that are matched")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> SpeculationSettings:
+        if (self.method == "draft_model") != (self.model is not None):
+            raise ValueError("model: is for the method draft_model, and needed there")
+        if self.lookup_min > self.lookup_max:
+            raise ValueError("lookup_min: is more than lookup_max")
+        return self
+
+
 class VllmSettings(Section):
     """What vLLM is told. Absent means vLLM's own default for the machine."""
 
@@ -37,6 +57,14 @@ class VllmSettings(Section):
     max_num_batched_tokens: int = Field(4096, gt=0, description="tokens computed in one step")
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="share of each GPU's memory")
     tensor_parallel_size: int = Field(1, gt=0, description="GPUs, or CPU workers, one copy of the model is spread over")
+    pipeline_parallel_size: int = Field(1, gt=0, description="GPUs that the layers of one copy follow each other over")
+    data_parallel_size: int = Field(1, gt=0, description="copies of the model, which share the requests")
+    expert_parallel: bool = Field(False, description="a mixture of experts is spread by expert, not by matrix")
+    chunked_prefill: bool | None = Field(None, description="long prompts are computed in parts, beside other answers")
+    kv_cache_dtype: Literal["auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"] = Field(
+        "auto", description="of the KV cache; fp8 holds twice as much and is a little less exact"
+    )
+    speculation: SpeculationSettings | None = None
     enforce_eager: bool | None = Field(None, description="no compilation; absent: none on CPUs, to start sooner")
     prefix_caching: bool = True
     seed: int = 0

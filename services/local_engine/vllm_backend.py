@@ -18,7 +18,6 @@ from contextlib import aclosing
 from functools import lru_cache
 from typing import Any
 
-import torch
 from tokenizers.decoders import DecodeStream
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -30,7 +29,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
-from services.local_engine import environment, json_grammar, model_source, prompt, resumption
+from services.local_engine import environment, json_grammar, prompt, resumption
 from services.local_engine.answer import Answer
 from services.local_engine.decoding import Decoding, Guide, decoding, refused
 from services.local_engine.load import LoadMeter
@@ -39,8 +38,8 @@ from services.local_engine.resumption import Resumption
 from services.local_engine.settings import LocalEngineSettings
 from services.local_engine.spawned import standing_apart
 from services.local_engine.support import CAPABILITIES, unsupported
+from services.local_engine.vllm_arguments import engine_arguments
 from spillway import v1
-from spillway.doctor.fit import SMALL_WEIGHTS_BYTES
 from spillway.errors import TargetDown
 from spillway.generation import prompt_bytes
 from spillway.logs import get_logger
@@ -55,7 +54,8 @@ WHOLE = 1 << 30
 LONG_PROMPT_BYTES = 8192
 """Longer prompts are tokenized off the event loop: below, a thread costs more than it saves."""
 LOOK_EVERY_S = 0.25
-PENALTIES = "services.local_engine.vllm_penalties:EarlierPenalties"
+BACKGROUND = 1
+"""vLLM computes answers of a lower number first, and takes the place of one with a higher if there is no other."""
 SHUTDOWN_S = 3.0
 
 
@@ -144,6 +144,7 @@ class VllmBackend:
                 _parameters(how, structure, whole=whole),
                 name,
                 trace_headers=(inject(call.span) or None) if self._traced else None,
+                priority=BACKGROUND if spec.priority == v1.PRIORITY_BACKGROUND else 0,
             )
             async with aclosing(outputs):
                 async for output in outputs:
@@ -282,41 +283,6 @@ class _StatLogger:
 
     def record_sleep_state(self, is_awake: int, level: int) -> None:
         """The engine is never put to sleep."""
-
-
-def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, Any]:
-    """Return what vLLM's AsyncEngineArgs are made with, on a CPU or a GPU."""
-    vllm = settings.vllm
-    arguments: dict[str, Any] = {
-        "model": settings.model,
-        "served_model_name": settings.name,
-        "dtype": _dtype(settings) if cpu else vllm.dtype,
-        "quantization": vllm.quantization,
-        "max_model_len": vllm.max_model_len,
-        "max_num_batched_tokens": max(vllm.max_num_batched_tokens, vllm.max_num_seqs or 0),
-        "gpu_memory_utilization": vllm.gpu_memory_utilization,
-        "tensor_parallel_size": vllm.tensor_parallel_size,
-        "enforce_eager": cpu if vllm.enforce_eager is None else vllm.enforce_eager,
-        "enable_prefix_caching": vllm.prefix_caching,
-        "seed": vllm.seed,
-        "otlp_traces_endpoint": settings.telemetry.otlp_endpoint,
-        "disable_log_stats": True,  # of vLLM's own log lines; reports come all the same
-        "use_tqdm_on_load": False,
-    }
-    if vllm.max_num_seqs is not None:
-        arguments["max_num_seqs"] = vllm.max_num_seqs
-    if cpu:
-        arguments["kv_cache_memory_bytes"] = round(vllm.cpu.kv_cache_gib * 2**30)
-        # On GPUs vLLM has another sampler, with other seams.
-        arguments["logits_processors"] = [PENALTIES]
-    return arguments
-
-
-def _dtype(settings: LocalEngineSettings) -> str:
-    """Return the dtype on a CPU: one without bfloat16 instructions computes a small model faster in float32."""
-    if settings.vllm.dtype != "auto" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return settings.vllm.dtype
-    return "float32" if 0 < model_source.weights_bytes(settings.model) <= SMALL_WEIGHTS_BYTES else "auto"
 
 
 def _parameters(how: Decoding, structure: Mapping[str, Any], *, whole: bool) -> SamplingParams:

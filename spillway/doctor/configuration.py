@@ -34,11 +34,13 @@ class VllmPart(_Part):
     max_num_batched_tokens: int = Field(4096, gt=0)
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     tensor_parallel_size: int = Field(1, gt=0)
+    pipeline_parallel_size: int = Field(1, gt=0)
     cpu: CpuPart = CpuPart()
 
     def asked(self) -> Asked:
         """Return it as the arithmetic takes it."""
-        told = self.model_dump(exclude={"cpu"})
+        told = self.model_dump(exclude={"cpu", "pipeline_parallel_size"})
+        told["tensor_parallel_size"] *= self.pipeline_parallel_size
         return Asked(kv_cache_bytes=round(self.cpu.kv_cache_gib * GIB), **told)
 
 

@@ -34,7 +34,7 @@ from vllm.model_executor.model_loader import base_loader
 from vllm.platforms import current_platform
 
 from services.local_engine.settings import LocalEngineSettings
-from services.local_engine.vllm_backend import engine_arguments
+from services.local_engine.vllm_arguments import engine_arguments
 
 held = []
 process = base_loader.process_weights_after_loading

@@ -151,6 +151,8 @@ def test_the_doctor_reads_the_engines_settings_as_the_engine_does() -> None:
         "max_num_batched_tokens": 512,
         "gpu_memory_utilization": 0.5,
         "tensor_parallel_size": 2,
+        "pipeline_parallel_size": 3,
+        "kv_cache_dtype": "fp8",
         "cpu": {"kv_cache_gib": 2.5},
     }
     for vllm in ({}, told):

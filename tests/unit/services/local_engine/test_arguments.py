@@ -1,0 +1,85 @@
+"""What vLLM is told follows from the settings, and is something it knows."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from services.local_engine.settings import LocalEngineSettings
+
+arg_utils = pytest.importorskip("vllm.engine.arg_utils", reason="vLLM is not installed here")
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch and vLLM warn their own developers while they load
+
+KNOWN = {field.name for field in fields(arg_utils.AsyncEngineArgs)}
+ALL: dict[str, Any] = {
+    "max_model_len": 512,
+    "max_num_seqs": 8,
+    "tensor_parallel_size": 2,
+    "pipeline_parallel_size": 2,
+    "data_parallel_size": 2,
+    "expert_parallel": True,
+    "chunked_prefill": True,
+    "kv_cache_dtype": "fp8",
+    "speculation": {"method": "ngram", "tokens": 3},
+}
+
+
+def arguments(vllm: dict[str, Any], *, cpu: bool) -> dict[str, Any]:
+    from services.local_engine.vllm_arguments import engine_arguments
+
+    return engine_arguments(LocalEngineSettings.model_validate({"vllm": vllm}), cpu=cpu)
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_vllm_knows_every_argument(cpu: bool) -> None:
+    assert arguments(ALL, cpu=cpu).keys() <= KNOWN
+    assert arguments({}, cpu=cpu).keys() <= KNOWN
+
+
+def test_what_is_set_is_passed_on_and_what_is_absent_is_left_to_vllm() -> None:
+    told = arguments(ALL, cpu=False)
+    assert told["enable_expert_parallel"] is told["enable_chunked_prefill"] is True
+    assert [told[f"{kind}_parallel_size"] for kind in ("tensor", "pipeline", "data")] == [2, 2, 2]
+    assert (told["kv_cache_dtype"], told["max_model_len"], told["max_num_seqs"]) == ("fp8", 512, 8)
+    assert {"max_model_len", "max_num_seqs", "enable_chunked_prefill", "speculative_config"}.isdisjoint(
+        arguments({}, cpu=False)
+    )
+
+
+def test_interactive_answers_come_before_background_ones() -> None:
+    assert arguments({}, cpu=True)["scheduling_policy"] == "priority"
+
+
+@pytest.mark.parametrize(
+    ("speculation", "config"),
+    [
+        (
+            {"method": "ngram", "tokens": 3, "lookup_max": 5},
+            {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 2, "prompt_lookup_max": 5},
+        ),
+        (
+            {"method": "draft_model", "model": "small"},
+            {"method": "draft_model", "num_speculative_tokens": 4, "model": "small"},
+        ),
+    ],
+)
+def test_speculation_is_told_in_vllms_words(speculation: dict[str, Any], config: dict[str, Any]) -> None:
+    told = arguments({"speculation": speculation}, cpu=True)
+    assert told["speculative_config"] == config
+    assert "logits_processors" not in told, "vLLM takes none beside speculation"
+
+
+@pytest.mark.parametrize(
+    ("speculation", "said"),
+    [
+        ({"method": "ngram", "model": "small"}, "is for the method draft_model"),
+        ({"method": "draft_model"}, "needed there"),
+        ({"method": "ngram", "lookup_min": 5, "lookup_max": 2}, "is more than lookup_max"),
+    ],
+)
+def test_a_speculation_that_makes_no_sense_is_refused(speculation: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        LocalEngineSettings.model_validate({"vllm": {"speculation": speculation}})
