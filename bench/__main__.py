@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cancelling, decision, engine_rate, mesh
+from bench import cancelling, decision, engine_rate, mesh, priorities
 
-PARTS = {"decision": decision.run, "router": mesh.run, "engine": engine_rate.run, "cancel": cancelling.run}
+PARTS = {
+    "decision": decision.run,
+    "router": mesh.run,
+    "engine": engine_rate.run,
+    "cancel": cancelling.run,
+    "priority": priorities.run,
+}
 
 
 def main() -> None:

@@ -48,3 +48,18 @@ class Wait:
             f"{self.load:42} {self.through:24} {self.median_s * 1e3:8.1f} ms, "
             f"{ratio:.2f} of the bare abort, longest {self.longest_s * 1e3:.1f} ms"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A figure of `what` under `load`, with priorities and first come, first served."""
+
+    load: str
+    what: str
+    found: float
+    plain: float
+    unit: str
+
+    def __str__(self) -> str:
+        share = self.found / self.plain
+        return f"{self.load:42} {self.what:28} {self.found:8.0f} {self.unit}, first come {self.plain:.0f}: {share:.2f}"

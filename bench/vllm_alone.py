@@ -33,7 +33,7 @@ async def main() -> None:
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from services.local_engine.vllm_backend import engine_arguments
+    from services.local_engine.vllm_arguments import engine_arguments
 
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(settings, cpu=True)))
 
