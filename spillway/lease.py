@@ -162,8 +162,8 @@ RENEW: Final = Script(
     _COMMON
     + """
 -- ARGV: token, microseconds it lasts, slots, its fencing token, microseconds it is held, longest hold, owner, request
--- id. returns: microseconds it is held from now; 0: it is gone; -1: an operator wants it back. A store that has just begun
--- grants nothing, so a hold it has forgotten is still nobody else's and is told to it again.
+-- id. returns: microseconds it is held from now; 0: it is gone; -1: an operator wants it back. A store that has just
+-- begun grants nothing, so a hold it has forgotten is still nobody else's and is told to it again.
 local token, ttl = ARGV[1], tonumber(ARGV[2])
 forget()
 local fencing, since, last, state = read(token)

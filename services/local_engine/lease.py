@@ -85,7 +85,7 @@ class Lease:
                 waited_s = self._clock() - came
                 call.span.set_attribute(names.QUEUE_MS, round(waited_s * 1000))
                 self._measures.acquired(waited_s)
-                log.info("lease.acquired", lease=self._name, fencing=tenure.fencing, waited_ms=round(waited_s * 1000))
+                log.debug("lease.acquired", lease=self._name, fencing=tenure.fencing, waited_ms=round(waited_s * 1000))
                 yield tenure
         except LeaseLost as lost:
             self._measures.lost(lost.why)
@@ -206,7 +206,8 @@ class Lease:
         return TargetBusy(f"lease {self._name} was lost: {WHY[why]}", retry_after_s=1.0, resource=self._name)
 
     def __repr__(self) -> str:
-        return f"<Lease {self.line!r}>"
+        alone = any(hold.tenure.alone for hold in self._holds.values())
+        return f"<Lease {self.line!r}{' alone' if alone else ''}>"
 
 
 class LeaseLost(Exception):

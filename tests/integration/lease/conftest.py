@@ -1,0 +1,25 @@
+"""A Valkey for all of these tests, empty for each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from spillway.store.embedded import embedded_valkey
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _valkey() -> AsyncIterator[str]:
+    async with embedded_valkey() as url:
+        yield url
+
+
+@pytest.fixture
+async def valkey(_valkey: str) -> str:
+    client = Redis.from_url(_valkey)
+    await client.flushall()
+    await client.aclose()
+    return _valkey
