@@ -1,4 +1,4 @@
-"""A Valkey for all of these tests, empty for each."""
+"""A Valkey for all of these tests, empty for each, and a runtime that was never called twice at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from spillway.store.embedded import embedded_valkey
+from tests.integration.lease.runtime import Runtime, serving_runtime
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -23,3 +24,10 @@ async def valkey(_valkey: str) -> str:
     await client.flushall()
     await client.aclose()
     return _valkey
+
+
+@pytest.fixture
+async def runtime() -> AsyncIterator[Runtime]:
+    async with serving_runtime(Runtime()) as runtime:
+        yield runtime
+        assert not runtime.collisions

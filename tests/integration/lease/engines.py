@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from spillway.settings import StoreSettings
 from spillway.store.redis import Store
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.server import LOOPBACK
+from spillway.testing.waiting import eventually
 from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
-from tests.integration.lease.runtime import Runtime, RuntimeBackend
+from tests.integration.lease.runtime import HANGS, Runtime, RuntimeBackend
 
 NAME = "runtime"
 TTL_S = 2.0
@@ -102,3 +104,24 @@ async def _run(url: str, script: Any, *arguments: str) -> lease.Standing:
     finally:
         await store.close()
     return found or lease.Standing(NAME, 0, 0, ())
+
+
+@asynccontextmanager
+async def hanging(client: Client, runtime: Runtime) -> AsyncIterator[asyncio.Task[str]]:
+    """A call of `client` that is inside the runtime."""
+    before = len(runtime.entered)
+    task = asyncio.create_task(client.ask(HANGS, request_id="holder"))
+    await eventually(lambda: len(runtime.entered) > before)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def in_line(client: Client, number: int) -> None:
+    """Return once so many calls wait in that engine."""
+    async with asyncio.timeout(10):
+        while True:
+            if await client.waiting() >= number:
+                return

@@ -19,38 +19,11 @@ from spillway.rpc.call import Call
 from spillway.settings import SettingsError
 from spillway.store.embedded import embedded_valkey
 from spillway.testing.waiting import eventually
-from tests.integration.lease.engines import NAME, Client, end, engines, lease_settings, standing
+from tests.integration.lease.engines import NAME, end, engines, hanging, in_line, lease_settings, standing
 from tests.integration.lease.runtime import HANGS, Runtime, serving_runtime
 
 ANSWER = "wordwordword"
 BACKGROUND = v1.PRIORITY_BACKGROUND
-
-
-@pytest.fixture
-async def runtime() -> AsyncIterator[Runtime]:
-    async with serving_runtime(Runtime()) as runtime:
-        yield runtime
-        assert not runtime.collisions
-
-
-@asynccontextmanager
-async def hanging(client: Client, runtime: Runtime) -> AsyncIterator[asyncio.Task[str]]:
-    """A call of `client` that is inside the runtime."""
-    before = len(runtime.entered)
-    task = asyncio.create_task(client.ask(HANGS, request_id="holder"))
-    await eventually(lambda: len(runtime.entered) > before)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-
-
-async def in_line(client: Client, number: int) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            if await client.waiting() >= number:
-                return
 
 
 async def test_two_engines_are_never_in_the_runtime_at_once(runtime: Runtime, valkey: str) -> None:
