@@ -83,6 +83,7 @@ async def engines(runtime: Runtime, url: str, count: int = 1, **told: Any) -> As
             clients.append(Client(app, remote))
         for client in clients:
             await client.app.starting
+            await client.remote.channel.channel_ready()
         runtime.entered.clear()
         yield clients
 
