@@ -116,8 +116,10 @@ async def kill_holders(url: str) -> int:
     try:
         while True:
             await asyncio.sleep(random.uniform(0.5, 1.5) * KILL_EVERY_S)
-            while not (holders := (await standing(url)).holders):
-                await asyncio.sleep(0)
+            while True:
+                holders = (await standing(url)).holders
+                if holders:
+                    break
             pid = int(holders[0].owner.rpartition(":")[2].partition("/")[0])
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
