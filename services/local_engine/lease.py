@@ -147,8 +147,8 @@ class Lease:
                 if ticket is not None:
                     pause_s = LOOK_S if self._is_full_alone() else await self._ask(ticket)
             except Exception as error:
-                log.error("lease.crashed", exc_info=error)
                 self._refuse("it cannot be asked for")
+                log.error("lease.crashed", exc_info=error)
             try:
                 async with asyncio.timeout(pause_s):
                     await self._wake.wait()
@@ -266,12 +266,15 @@ class Hold:
                         await self._hurried.wait()
                 except TimeoutError:
                     pass
+            self._lose(step)
         except asyncio.CancelledError:
             return
         except Exception as error:  # a lease that nobody renews would be another's soon, with the call still running
+            self._lose(Lost("crashed"))
             log.error("lease.crashed", exc_info=error)
-            step = Lost("crashed")
-        self._lost = step
+
+    def _lose(self, lost: Lost) -> None:
+        self._lost = lost
         self._task.cancel()
 
     async def _renew(self) -> None:

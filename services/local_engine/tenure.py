@@ -68,9 +68,9 @@ class Tenure:
         return Rest(min(self._due, self._till - self._settings.cancel_s, self._last) - now)
 
     def renewed(self, sent: float, left_s: float) -> None:
-        """A renewal sent at `sent` was answered: `left_s` seconds of the store's, 0 if gone, less if it is wanted back.
+        """A renewal sent at `sent` was answered: held `left_s` seconds from then; 0: gone, less: it is wanted back.
 
-        An answer that came too late changes nothing: `next` decides first.
+        What was lost before the answer came stays lost.
         """
         if left_s <= 0:
             self._lost = self._lost or Lost("gone" if left_s == 0 else "ended")
