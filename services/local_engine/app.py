@@ -61,8 +61,7 @@ async def open_vllm(settings: LocalEngineSettings) -> Backend:
 
 
 def lease_name(settings: LocalEngineSettings) -> str:
-    """What the lease of this engine's runtime is called, where the settings do not say: a runtime in this process has
-    no address but the node's."""
+    """What the lease is called where the settings do not say: a runtime in this process has no address of its own."""
     return f"{socket.gethostname()}/{settings.target}"
 
 
