@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 
 from services.local_engine.lease_measures import LeaseMeasures
 from spillway.telemetry import names
@@ -17,7 +17,9 @@ def test_waits_and_losses_are_told_apart_by_lease_and_cause() -> None:
     data = reader.get_metrics_data()
     assert data is not None
     found = {
-        (metric.name, tuple(dict(point.attributes or {}).items())): getattr(point, "sum", None) or point.value
+        (metric.name, tuple(dict(point.attributes or {}).items())): point.value
+        if isinstance(point, NumberDataPoint)
+        else point.sum
         for resource in data.resource_metrics
         for scope in resource.scope_metrics
         for metric in scope.metrics
