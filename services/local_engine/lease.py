@@ -171,6 +171,9 @@ class Lease:
         if fencing:
             self._call(ticket, Tenure(self._settings, fencing, sent))
             return 0
+        if ticket not in self._called:  # it went away meanwhile, and must not keep its place before others
+            self._claims.free(ticket)
+            return 0
         return again_s
 
     def _without_store(self, ticket: Ticket, error: StoreUnavailable) -> None:
