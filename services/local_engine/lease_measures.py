@@ -1,4 +1,4 @@
-"""What an engine measures of its lease. Names and meanings: docs/metrics.md."""
+"""What an engine measures of its lease. Names and meanings: docs/lease.md."""
 
 from __future__ import annotations
 
