@@ -5,20 +5,30 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
 import threading
+import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from services.local_engine import environment, model_source, room
 from services.local_engine.backend import Backend
 from services.local_engine.engine import Engine
+from services.local_engine.guarded import Guarded
 from services.local_engine.keeper import Keeper
+from services.local_engine.lease import Lease
+from services.local_engine.lease_measures import LeaseMeasures
+from services.local_engine.lease_settings import LeaseSettings
 from services.local_engine.servicer import Servicer, services
 from services.local_engine.settings import LocalEngineSettings
+from spillway.deadline import Clock
 from spillway.doctor.checkpoint import hub_cache
 from spillway.doctor.inspection import Sources, inspect
 from spillway.rpc.server import Server
+from spillway.store.redis import Store
+from spillway.telemetry.metrics import Metrics
 from spillway.telemetry.tracing import Tracing
 
 BackendOpener = Callable[[LocalEngineSettings], Awaitable[Backend]]
@@ -58,30 +68,72 @@ def _require_room(settings: LocalEngineSettings) -> None:
     room.require(settings, inspect(Sources.here(cache)), cache)
 
 
+def lease_name(settings: LocalEngineSettings) -> str:
+    """What the lease is called where the settings do not say: a runtime in this process has no address of its own."""
+    return f"{socket.gethostname()}/{settings.target}"
+
+
+def guarded(
+    settings: LocalEngineSettings, lease: LeaseSettings, store: Store, *, metrics: Metrics, clock: Clock
+) -> Callable[[Backend], Backend]:
+    """Return what puts a backend behind `lease`."""
+    name = lease.name or lease_name(settings)
+    owner = f"{settings.target}@{socket.gethostname()}:{os.getpid()}/{uuid.uuid4().hex[:4]}"
+
+    def guard(backend: Backend) -> Backend:
+        measures = LeaseMeasures(metrics.meter, name)
+        held = Lease(lease, name, store, owner="".join(owner.split()), measures=measures, clock=clock)
+        held.start()
+        return Guarded(backend, held)
+
+    return guard
+
+
 @asynccontextmanager
 async def build(
-    settings: LocalEngineSettings, *, open_backend: BackendOpener = open_vllm, tracing: Tracing | None = None
+    settings: LocalEngineSettings,
+    *,
+    open_backend: BackendOpener = open_vllm,
+    tracing: Tracing | None = None,
+    clock: Clock = time.monotonic,
 ) -> AsyncIterator[LocalEngine]:
-    """Serve a local engine for the block. It becomes ready by itself; `starting` tells when, or why not."""
-    tracing = tracing or Tracing("local_engine", settings.telemetry)
-    engine = Engine(settings, lambda: open_backend(settings), tracing)
-    servicer = Servicer(engine)
-    server = Server(settings.server, services(servicer), tracing=tracing)
-    servicer.health = server.health
-    starting: asyncio.Task[None] | None = None
-    try:
+    """Serve a local engine for the block. It becomes ready by itself; `starting` tells when, or why not.
+
+    Raises SettingsError where a lease is asked for and there is no store. `clock` is the lease's.
+    """
+    async with AsyncExitStack() as stack:
+        if tracing is None:
+            tracing = Tracing("local_engine", settings.telemetry)
+        stack.callback(tracing.close)
+        guard: Callable[[Backend], Backend] | None = None
+        if settings.lease is not None:
+            store = Store(settings.store)
+            stack.push_async_callback(store.close)
+            metrics = Metrics("local_engine", settings.telemetry)
+            stack.push_async_callback(asyncio.to_thread, metrics.close)
+            guard = guarded(settings, settings.lease, store, metrics=metrics, clock=clock)
+
+        async def opened() -> Backend:
+            backend = await open_backend(settings)
+            return backend if guard is None else guard(backend)
+
+        engine = Engine(settings, opened, tracing)
+        stack.push_async_callback(engine.close)
+        servicer = Servicer(engine)
+        server = Server(settings.server, services(servicer), tracing=tracing)
+        servicer.health = server.health
+        stack.push_async_callback(server.close)
         await server.start()
         starting = asyncio.create_task(_start(engine, server), name="engine-start")
+        stack.push_async_callback(_stopped, starting)
+        stack.callback(gc.unfreeze)
         yield LocalEngine(server, engine, starting)
-    finally:
-        gc.unfreeze()
-        if starting is not None:
-            starting.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await starting
-        await server.close()
-        await engine.close()
-        tracing.close()
+
+
+async def _stopped(starting: asyncio.Task[None]) -> None:
+    starting.cancel()
+    with suppress(asyncio.CancelledError, Exception):
+        await starting
 
 
 async def _start(engine: Engine, server: Server) -> None:

@@ -13,7 +13,7 @@ from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
 from spillway import v1
 from spillway.deadline import Deadline
-from spillway.errors import SpillwayError, TargetDown
+from spillway.errors import SpillwayError, TargetBusy, TargetDown
 from spillway.generation import check
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
@@ -28,6 +28,8 @@ WARM_S = 300.0
 """Longest time for the first token of all, compilation included."""
 MAX_WINDOW_S = 0.1
 """Longest merging window that the number of streams alone can make."""
+BUSY_S = 1.0
+"""Pause before a runtime that others use is asked again."""
 FAREWELL_S = 1.0
 """Longest time for running streams to tell their callers that the engine died."""
 
@@ -55,7 +57,7 @@ class Engine:
         began = time.monotonic()
         self._backend = backend = await self._open()
         loaded = time.monotonic()
-        await _first_token(backend, v1.GenerationSpec())
+        await self._warm(backend)
         ready = time.monotonic()
         constraint = v1.OutputConstraint(choices=v1.Choices(values=["a", "b"]))
         try:  # what the first caller who wants it would wait for
@@ -151,6 +153,14 @@ class Engine:
         backend, self._backend = self._backend, None
         if backend is not None:
             await backend.close()
+
+    async def _warm(self, backend: Backend) -> None:
+        while True:
+            try:
+                return await _first_token(backend, v1.GenerationSpec())
+            except TargetBusy as busy:  # another has the runtime now: it is there, and will be free
+                log.info("engine.waits", why=busy.message)
+                await asyncio.sleep(busy.retry_after_s or BUSY_S)
 
     def _window(self, coalescing: v1.Coalescing) -> Window:
         """How long deltas may be held back: what the caller says, or more the more streams there are."""

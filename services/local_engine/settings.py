@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from services.local_engine.lease_settings import LeaseSettings
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled_model"
@@ -91,6 +92,9 @@ class LocalEngineSettings(ServiceSettings):
     )
     idle_s: float = Field(120.0, gt=0, description="an engine with work that reports nothing for so long is dead")
     vllm: VllmSettings = VllmSettings()
+    lease: LeaseSettings | None = Field(
+        None, description="for a runtime that takes few calls at once; needs a store; absent: none"
+    )
 
     @property
     def name(self) -> str:

@@ -26,6 +26,7 @@ from .idempotency import Idempotency
 from .inspector import Inspector
 from .journal import Keep
 from .judge import Judge
+from .leases import Leases
 from .ledger import Ledger
 from .load_watch import LoadWatches
 from .loads import Loads
@@ -165,7 +166,8 @@ async def build(
             watching = asyncio.create_task(file.watch(), name="policy file")
             stack.callback(watching.cancel)
         status = Status(settings.name, router, clock, clock(), file, ledger, resolution)
-        server = Server(settings.server, services(router, status), tracing=tracing, clock=clock, scopes=SCOPES)
+        served = services(router, status, Leases(store))
+        server = Server(settings.server, served, tracing=tracing, clock=clock, scopes=SCOPES)
         await server.start()
         stack.push_async_callback(server.close)
         http = None

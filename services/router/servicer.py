@@ -14,6 +14,7 @@ from spillway.rpc.keys import ADMIN
 from spillway.rpc.server import Service
 from spillway.v1 import inference_pb2_grpc, router_admin_pb2_grpc, router_pb2_grpc
 
+from .leases import Leases
 from .policy_document import read
 from .reading import tell_models, tell_plan
 from .router import Router
@@ -82,9 +83,10 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
 class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):
     """RouterAdminService."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: Status, leases: Leases) -> None:
         self._status = status
         self._router = status.router
+        self._leases = leases
 
     async def CheckPolicy(self, request: v1.CheckPolicyRequest, context: Any) -> v1.CheckPolicyResponse:
         found = await asyncio.to_thread(read, request.document)
@@ -108,6 +110,12 @@ class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):
         told = [self._status.target(target) for target in found]
         return v1.ResetBreakerResponse(target=told[0], targets=told)
 
+    async def ListLeases(self, request: v1.ListLeasesRequest, context: Any) -> v1.ListLeasesResponse:
+        return v1.ListLeasesResponse(leases=await self._leases.told(request.name))
+
+    async def ReleaseLease(self, request: v1.ReleaseLeaseRequest, context: Any) -> v1.ReleaseLeaseResponse:
+        return v1.ReleaseLeaseResponse(lease=await self._leases.release(request.name))
+
 
 def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:
     return (
@@ -117,11 +125,13 @@ def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:
     )
 
 
-def services(router: Router, status: Status) -> list[Service]:
-    """What a server needs to serve `router` and tell its `status`."""
+def services(router: Router, status: Status, leases: Leases) -> list[Service]:
+    """What a server needs to serve `router` and tell its `status`, and what `leases` there are."""
     servicer = RouterServicer(router)
     return [
         Service("spillway.v1.InferenceService", servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server),
         Service("spillway.v1.RouterService", servicer, router_pb2_grpc.add_RouterServiceServicer_to_server),
-        Service(ADMIN_SERVICE, AdminServicer(status), router_admin_pb2_grpc.add_RouterAdminServiceServicer_to_server),
+        Service(
+            ADMIN_SERVICE, AdminServicer(status, leases), router_admin_pb2_grpc.add_RouterAdminServiceServicer_to_server
+        ),
     ]

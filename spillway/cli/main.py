@@ -22,6 +22,8 @@ policy = typer.Typer(help="The router's policy.", no_args_is_help=True)
 app.add_typer(policy, name="policy")
 breaker = typer.Typer(help="The router's breakers.", no_args_is_help=True)
 app.add_typer(breaker, name="breaker")
+lease = typer.Typer(help="The leases of runtimes that take few calls at once.", no_args_is_help=True)
+app.add_typer(lease, name="lease")
 
 Prompt = Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")]
 Address = Annotated[
@@ -49,6 +51,7 @@ LocalModel = Annotated[
 ]
 LogDir = Annotated[Path | None, typer.Option(help="Folder for the services' whole logs. Default: .spillway/logs.")]
 PortBase = Annotated[int, typer.Option(help="First of the mesh's ports; a taken one is replaced by a free one.")]
+LeaseName = Annotated[str, typer.Argument(help="A lease, as `spillway lease list` names it.")]
 EngineCommand = Annotated[
     str | None, typer.Option(hidden=True, help="Run this instead of the local engine, with --config FILE added.")
 ]
@@ -232,6 +235,30 @@ def breaker_reset(
     from spillway.cli import operator as command
 
     raise typer.Exit(command.reset_breaker(target, address=address, key=key))
+
+
+@lease.command("list")
+def lease_list(address: Address = None, key: Key = None) -> None:
+    """Show who holds each lease, since when, for how long yet, and how many calls wait."""
+    from spillway.cli import lease as command
+
+    raise typer.Exit(command.show("", address=address, key=key))
+
+
+@lease.command("show")
+def lease_show(name: LeaseName, address: Address = None, key: Key = None) -> None:
+    """Show one lease."""
+    from spillway.cli import lease as command
+
+    raise typer.Exit(command.show(name, address=address, key=key))
+
+
+@lease.command("release")
+def lease_release(name: LeaseName, address: Address = None, key: Key = None) -> None:
+    """Have the calls that hold a lease end, so that the next can begin."""
+    from spillway.cli import lease as command
+
+    raise typer.Exit(command.release(name, address=address, key=key))
 
 
 def _wanted(

@@ -30,7 +30,7 @@ def reset_breaker(target: str, *, address: str | None, key: str | None) -> int:
             out().print(f"{plain(each.target)}: every breaker is closed", markup=False)
         return 0
 
-    return _run(reset, reach.find(address), key)
+    return run(reset, reach.find(address), key)
 
 
 def reload_policy(*, address: str | None, key: str | None) -> int:
@@ -49,10 +49,11 @@ def reload_policy(*, address: str | None, key: str | None) -> int:
         console.print(f"{kept}revision {plain(told.policy_revision)}", markup=False)
         return failure.EXIT_FAILED if fatal else 0
 
-    return _run(reload, reach.find(address), key)
+    return run(reload, reach.find(address), key)
 
 
-def _run(ask: Callable[[Remote, Call], Awaitable[int]], found: Reach, key: str | None) -> int:
+def run(ask: Callable[[Remote, Call], Awaitable[int]], found: Reach, key: str | None) -> int:
+    """Return what `ask` returns, or the exit code of the error it raised, which is told."""
     quiet()
 
     async def asked() -> int:

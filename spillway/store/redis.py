@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, TypeVar
 
 import redis
@@ -17,6 +17,8 @@ from redis.exceptions import NoScriptError, RedisError
 from spillway.settings import SettingsError, StoreSettings
 
 T = TypeVar("T")
+LISTEN_S = 5.0
+"""How long a listener waits before it looks whether its connection is still there."""
 DRIVER = DriverInfo(lib_version=redis.__version__)
 """What a connection says it is; left out, redis-py reads its version from disk for every connection."""
 
@@ -70,6 +72,24 @@ class Store:
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep `value` under `key` for `ttl_s` seconds. Raises StoreUnavailable after `timeout_s`."""
         await self._in_time(self.redis.set(key, value, px=max(1, round(ttl_s * 1000))))
+
+    async def listen(self, channel: str) -> AsyncGenerator[str, None]:
+        """Yield what is published on `channel`, first "" once it is listened to; news of another moment is missed.
+
+        Holds one connection. Raises StoreUnavailable when the connection cannot be made, or breaks.
+        """
+        pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
+        try:
+            await self._in_time(pubsub.subscribe(channel))
+            yield ""
+            while True:
+                message = await pubsub.get_message(timeout=LISTEN_S)
+                if message is not None:
+                    yield message["data"].decode(errors="replace")
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from None
+        finally:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def ping(self) -> bool:
         """Whether the store answers."""

@@ -55,6 +55,16 @@ class RouterAdminServiceStub:
                 request_serializer=spillway_dot_v1_dot_router__admin__pb2.ResetBreakerRequest.SerializeToString,
                 response_deserializer=spillway_dot_v1_dot_router__admin__pb2.ResetBreakerResponse.FromString,
                 _registered_method=True)
+        self.ListLeases = channel.unary_unary(
+                '/spillway.v1.RouterAdminService/ListLeases',
+                request_serializer=spillway_dot_v1_dot_router__admin__pb2.ListLeasesRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_router__admin__pb2.ListLeasesResponse.FromString,
+                _registered_method=True)
+        self.ReleaseLease = channel.unary_unary(
+                '/spillway.v1.RouterAdminService/ReleaseLease',
+                request_serializer=spillway_dot_v1_dot_router__admin__pb2.ReleaseLeaseRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_router__admin__pb2.ReleaseLeaseResponse.FromString,
+                _registered_method=True)
 
 
 class RouterAdminServiceServicer:
@@ -89,6 +99,21 @@ class RouterAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLeases(self, request, context):
+        """Who may call the runtimes that take few calls at once, and who waits to. Needs a store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseLease(self, request, context):
+        """Have the calls that hold a lease end: their callers get TARGET_BUSY. A slot is free when its call has ended, or at
+        the end of what is held at the latest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +136,16 @@ def add_RouterAdminServiceServicer_to_server(servicer, server):
                     servicer.ResetBreaker,
                     request_deserializer=spillway_dot_v1_dot_router__admin__pb2.ResetBreakerRequest.FromString,
                     response_serializer=spillway_dot_v1_dot_router__admin__pb2.ResetBreakerResponse.SerializeToString,
+            ),
+            'ListLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLeases,
+                    request_deserializer=spillway_dot_v1_dot_router__admin__pb2.ListLeasesRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_router__admin__pb2.ListLeasesResponse.SerializeToString,
+            ),
+            'ReleaseLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseLease,
+                    request_deserializer=spillway_dot_v1_dot_router__admin__pb2.ReleaseLeaseRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_router__admin__pb2.ReleaseLeaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +257,60 @@ class RouterAdminService:
             '/spillway.v1.RouterAdminService/ResetBreaker',
             spillway_dot_v1_dot_router__admin__pb2.ResetBreakerRequest.SerializeToString,
             spillway_dot_v1_dot_router__admin__pb2.ResetBreakerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.RouterAdminService/ListLeases',
+            spillway_dot_v1_dot_router__admin__pb2.ListLeasesRequest.SerializeToString,
+            spillway_dot_v1_dot_router__admin__pb2.ListLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.RouterAdminService/ReleaseLease',
+            spillway_dot_v1_dot_router__admin__pb2.ReleaseLeaseRequest.SerializeToString,
+            spillway_dot_v1_dot_router__admin__pb2.ReleaseLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

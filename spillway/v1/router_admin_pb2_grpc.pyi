@@ -41,6 +41,12 @@ class RouterAdminServiceStub:
     """How this router stands: its targets and what is held against them, its policy, cache and ledger."""
     ResetBreaker: _grpc.UnaryUnaryMultiCallable[_router_admin_pb2.ResetBreakerRequest, _router_admin_pb2.ResetBreakerResponse]
     """Close every breaker of one target, here at once and on all routers that share a store when they have heard."""
+    ListLeases: _grpc.UnaryUnaryMultiCallable[_router_admin_pb2.ListLeasesRequest, _router_admin_pb2.ListLeasesResponse]
+    """Who may call the runtimes that take few calls at once, and who waits to. Needs a store."""
+    ReleaseLease: _grpc.UnaryUnaryMultiCallable[_router_admin_pb2.ReleaseLeaseRequest, _router_admin_pb2.ReleaseLeaseResponse]
+    """Have the calls that hold a lease end: their callers get TARGET_BUSY. A slot is free when its call has ended, or at
+    the end of what is held at the latest.
+    """
 
 @_typing.type_check_only
 class RouterAdminServiceAsyncStub(RouterAdminServiceStub):
@@ -55,6 +61,12 @@ class RouterAdminServiceAsyncStub(RouterAdminServiceStub):
     """How this router stands: its targets and what is held against them, its policy, cache and ledger."""
     ResetBreaker: _aio.UnaryUnaryMultiCallable[_router_admin_pb2.ResetBreakerRequest, _router_admin_pb2.ResetBreakerResponse]  # type: ignore[assignment]
     """Close every breaker of one target, here at once and on all routers that share a store when they have heard."""
+    ListLeases: _aio.UnaryUnaryMultiCallable[_router_admin_pb2.ListLeasesRequest, _router_admin_pb2.ListLeasesResponse]  # type: ignore[assignment]
+    """Who may call the runtimes that take few calls at once, and who waits to. Needs a store."""
+    ReleaseLease: _aio.UnaryUnaryMultiCallable[_router_admin_pb2.ReleaseLeaseRequest, _router_admin_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
+    """Have the calls that hold a lease end: their callers get TARGET_BUSY. A slot is free when its call has ended, or at
+    the end of what is held at the latest.
+    """
 
 class RouterAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators. Needs the scope `admin` where keys are asked for."""
@@ -90,5 +102,23 @@ class RouterAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_admin_pb2.ResetBreakerResponse, _abc.Awaitable[_router_admin_pb2.ResetBreakerResponse]]:
         """Close every breaker of one target, here at once and on all routers that share a store when they have heard."""
+
+    @_abc_1.abstractmethod
+    def ListLeases(
+        self,
+        request: _router_admin_pb2.ListLeasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_admin_pb2.ListLeasesResponse, _abc.Awaitable[_router_admin_pb2.ListLeasesResponse]]:
+        """Who may call the runtimes that take few calls at once, and who waits to. Needs a store."""
+
+    @_abc_1.abstractmethod
+    def ReleaseLease(
+        self,
+        request: _router_admin_pb2.ReleaseLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_admin_pb2.ReleaseLeaseResponse, _abc.Awaitable[_router_admin_pb2.ReleaseLeaseResponse]]:
+        """Have the calls that hold a lease end: their callers get TARGET_BUSY. A slot is free when its call has ended, or at
+        the end of what is held at the latest.
+        """
 
 def add_RouterAdminServiceServicer_to_server(servicer: RouterAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -121,3 +121,23 @@ def test_repr_shows_the_place_and_no_password(url: str) -> None:
 
 def test_repr_of_a_script_shows_its_digest() -> None:
     assert repr(ADD) == f"<Script {ADD.digest[:8]}>"
+
+
+async def test_a_listener_is_told_when_it_listens_and_then_all_that_is_published(valkey: str) -> None:
+    async with connected(valkey) as store, contextlib.aclosing(store.listen("news")) as news:
+        assert await anext(news) == ""
+        for told in ("freed", "ended"):
+            await store.redis.publish("news", told)
+        await store.redis.publish("other", "no")
+        assert [await anext(news) for _ in range(2)] == ["freed", "ended"]
+
+
+async def test_a_listener_whose_connection_breaks_is_told_so(valkey: str, free_port: int) -> None:
+    async with connected(f"redis://127.0.0.1:{free_port}/0") as store:
+        with pytest.raises(StoreUnavailable):
+            await anext(store.listen("news"))
+    async with connected(valkey) as store, contextlib.aclosing(store.listen("news")) as news:
+        await anext(news)
+        await store.redis.client_kill_filter(_type="pubsub")
+        with pytest.raises(StoreUnavailable):
+            await anext(news)
