@@ -68,6 +68,9 @@ class VllmSettings(Section):
     speculation: SpeculationSettings | None = None
     enforce_eager: bool | None = Field(None, description="no compilation; absent: none on CPUs, to start sooner")
     prefix_caching: bool = True
+    interactive_share: float = Field(
+        0.1, ge=0, lt=1, description="share of the answers at once that background ones leave to interactive ones"
+    )
     seed: int = 0
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "error", description="of vLLM's own logs; its warnings are mostly notes to its developers"

@@ -35,6 +35,7 @@ from services.local_engine.decoding import Decoding, Guide, decoding, refused
 from services.local_engine.load import LoadMeter
 from services.local_engine.pace import Pace, Window
 from services.local_engine.resumption import Resumption
+from services.local_engine.seats import Seats
 from services.local_engine.settings import LocalEngineSettings
 from services.local_engine.spawned import standing_apart
 from services.local_engine.support import CAPABILITIES, unsupported
@@ -81,6 +82,7 @@ class VllmBackend:
         self._long_tokenizer = copy.deepcopy(self._tokenizer)
         self._thread = ThreadPoolExecutor(1, "prompts")
         self._penalties = bool(llm.model_config.logits_processors)
+        self._seats = Seats(llm.vllm_config.scheduler_config.max_num_seqs, settings.vllm.interactive_share)
         self._vocabulary = int(llm.model_config.get_vocab_size())
         self.context_window = int(llm.model_config.max_model_len)
         ends = llm.model_config.try_get_generation_config().get("eos_token_id")
@@ -130,6 +132,7 @@ class VllmBackend:
                 return
             how = resumption.continued(how, spec.continuation.token_ids, penalties=self._penalties)
         structure = await self._structure(how.guide)
+        background = spec.priority == v1.PRIORITY_BACKGROUND
         if not self._llm.get_num_unfinished_requests():
             self._busy_since = time.monotonic()
         seen = [*ids, *spec.continuation.token_ids]
@@ -144,9 +147,9 @@ class VllmBackend:
                 _parameters(how, structure, whole=whole),
                 name,
                 trace_headers=(inject(call.span) or None) if self._traced else None,
-                priority=BACKGROUND if spec.priority == v1.PRIORITY_BACKGROUND else 0,
+                priority=BACKGROUND if background else 0,
             )
-            async with aclosing(outputs):
+            async with self._seats.taken(background=background), aclosing(outputs):
                 async for output in outputs:
                     pace.pulled()
                     if first_token_at is None:
@@ -184,7 +187,10 @@ class VllmBackend:
         return len(await self._tokens(spec))
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load:
-        return self._reports.meter.load(state, self._llm.get_num_unfinished_requests())
+        load = self._reports.meter.load(state, self._llm.get_num_unfinished_requests())
+        if load.HasField("waiting"):
+            load.waiting += self._seats.waiting
+        return load
 
     async def died(self) -> str:
         while not self._llm.errored:
