@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,8 +48,9 @@ def free_address() -> str:
 
 
 @contextmanager
-def started(*arguments: str, address: str | None = None) -> Iterator[Measured]:
-    """Run `python -m ARGUMENTS` for the block. Without `address` the process prints its own first."""
+def started(*arguments: str, address: str | None = None, http: bool = False) -> Iterator[Measured]:
+    """Run `python -m ARGUMENTS` for the block. Without `address` the process prints its own first; else it is ready
+    when its gRPC health says so, or with `http` its /health."""
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
         stdin=subprocess.PIPE,
@@ -64,7 +66,7 @@ def started(*arguments: str, address: str | None = None) -> Iterator[Measured]:
             if not address:
                 raise RuntimeError(f"{arguments[0]} ended at start")
         else:
-            _await_health(address, process)
+            (_await_http if http else _await_health)(address, process)
         yield Measured(process, address)
     finally:
         assert process.stdin is not None
@@ -90,3 +92,14 @@ def _await_health(address: str, process: subprocess.Popen[str]) -> None:
             except grpc.RpcError:
                 time.sleep(0.1)
     raise RuntimeError(f"no health at {address}")
+
+
+def _await_http(address: str, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"http://{address}/health", timeout=1):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"{address} did not become healthy")
