@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jiter
@@ -55,13 +55,13 @@ class Answer:
 
     def take(self, events: Iterable[bytes]) -> list[v1.Delta]:
         """Read the data of `events`. Raises what an error among them means, and the table's `otherwise`."""
+        return self.read(self._parsed(events))
+
+    def read(self, chunks: Iterable[Mapping[str, Any]]) -> list[v1.Delta]:
+        """Read `chunks`, parsed already. Raises as `take` does."""
         pieces: dict[int, _Piece] = {}
         try:
-            for data in events:
-                if self.done or data == DONE:
-                    self.done = True
-                    break
-                chunk = jiter.from_json(data)
+            for chunk in chunks:
                 if error := chunk.get("error"):
                     raise self._said(error)
                 for choice in chunk.get("choices") or ():
@@ -70,6 +70,13 @@ class Answer:
             return self._deltas(pieces)
         except FOREIGN as error:
             raise self._garbled(error) from None
+
+    def _parsed(self, events: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
+        for data in events:
+            if self.done or data == DONE:
+                self.done = True
+                return
+            yield jiter.from_json(data)
 
     def whole(self, body: bytes) -> list[v1.Delta]:
         """Read an answer that came in one piece, from a server that does not stream."""

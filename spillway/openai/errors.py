@@ -58,7 +58,7 @@ _PROVIDER_ROWS = (
 PROVIDERS = Table(_PROVIDER_ROWS, otherwise=errors.ProviderError)
 """What is said of a provider in the cloud."""
 
-_TOO_LONG = re.compile(r"maximum context length|context window|prompt is too long", re.IGNORECASE)
+_TOO_LONG = re.compile(r"context (?:length|size|window)|prompt is too long", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]/-]{1,80}")
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
@@ -139,6 +139,8 @@ def _told(body: object) -> Mapping[str, Any]:
     if not isinstance(body, Mapping):
         return {}
     error = body.get("error")
+    if isinstance(error, str):
+        return {**body, "message": error}
     return error if isinstance(error, Mapping) else body
 
 

@@ -11,7 +11,7 @@ import pytest
 from grpc.aio import insecure_channel
 
 from services.local_engine.app import LocalEngine, build
-from services.local_engine.backend import Backend
+from services.local_engine.backend import Backend, Count
 from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
 from spillway import v1
@@ -40,6 +40,8 @@ class Scripted:
     left: asyncio.Event = field(default_factory=asyncio.Event)
     running: int = 0
     closed: bool = False
+    why: str = ""
+    wavering: asyncio.Event = field(default_factory=asyncio.Event)
     windows: list[float] = field(default_factory=list)
 
     async def generate(
@@ -62,8 +64,15 @@ class Scripted:
             self.running -= 1
             self.left.set()
 
-    async def count_tokens(self, spec: v1.GenerationSpec) -> int:
-        return 7
+    async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
+        return Count(7)
+
+    def trouble(self) -> str:
+        return self.why
+
+    async def changed(self) -> None:
+        await self.wavering.wait()
+        self.wavering.clear()
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load:
         return v1.Load(state=state, sequence=1, running=self.running)
