@@ -31,6 +31,8 @@ class OpenAIDialect:
     def __init__(self, preset: Preset, capabilities: Collection[v1.Capability.ValueType]) -> None:
         self._preset = preset
         self._capabilities = frozenset(capabilities)
+        begins = v1.CAPABILITY_PREFILL in self._capabilities
+        self._prefill = (preset.prefill or "plain") if begins else None
         self.path = f"{preset.base}/chat/completions"
 
     def body(self, spec: v1.GenerationSpec, model: str) -> dict[str, Any]:
@@ -39,7 +41,7 @@ class OpenAIDialect:
         guide = _guide(spec, preset)
         if guide is not None or _is_checked(spec):
             spec = _freed(spec)
-        body = body_of(spec, model, max_tokens_field="max_tokens", extended_sampling=True, prefill=preset.prefill)
+        body = body_of(spec, model, max_tokens_field="max_tokens", extended_sampling=True, prefill=self._prefill)
         body.update(guide or {})
         if not preset.streams:
             body["stream"] = False

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from spillway.testing import openai_wire as wire
-from spillway.testing.openai_faults import BREAKING, Malformed, Status
+from spillway.testing.openai_faults import BREAKING, Malformed, Silence, SlowFirst, Status
 from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
 
 PLAIN = frozenset({"model", "messages", "stream", "temperature", "top_p", "max_tokens"})
@@ -163,8 +163,13 @@ class RuntimeSimulator(OpenAISimulator):
     async def _lines(self, request: web.Request, body: Any) -> web.StreamResponse:
         """An answer of Ollama's own: a JSON object a line."""
         fault = self.faults.next()
-        if isinstance(fault, Status):
-            return web.json_response({"error": fault.message}, status=fault.status)
+        match fault:
+            case Status():
+                return web.json_response({"error": fault.message}, status=fault.status, headers=fault.headers)
+            case Silence():
+                await asyncio.Event().wait()
+            case SlowFirst():
+                await asyncio.sleep(fault.seconds)
         if body["model"] not in (self.models or ()):
             return web.json_response({"error": f"model '{body['model']}' not found"}, status=404)
         asked = wire.prompt_tokens(body)

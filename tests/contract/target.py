@@ -34,6 +34,8 @@ class Target:
     break_after: Callable[[int], None] | None = None
     exhaust: Callable[[], None] | None = None
     endless: v1.Stop | None = None
+    continues: bool = True
+    """It goes on with an answer that another model began."""
 
     def __post_init__(self) -> None:
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
