@@ -21,7 +21,7 @@ from services.local_engine.runtime_errors import patient
 from services.local_engine.runtime_model import About
 from services.local_engine.settings import LocalEngineSettings, RuntimeSettings
 from spillway import v1
-from spillway.errors import SpillwayError, TargetDown
+from spillway.errors import SpillwayError, TargetDown, TargetTimeout
 from spillway.generation import prompt_bytes
 from spillway.logs import get_logger
 from spillway.openai.exchange import Exchange
@@ -52,7 +52,7 @@ class OpenAIBackend:
         self._about = about
         self._settings = settings
         self._runtime = settings.runtime
-        self._pulse = Pulse(patience_s=settings.runtime.idle_s)
+        self._pulse = Pulse()
         self._changed = asyncio.Event()
         self._told: runtime_load.Told | None = None
         self._told_at: float | None = None
@@ -107,10 +107,8 @@ class OpenAIBackend:
             async with aclosing(source):
                 async for deltas in source:
                     pace.pulled()
-                    now = time.monotonic()
-                    self._pulse.heard(now)
                     if first_token_at is None:
-                        first_token_at = now
+                        first_token_at = time.monotonic()
                         yield v1.GenerationEvent(started=v1.Started())
                     for delta in deltas:
                         yield v1.GenerationEvent(delta=delta)
@@ -183,10 +181,10 @@ class OpenAIBackend:
             try:
                 news = await self._look()
             except SpillwayError as error:
-                gone = isinstance(error, TargetDown)
-                news = self._pulse.missed(error.message, time.monotonic(), gone=gone)
+                busy = isinstance(error, TargetTimeout) and self._running > 0
+                news = self._pulse.missed(error.message, gone=isinstance(error, TargetDown), busy=busy)
             except SettingsError as error:  # another model has been loaded there
-                news = self._pulse.missed(str(error), time.monotonic(), gone=True)
+                news = self._pulse.missed(str(error), gone=True, busy=False)
             if news:
                 log.warning("runtime.changed", runtime=self._preset.name, why=self._pulse.why or "well again")
                 self._changed.set()

@@ -1,4 +1,4 @@
-"""Whether a runtime lives: by its health, and by the answers that come from it."""
+"""Whether a runtime lives, by what its health says."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ MISSES = 2
 
 @dataclass(slots=True)
 class Pulse:
-    """A runtime that computes may be too busy to tell its health: what it says within answers counts as well."""
+    """What is known of one runtime's health."""
 
-    patience_s: float
-    """How long what was heard within an answer vouches for it."""
     why: str = ""
     """What ails it; empty: nothing."""
     _misses: int = 0
-    _heard_at: float = float("-inf")
-
-    def heard(self, now: float) -> None:
-        """Say that part of an answer came."""
-        self._heard_at = now
 
     def well(self) -> bool:
         """Say that its health is good; return whether that is news."""
         news, self.why, self._misses = bool(self.why), "", 0
         return news
 
-    def missed(self, why: str, now: float, *, gone: bool) -> bool:
-        """Say that its health could not be told, or was bad; `gone`: nobody listens. Return whether that is news."""
+    def missed(self, why: str, *, gone: bool, busy: bool) -> bool:
+        """Say that its health was bad, or not told in time; return whether that is news.
+
+        `gone`: nobody listens there. `busy`: it only took too long, and it has work of ours: many of them answer one
+        request after the other, and whether such an answer still goes on is watched elsewhere.
+        """
+        if busy:
+            return False
         self._misses += 1
-        if not gone and (self._misses < MISSES or now - self._heard_at < self.patience_s):
+        if not gone and self._misses < MISSES:
             return False
         news, self.why = why != self.why, why
         return news
