@@ -100,8 +100,8 @@ async def test_tools_are_called(kind: str) -> None:
 
 async def test_log_probabilities_come_where_the_runtime_tells_them() -> None:
     spec = asking(sampling=GREEDY, logprobs=v1.Logprobs(top=2))
-    for more in ({}, {"num_ctx": 2048}):
-        async with running("ollama", **more) as rig:
+    for num_ctx in (None, 2048):
+        async with running("ollama", num_ctx=num_ctx) as rig:
             (choice,) = (await rig.generate(spec)).choices
             assert [len(one.top) for one in choice.content.logprobs] == [2] * 5
     async with running("lm-studio") as rig:

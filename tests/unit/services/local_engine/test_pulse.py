@@ -8,7 +8,7 @@ from services.local_engine.pulse import Pulse
 def test_one_look_that_fails_is_no_illness_and_two_are() -> None:
     pulse = Pulse()
     assert not pulse.missed("answered 503", gone=False, busy=False)
-    assert not pulse.why
+    assert repr(pulse) == "<Pulse well 1 misses>"
     assert pulse.missed("answered 503", gone=False, busy=False)
     assert pulse.why == "answered 503"
     assert not pulse.missed("answered 503", gone=False, busy=False)
