@@ -144,8 +144,8 @@ class OpenAIBackend:
         self._changed.clear()
 
     async def died(self) -> str:
-        await asyncio.Event().wait()  # it may come back: `trouble` tells
-        return ""
+        await asyncio.wait([self._watching])  # a runtime may come back, and `trouble` tells; a defect of ours does not
+        return "the runtime is no longer watched"
 
     async def close(self) -> None:
         self._watching.cancel()
@@ -197,7 +197,7 @@ class OpenAIBackend:
         elif self.context_window is None:
             tokens = await runtime_model.context_window(self._client, self._preset, self._about.model)
             self._about = About(self._about.model, self._about.version, tokens)
-        with suppress(SpillwayError):  # metrics may be switched off
+        with suppress(SpillwayError, ValueError):  # metrics may be switched off
             match self._preset.tells_load:
                 case "vllm":
                     self._told = runtime_load.from_vllm(await self._client.get("/metrics"), self._running)

@@ -29,8 +29,10 @@ class About:
 
 async def about(client: RuntimeClient, preset: Preset, wanted: str | None) -> About:
     """Ask the runtime. Raises TargetUnavailable while it has no such model, SettingsError where one must be named."""
+    if wanted is not None and not preset.lists:  # a list of a cache that may not even be there
+        return About(wanted, await _version(client, preset), await context_window(client, preset, wanted))
     listed = listing(await client.told(f"{preset.base}/models"), client.name)
-    model = resolved(wanted, [name for name, _ in listed], preset)
+    model = resolved(wanted, [name for name, _ in listed], client.name)
     card = dict(listed).get(model, {})
     return About(model, await _version(client, preset), await context_window(client, preset, model, card))
 
@@ -43,22 +45,20 @@ def listing(told: object, name: str) -> list[tuple[str, Mapping[str, Any]]]:
     return [(str(card["id"]), card) for card in cards if isinstance(card, Mapping) and "id" in card]
 
 
-def resolved(wanted: str | None, listed: Sequence[str], preset: Preset) -> str:
-    """Return the name by which the runtime knows the model that is wanted; None means the only one it has."""
+def resolved(wanted: str | None, listed: Sequence[str], runtime: str) -> str:
+    """Return the name by which `runtime` knows the model that is wanted; None means the only one it has."""
     some = ", ".join(listed[:NAMED]) + (", ..." if len(listed) > NAMED else "")
     if wanted is None:
         if not listed:
-            raise TargetModelMissing(f"{preset.name} has no model: load one there", resource=preset.name)
+            raise TargetModelMissing(f"{runtime} has no model: load one there", resource=runtime)
         if len(listed) > 1:
-            raise SettingsError(f"local_engine.runtime.model: {preset.name} has several: name one of {some}")
+            raise SettingsError(f"local_engine.runtime.model: {runtime} has several: name one of {some}")
         return listed[0]
     for name in (wanted, f"{wanted}:latest"):
         if name in listed:
             return name
-    if not preset.lists:
-        return wanted
     has = f"it has {some}" if listed else "it has none"
-    raise TargetModelMissing(f"{preset.name} has no model {wanted!r}: {has}", resource=preset.name)
+    raise TargetModelMissing(f"{runtime} has no model {wanted!r}: {has}", resource=runtime)
 
 
 async def context_window(

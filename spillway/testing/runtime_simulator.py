@@ -47,13 +47,14 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
 class RuntimeSimulator(OpenAISimulator):
     """One runtime of `kind` with the models in `models`.
 
-    `healthy` false: its health is bad and it loads a model. `version` and `context_window` are told where that kind of
-    runtime tells them, `others` are requests that the load tells of besides those in flight. `asks` keeps the looks at
-    its health.
+    `healthy` false: its health is bad and it loads a model. `lists` false: it cannot list its models. `version` and
+    `context_window` are told where that kind of runtime tells them. `others` and `waiting` are requests in its load
+    besides those in flight. `asks` keeps the looks at its health.
     """
 
     kind: str = "openai"
     healthy: bool = True
+    lists: bool = True
     version: str = "1.2.3-simulated"
     context_window: int = 4096
     others: int = 0
@@ -109,6 +110,8 @@ class RuntimeSimulator(OpenAISimulator):
         return web.json_response({"error": told}, status=503)
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
+        if not self.lists:
+            return web.Response(status=500)
         if self.kind != "vllm-serve":
             return await OpenAISimulator._list(self, request)
         cards = [{"id": name, "object": "model", "max_model_len": self.context_window} for name in self.models or ()]

@@ -183,14 +183,17 @@ def runtime_settings(kind: str, address: str, **more: Any) -> Any:
 
 
 @asynccontextmanager
-async def runtime_engine(settings: Any) -> AsyncIterator[Any]:
-    """A local engine before a runtime, and a client of it."""
+async def runtime_engine(settings: Any, *, died: asyncio.Task[int] | None = None) -> AsyncIterator[Any]:
+    """A local engine before a runtime, and a client of it. Raises TimeoutError where it does not start, or has died."""
     from services.local_engine.app import build
 
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(build(settings))
-        async with asyncio.timeout(START_S):
-            await app.starting
+        ends = [task for task in (app.starting, died) if task is not None]
+        await asyncio.wait(ends, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        if not app.starting.done():
+            raise TimeoutError
+        await app.starting
         yield app, await stack.enter_async_context(connected(app.server.address))
 
 
@@ -223,7 +226,9 @@ def simulated(kind: str, **more: Any) -> Callable[[], Any]:
     return start
 
 
-def real(kind: str, command: Callable[[str, int], list[str]], endless: v1.Stop | None) -> Callable[[], Any]:
+def real(
+    kind: str, command: Callable[[str, int], list[str]], *, endless: v1.Stop | None = None, never: tuple[int, ...] = ()
+) -> Callable[[], Any]:
     """A local engine before a real runtime with the bundled model, started for the suite as its own process."""
 
     @asynccontextmanager
@@ -240,13 +245,15 @@ def real(kind: str, command: Callable[[str, int], list[str]], endless: v1.Stop |
                 env={**os.environ, **RUNTIME_ENVIRON},
                 start_new_session=True,
             )
+            died = asyncio.create_task(process.wait())
             try:
                 settings = runtime_settings(kind, f"http://127.0.0.1:{port}", model=str(BUNDLED_MODEL))
-                async with runtime_engine(settings) as (app, remote):
+                async with runtime_engine(settings, died=died) as (app, remote):
                     yield Target(
                         remote,
                         running=lambda: app.engine.load().running,
                         endless=endless,
+                        never=never,
                         continues=v1.CAPABILITY_PREFILL in app.engine.models()[0].capabilities,
                     )
             except TimeoutError:
@@ -255,11 +262,13 @@ def real(kind: str, command: Callable[[str, int], list[str]], endless: v1.Stop |
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                await died
 
     return start
 
 
+BUNDLED_ENDS = (1, 4)
+"""Tokens that end an answer of the bundled model: `eos_token_id` of its generation configuration."""
 RUNTIME_ENVIRON = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -267,6 +276,7 @@ RUNTIME_ENVIRON = {
     "DO_NOT_TRACK": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",  # as the engine in process does: there may be no compiler
 }
 
 
@@ -311,8 +321,11 @@ TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "llama_cpp": (simulated("llama-cpp"), ("aiohttp", "jiter")),
     "ollama": (simulated("ollama", num_ctx=4096), ("aiohttp", "jiter")),
     "local_engine": (local_engine, ("vllm",)),
-    "vllm_serve": (real("vllm-serve", vllm_serve, v1.Stop(ignore_eos=True)), ("vllm",)),
-    "transformers_serve": (real("transformers", transformers_serve, None), ("transformers", "fastapi")),
+    "vllm_serve": (real("vllm-serve", vllm_serve, endless=v1.Stop(ignore_eos=True)), ("vllm",)),
+    "transformers_serve": (
+        real("transformers", transformers_serve, never=BUNDLED_ENDS),
+        ("transformers", "fastapi", "accelerate"),
+    ),
 }
 """Name -> how it is started, and what must be installed."""
 

@@ -227,6 +227,14 @@ async def test_an_engine_waits_for_the_model_it_is_to_serve() -> None:
         assert rig.asked["model"] == "wanted:latest"
 
 
+@pytest.mark.parametrize("kind", ["mlx", "transformers"])
+async def test_where_the_list_is_that_of_a_cache_the_name_is_taken_at_its_word(kind: str) -> None:
+    simulator = RuntimeSimulator(kind=kind, models=("a/model",), lists=False)
+    async with running(kind, simulator, model="a/model") as rig:
+        assert (await rig.generate(asking())).choices[0].content.text
+        assert rig.asked["model"] == "a/model"
+
+
 async def test_where_there_are_several_models_one_must_be_named() -> None:
     simulator = RuntimeSimulator(kind="lm-studio", models=("one", "two"))
     async with serving_runtime(simulator) as address, build(settings("lm-studio", address)) as app:

@@ -4,40 +4,34 @@ from __future__ import annotations
 
 import pytest
 
-from services.local_engine.presets import LLAMA_CPP, MLX, OLLAMA, TRANSFORMERS, Preset
 from services.local_engine.runtime_model import listing, resolved
 from spillway.errors import TargetDown, TargetModelMissing
 from spillway.settings import SettingsError
 
 
 def test_the_only_model_needs_no_name() -> None:
-    assert resolved(None, ["the-one"], LLAMA_CPP) == "the-one"
+    assert resolved(None, ["the-one"], "llama-cpp") == "the-one"
 
 
 def test_of_several_one_must_be_named() -> None:
     with pytest.raises(SettingsError, match="name one of a, b"):
-        resolved(None, ["a", "b"], OLLAMA)
+        resolved(None, ["a", "b"], "ollama")
 
 
 def test_a_tag_that_is_left_out_is_the_latest() -> None:
-    assert resolved("llama3", ["llama3:latest", "llama3:8b"], OLLAMA) == "llama3:latest"
-    assert resolved("llama3:8b", ["llama3:latest", "llama3:8b"], OLLAMA) == "llama3:8b"
+    assert resolved("llama3", ["llama3:latest", "llama3:8b"], "ollama") == "llama3:latest"
+    assert resolved("llama3:8b", ["llama3:latest", "llama3:8b"], "ollama") == "llama3:8b"
 
 
 @pytest.mark.parametrize("listed", [[], ["another"]])
 def test_a_model_that_is_missing_may_still_come(listed: list[str]) -> None:
     with pytest.raises(TargetModelMissing, match="has no model 'wanted'"):
-        resolved("wanted", listed, OLLAMA)
+        resolved("wanted", listed, "ollama")
 
 
 def test_a_runtime_without_a_model_may_still_load_one() -> None:
     with pytest.raises(TargetModelMissing, match="load one there"):
-        resolved(None, [], LLAMA_CPP)
-
-
-@pytest.mark.parametrize("preset", [MLX, TRANSFORMERS], ids=lambda preset: preset.name)
-def test_where_the_list_is_not_all_a_name_is_taken_at_its_word(preset: Preset) -> None:
-    assert resolved("a/model", [], preset) == "a/model"
+        resolved(None, [], "llama-cpp")
 
 
 @pytest.mark.parametrize("told", [None, "models", {"data": None}, {"data": "x"}, 7])
