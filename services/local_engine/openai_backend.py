@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -101,19 +101,25 @@ class OpenAIBackend:
         reader = self._dialect.reader(max(1, spec.sampling.n), exchange)
         pace = Pace(window)
         first_token_at: float | None = None
+        held: list[v1.Delta] = []
         self._running += 1
         try:
-            source = self._client.stream(self._dialect.path, body, call, reader, whole=whole)
+            source = self._client.stream(self._dialect.path, body, call, reader)
             async with aclosing(source):
                 async for deltas in source:
                     pace.pulled()
                     if first_token_at is None:
                         first_token_at = time.monotonic()
                         yield v1.GenerationEvent(started=v1.Started())
+                    elif whole:
+                        held += deltas
+                        continue
                     for delta in deltas:
                         yield v1.GenerationEvent(delta=delta)
                     if not whole and not reader.done:
                         await pace.rest()
+            for delta in merged(held):
+                yield v1.GenerationEvent(delta=delta)
             if first_token_at is None:  # an answer without a word
                 yield v1.GenerationEvent(started=v1.Started())
             yield v1.GenerationEvent(finished=v1.Finished(choices=exchange.finishes))
@@ -225,6 +231,21 @@ def capabilities(runtime: RuntimeSettings, preset: Preset) -> tuple[v1.Capabilit
     if runtime.capabilities is None:
         return preset.capabilities
     return tuple(v1.Capability.Value(f"CAPABILITY_{name.upper()}") for name in sorted(runtime.capabilities))
+
+
+def merged(deltas: Iterable[v1.Delta]) -> Iterator[v1.Delta]:
+    """Yield one delta per choice that says what all of them say."""
+    choices: dict[int, list[v1.Delta]] = {}
+    for delta in deltas:
+        choices.setdefault(delta.choice, []).append(delta)
+    for choice, parts in choices.items():
+        yield v1.Delta(
+            choice=choice,
+            text="".join(part.text for part in parts),
+            reasoning="".join(part.reasoning for part in parts),
+            logprobs=[logprob for part in parts for logprob in part.logprobs],
+            tool_calls=[call for part in parts for call in part.tool_calls],
+        )
 
 
 def _usage(exchange: Exchange, began: float, first_token_at: float | None) -> v1.Usage:

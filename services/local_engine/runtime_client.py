@@ -60,10 +60,8 @@ class RuntimeClient:
         """Return the JSON of `path`."""
         return self._json(await self.get(path))
 
-    async def stream(
-        self, path: str, body: object, call: Call, reader: Reader, *, whole: bool
-    ) -> AsyncGenerator[list[v1.Delta], None]:
-        """Yield what has arrived since the last pull; with `whole` the first of it, and the rest when it is over.
+    async def stream(self, path: str, body: object, call: Call, reader: Reader) -> AsyncGenerator[list[v1.Delta], None]:
+        """Yield what has arrived since the last pull, one delta per choice.
 
         Closed early, it closes the connection at once: that is how a runtime learns to stop.
         """
@@ -78,8 +76,6 @@ class RuntimeClient:
             if response.content_type in STREAMS:
                 while not reader.done:
                     data = await watch.wait(response.content.readany())
-                    if data and whole and watch.speaking:
-                        data += await _rest(response, watch)
                     if deltas := reader.feed(data):
                         watch.heard()
                         yield deltas
@@ -189,15 +185,6 @@ class _Watch:
             ) from None
         finally:
             self._left_s -= loop.time() - began
-
-
-async def _rest(response: aiohttp.ClientResponse, watch: _Watch) -> bytes:
-    """All that is still to come, or as much of it as is read of any."""
-    body = bytearray()
-    while len(body) <= MAX_WHOLE_BYTES and (data := await watch.wait(response.content.readany())):
-        body += data
-        watch.heard()
-    return bytes(body)
 
 
 async def _all(response: aiohttp.ClientResponse, limit: int) -> bytes:

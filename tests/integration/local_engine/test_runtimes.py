@@ -122,6 +122,37 @@ async def test_what_ollama_alone_takes_is_told_in_its_own_words() -> None:
     assert asked["options"] == {"temperature": 0.0, "top_k": 3, "num_predict": 5, "num_ctx": 64}
 
 
+async def test_a_whole_answer_is_there_when_it_is_said_though_the_connection_stays_open() -> None:
+    said = b'data: {"choices": [{"index": 0, "delta": {"content": "%s"}, "finish_reason": %s}]}\n\n'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+        if path == b"/v1/models":
+            writer.write(b'HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{"data": [{"id": "m"}]}')
+            writer.close()
+            return
+        for piece in (head, said % (b"a", b"null"), said % (b"b", b"null"), said % (b"c", b'"stop"')):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        writer.write(b"data: [DONE]\n\n")
+        await writer.drain()
+        await reader.read()  # until the other side has had enough
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with engine("openai", address, RuntimeSimulator(), health_s=60) as rig:
+            await rig.app.starting
+            whole = await rig.generate(asking())
+            streamed = await rig.events(asking(coalescing=v1.Coalescing(window_ms=0)))
+    assert whole.choices[0].content.text == "abc"
+    assert "".join(event.delta.text for event in streamed) == "abc"
+    assert not whole.usage.HasField("prompt_tokens")  # it did not say
+
+
 # Failures.
 
 
