@@ -12,14 +12,14 @@ import jiter
 from aiohttp import ClientTimeout
 
 from services.cloud_proxy.key import Key
-from services.cloud_proxy.openai_answer import Answer
-from services.cloud_proxy.openai_errors import understood
-from services.cloud_proxy.openai_request import body_of
 from services.cloud_proxy.provider import Exchange, Prepared
 from services.cloud_proxy.settings import ProviderSettings
-from services.cloud_proxy.sse import EventParser, EventTooLong
 from spillway import v1
 from spillway.errors import DeadlineExceeded, ProviderError, SpillwayError, TargetDown, TargetTimeout
+from spillway.openai.answer import Answer
+from spillway.openai.errors import understood
+from spillway.openai.request import body_of
+from spillway.openai.sse import EventParser, EventTooLong
 from spillway.rpc.call import Call
 from spillway.telemetry.tracing import inject
 

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -20,13 +20,15 @@ from services.local_engine.guarded import Guarded
 from services.local_engine.keeper import Keeper
 from services.local_engine.lease import Lease
 from services.local_engine.lease_measures import LeaseMeasures
-from services.local_engine.lease_settings import LeaseSettings
+from services.local_engine.lease_settings import LeaseSettings, runtime_name
+from services.local_engine.presets import PRESETS
 from services.local_engine.servicer import Servicer, services
 from services.local_engine.settings import LocalEngineSettings
 from spillway.deadline import Clock
 from spillway.doctor.checkpoint import hub_cache
 from spillway.doctor.inspection import Sources, inspect
 from spillway.rpc.server import Server
+from spillway.settings import SettingsError
 from spillway.store.redis import Store
 from spillway.telemetry.metrics import Metrics
 from spillway.telemetry.tracing import Tracing
@@ -69,8 +71,14 @@ def _require_room(settings: LocalEngineSettings) -> None:
 
 
 def lease_name(settings: LocalEngineSettings) -> str:
-    """What the lease is called where the settings do not say: a runtime in this process has no address of its own."""
-    return f"{socket.gethostname()}/{settings.target}"
+    """What the lease is called where the settings do not say: after the runtime's address.
+
+    A runtime in this process has none of its own.
+    """
+    node = socket.gethostname()
+    if settings.runtime.in_process:
+        return f"{node}/{settings.target}"
+    return runtime_name(settings.runtime.address or PRESETS[settings.runtime.kind].address, node)
 
 
 def guarded(
@@ -89,11 +97,32 @@ def guarded(
     return guard
 
 
+async def open_runtime(settings: LocalEngineSettings) -> Backend:
+    """Reach the runtime that has the model. Raises SettingsError where it never will, TargetUnavailable for now."""
+    from services.local_engine.openai_backend import OpenAIBackend  # brings an HTTP client, which vLLM does not need
+
+    return await OpenAIBackend.opened(settings, _key(settings.runtime.api_key_env, os.environ))
+
+
+def _key(variable: str | None, environ: Mapping[str, str]) -> str | None:
+    if variable is None:
+        return None
+    key = environ.get(variable, "").strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(f"local_engine.runtime.api_key_env: {variable} holds no key: printable ASCII, no spaces")
+    return key
+
+
+async def open_configured(settings: LocalEngineSettings) -> Backend:
+    """Open what `runtime.kind` names."""
+    return await (open_vllm if settings.runtime.in_process else open_runtime)(settings)
+
+
 @asynccontextmanager
 async def build(
     settings: LocalEngineSettings,
     *,
-    open_backend: BackendOpener = open_vllm,
+    open_backend: BackendOpener = open_configured,
     tracing: Tracing | None = None,
     clock: Clock = time.monotonic,
 ) -> AsyncIterator[LocalEngine]:
@@ -126,14 +155,16 @@ async def build(
         await server.start()
         starting = asyncio.create_task(_start(engine, server), name="engine-start")
         stack.push_async_callback(_stopped, starting)
+        following = asyncio.create_task(_follow(engine, server, starting), name="engine-follow")
+        stack.push_async_callback(_stopped, following)
         stack.callback(gc.unfreeze)
         yield LocalEngine(server, engine, starting)
 
 
-async def _stopped(starting: asyncio.Task[None]) -> None:
-    starting.cancel()
+async def _stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
     with suppress(asyncio.CancelledError, Exception):
-        await starting
+        await task
 
 
 async def _start(engine: Engine, server: Server) -> None:
@@ -141,3 +172,16 @@ async def _start(engine: Engine, server: Server) -> None:
     gc.collect()
     gc.freeze()  # vLLM and torch are a million objects that stay; collections need not look at them
     await server.health.set_ready(True, "the engine is warm")
+
+
+async def _follow(engine: Engine, server: Server, starting: asyncio.Task[None]) -> None:
+    """Keep the health that callers are told in step with what the backend can do."""
+    await asyncio.wait([starting])
+    if starting.cancelled() or starting.exception() is not None:
+        return
+    while True:
+        await engine.changed()
+        if server.draining:
+            return
+        why = engine.trouble()
+        await server.health.set_ready(not why, why or "the engine can serve again")

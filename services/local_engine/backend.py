@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Protocol
 
 from services.local_engine.pace import Window
@@ -10,12 +11,21 @@ from spillway import v1
 from spillway.rpc.call import Call
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Tokens of a prompt."""
+
+    tokens: int
+    exact: bool = True
+    """Counted by the model's own tokenizer and template; else estimated."""
+
+
 class Backend(Protocol):
     """One loaded model. Raises SpillwayError alone; a generator closed or cancelled early stops the work at once."""
 
     @property
-    def context_window(self) -> int:
-        """Tokens, prompt and answer together."""
+    def context_window(self) -> int | None:
+        """Tokens, prompt and answer together; None: unknown."""
         ...
 
     @property
@@ -31,11 +41,19 @@ class Backend(Protocol):
         """
         ...
 
-    async def count_tokens(self, spec: v1.GenerationSpec) -> int:
-        """Return the tokens of the prompt, as the model's own tokenizer and template make them."""
+    async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
+        """Return the tokens of the prompt, as the model's own tokenizer and template make them where that is known."""
         ...
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load: ...
+
+    def trouble(self) -> str:
+        """Why nothing can be generated now though that may pass; empty where it can."""
+        ...
+
+    async def changed(self) -> None:
+        """Return when `trouble` may say something else. For one who waits."""
+        ...
 
     async def died(self) -> str:
         """Return why no more can be generated, when that is so; running generations have been failed by then."""

@@ -8,15 +8,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from services.local_engine import support
-from services.local_engine.backend import Backend
+from services.local_engine.backend import Backend, Count
 from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
 from spillway import v1
 from spillway.deadline import Deadline
-from spillway.errors import SpillwayError, TargetBusy, TargetDown
+from spillway.errors import SpillwayError, TargetBusy, TargetDown, TargetUnavailable
 from spillway.generation import check
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
+from spillway.settings import SettingsError
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing, fail
 
@@ -30,6 +31,8 @@ MAX_WINDOW_S = 0.1
 """Longest merging window that the number of streams alone can make."""
 BUSY_S = 1.0
 """Pause before a runtime that others use is asked again."""
+LONGEST_BACKOFF_S = 5.0
+"""Longest time between two tries to reach a runtime that is not there yet."""
 FAREWELL_S = 1.0
 """Longest time for running streams to tell their callers that the engine died."""
 
@@ -43,7 +46,8 @@ class Engine:
         self._region = settings.region
         self._window_s = settings.merge_window_ms / 1000
         self._message_s = 1 / settings.messages_per_s
-        self._names = frozenset({self.model, self.target, settings.model})
+        self._names = settings.names
+        self._in_process = settings.runtime.in_process
         self._open = open_backend
         self._tracing = tracing
         self._backend: Backend | None = None
@@ -51,28 +55,56 @@ class Engine:
         self._idle.set()
         self.running = 0
         self.state: v1.EngineState.ValueType = v1.ENGINE_STATE_STARTING
+        self.why = "the engine is starting"
+        """Why it does not serve, while it does not."""
 
     async def start(self) -> None:
-        """Load the model and produce one token; then requests are served. Raises SettingsError if it cannot load."""
-        began = time.monotonic()
-        self._backend = backend = await self._open()
-        loaded = time.monotonic()
-        await self._warm(backend)
-        ready = time.monotonic()
-        constraint = v1.OutputConstraint(choices=v1.Choices(values=["a", "b"]))
-        try:  # what the first caller who wants it would wait for
-            await _first_token(backend, v1.GenerationSpec(constraint=constraint, logprobs=v1.Logprobs(top=1)))
-        except SpillwayError as error:
-            log.warning("engine.unguided", why=error.message)
-        self.state = v1.ENGINE_STATE_SERVING
+        """Load the model and produce one token; then requests are served.
+
+        What runs by itself is waited for, as long as it takes. Raises SettingsError where it can never serve.
+        """
+        began, tries = time.monotonic(), 0
+        while True:
+            try:
+                backend, loaded = await self._begin()
+                break
+            except (TargetUnavailable, TimeoutError) as error:
+                if self._in_process:
+                    raise
+                why = f"the engine is starting: {error or 'no first token yet'}"
+                if why != self.why:
+                    log.warning("engine.waiting", why=str(error))
+                self.why = why
+                await self._drop()
+                await asyncio.sleep(backoff_s(tries))
+                tries += 1
+            except SpillwayError as error:
+                if self._in_process:
+                    raise
+                raise SettingsError(f"local_engine.runtime: {error.message}") from error
+        self.state, self.why = v1.ENGINE_STATE_SERVING, ""
+        now = time.monotonic()
         log.info(
             "engine.ready",
             model=self.model,
             context=backend.context_window,
             load_s=round(loaded - began, 1),
-            first_token_s=round(ready - loaded, 2),
-            start_s=round(time.monotonic() - began, 1),
+            first_token_s=round(now - loaded, 2),
+            start_s=round(now - began, 1),
         )
+
+    async def _begin(self) -> tuple[Backend, float]:
+        """Open the backend and have it say something; return it, and when it was open."""
+        self._backend = backend = await self._open()
+        loaded = time.monotonic()
+        await self._warm(backend)
+        if v1.CAPABILITY_CHOICES in backend.capabilities and self._in_process:
+            constraint = v1.OutputConstraint(choices=v1.Choices(values=["a", "b"]))
+            try:  # what the first caller who wants it would wait for
+                await _first_token(backend, v1.GenerationSpec(constraint=constraint, logprobs=v1.Logprobs(top=1)))
+            except SpillwayError as error:
+                log.warning("engine.unguided", why=error.message)
+        return backend, loaded
 
     async def generate(
         self, spec: v1.GenerationSpec, call: Call, *, whole: bool = False
@@ -80,7 +112,7 @@ class Engine:
         """Yield the events of one answer, numbered; with `whole` in as few deltas as possible."""
         backend = self._ready()
         check(spec)
-        support.require(spec, self._names)
+        support.require(spec, self._names, backend.capabilities)
         window = self._window(spec.coalescing)
         span = self._tracing.start(
             names.ENGINE_GENERATE, call.span, attributes={names.MODEL: self.model, names.TARGET: self.target}
@@ -117,25 +149,39 @@ class Engine:
             if not self.running:
                 self._idle.set()
 
-    async def count_tokens(self, spec: v1.GenerationSpec) -> int:
+    async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
         """Return the tokens of the prompt of `spec`."""
         backend = self._ready()
         check(spec)
-        support.require(spec, self._names)
+        support.require(spec, self._names, backend.capabilities)
         return await backend.count_tokens(spec)
 
     def models(self) -> list[v1.Model]:
         """The one model; its context is told once it is loaded."""
         model = v1.Model(name=self.model, target=self.target, kind=v1.TARGET_KIND_LOCAL, region=self._region)
         if self._backend is not None:
-            model.context_window = self._backend.context_window
+            if self._backend.context_window is not None:
+                model.context_window = self._backend.context_window
             model.capabilities.extend(self._backend.capabilities)
         return [model]
 
     def load(self, *, draining: bool = False) -> v1.Load:
         """The load as the backend last reported it; unknown until it runs."""
-        state = v1.ENGINE_STATE_DRAINING if draining and self.state == v1.ENGINE_STATE_SERVING else self.state
+        state = self.state
+        if state == v1.ENGINE_STATE_SERVING and self._backend is not None and self._backend.trouble():
+            state = v1.ENGINE_STATE_UNHEALTHY
+        elif state == v1.ENGINE_STATE_SERVING and draining:
+            state = v1.ENGINE_STATE_DRAINING
         return v1.Load(state=state) if self._backend is None else self._backend.load(state)
+
+    def trouble(self) -> str:
+        """Why a started engine cannot serve for now; empty while it can."""
+        return "" if self._backend is None else self._backend.trouble()
+
+    async def changed(self) -> None:
+        """Return when `trouble` may say something else."""
+        assert self._backend is not None, "changed() before start()"
+        await self._backend.changed()
 
     async def died(self) -> str:
         """Return why a started engine can serve no more, after its streams have told their callers."""
@@ -150,9 +196,7 @@ class Engine:
         return why
 
     async def close(self) -> None:
-        backend, self._backend = self._backend, None
-        if backend is not None:
-            await backend.close()
+        await self._drop()
 
     async def _warm(self, backend: Backend) -> None:
         while True:
@@ -161,6 +205,11 @@ class Engine:
             except TargetBusy as busy:  # another has the runtime now: it is there, and will be free
                 log.info("engine.waits", why=busy.message)
                 await asyncio.sleep(busy.retry_after_s or BUSY_S)
+
+    async def _drop(self) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            await backend.close()
 
     def _window(self, coalescing: v1.Coalescing) -> Window:
         """How long deltas may be held back: what the caller says, or more the more streams there are."""
@@ -171,14 +220,21 @@ class Engine:
 
     def _ready(self) -> Backend:
         if self._backend is None or self.state == v1.ENGINE_STATE_STARTING:
-            raise TargetDown(f"{self.target}: the engine is starting", retry_after_s=1.0)
+            raise TargetDown(f"{self.target}: {self.why}", retry_after_s=1.0)
         if self.state == v1.ENGINE_STATE_UNHEALTHY:
             raise TargetDown(f"{self.target}: the engine has died")
+        if trouble := self._backend.trouble():
+            raise TargetDown(f"{self.target}: {trouble}", retry_after_s=1.0)
         return self._backend
 
     def __repr__(self) -> str:
         state = v1.EngineState.Name(self.state).removeprefix("ENGINE_STATE_").lower()
         return f"<Engine {self.model} {state} {self.running} running>"
+
+
+def backoff_s(tries: int) -> float:
+    """Return how long to wait after so many tries that failed before, in seconds."""
+    return min(0.1 * 2.0 ** min(tries, 10), LONGEST_BACKOFF_S)
 
 
 async def _first_token(backend: Backend, spec: v1.GenerationSpec) -> None:

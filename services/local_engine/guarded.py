@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from services.local_engine.backend import Backend
+from services.local_engine.backend import Backend, Count
 from services.local_engine.lease import Lease
 from services.local_engine.pace import Window
 from spillway import v1
@@ -22,7 +22,7 @@ class Guarded:
         self._calls: set[asyncio.Task[None]] = set()
 
     @property
-    def context_window(self) -> int:
+    def context_window(self) -> int | None:
         return self._backend.context_window
 
     @property
@@ -63,13 +63,19 @@ class Guarded:
             task.cancel()
             await asyncio.wait([task])
 
-    async def count_tokens(self, spec: v1.GenerationSpec) -> int:
+    async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
         return await self._backend.count_tokens(spec)
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load:
         load = self._backend.load(state)
         load.waiting += len(self._lease.line)
         return load
+
+    def trouble(self) -> str:
+        return self._backend.trouble()
+
+    async def changed(self) -> None:
+        await self._backend.changed()
 
     async def died(self) -> str:
         return await self._backend.died()

@@ -49,8 +49,8 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
                 yield v1.StreamGenerateResponse(event=event)
 
     async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
-        tokens = await self._engine.count_tokens(request.spec)
-        return v1.CountTokensResponse(tokens=tokens, exact=True, model=self._engine.model)
+        count = await self._engine.count_tokens(request.spec)
+        return v1.CountTokensResponse(tokens=count.tokens, exact=count.exact, model=self._engine.model)
 
     async def ListModels(self, request: v1.ListModelsRequest, context: Any) -> v1.ListModelsResponse:
         return v1.ListModelsResponse(models=self._engine.models())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from services.local_engine.lease_settings import LeaseSettings
 from spillway.settings import Section, ServerSettings, ServiceSettings
@@ -78,6 +79,84 @@ class VllmSettings(Section):
     cpu: CpuSettings = CpuSettings()
 
 
+RuntimeKind = Literal[
+    "vllm",
+    "vllm-serve",
+    "llama-cpp",
+    "ollama",
+    "lm-studio",
+    "jan",
+    "gpt4all",
+    "tensorrt-llm",
+    "mlx",
+    "transformers",
+    "openai",
+]
+RuntimeCapability = Literal[
+    "json_schema",
+    "json_object",
+    "regex",
+    "grammar",
+    "choices",
+    "tools",
+    "images",
+    "logprobs",
+    "reasoning_effort",
+    "text_input",
+    "prefill",
+]
+
+
+class RuntimeSettings(Section):
+    """What runs the model: vLLM in this process, or a runtime that runs by itself (docs/runtimes.md)."""
+
+    kind: RuntimeKind = Field("vllm", description="`vllm` runs in this process; all others are called over HTTP")
+    address: str | None = Field(None, description="http://host:port; absent: where that runtime listens by itself")
+    model: str | None = Field(
+        None, min_length=1, description="as the runtime calls it; absent: the only one that it lists"
+    )
+    api_key_env: str | None = Field(None, description="environment variable that holds the key the runtime asks for")
+    context_window: int | None = Field(
+        None, gt=1, description="tokens, prompt and answer together; absent: as the runtime tells, else unknown"
+    )
+    capabilities: frozenset[RuntimeCapability] | None = Field(
+        None, description="what it can do with this model; absent: what that kind of runtime can do with most"
+    )
+    connect_timeout_s: float = Field(2.0, gt=0)
+    request_timeout_s: float = Field(5.0, gt=0, description="longest wait for all but answers: health, lists, counts")
+    health_s: float = Field(2.0, gt=0, description="time between two looks at its health")
+    silence_s: float = Field(120.0, gt=0, description="longest silence before an answer's first token")
+    idle_s: float = Field(30.0, gt=0, description="longest silence between two tokens")
+    num_ctx: int | None = Field(None, gt=1, description="Ollama alone: the context that the model is loaded with")
+    keep_alive: str | None = Field(
+        None, description="Ollama alone: how long the model stays loaded after a request; 5m, 24h, -1 for ever"
+    )
+
+    @property
+    def in_process(self) -> bool:
+        return self.kind == "vllm"
+
+    @field_validator("address")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be http://... or https://...")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("must hold no user, password or query: a key comes from api_key_env")
+        return url.rstrip("/").removesuffix("/v1")
+
+    @model_validator(mode="after")
+    def _is_of_its_kind(self) -> RuntimeSettings:
+        if self.in_process and (told := sorted(self.model_fields_set - {"kind"})):
+            raise ValueError(f"{', '.join(told)}: for a runtime that runs by itself; `kind: vllm-serve` is one")
+        if self.kind != "ollama" and (told := sorted({"num_ctx", "keep_alive"} & self.model_fields_set)):
+            raise ValueError(f"{', '.join(told)}: for `kind: ollama` alone")
+        return self
+
+
 class LocalEngineSettings(ServiceSettings):
     """Section `local_engine` of the configuration."""
 
@@ -94,6 +173,7 @@ class LocalEngineSettings(ServiceSettings):
         600.0, gt=0, description="messages of all streams together; more streams are merged more, up to 100 ms"
     )
     idle_s: float = Field(120.0, gt=0, description="an engine with work that reports nothing for so long is dead")
+    runtime: RuntimeSettings = RuntimeSettings()
     vllm: VllmSettings = VllmSettings()
     lease: LeaseSettings | None = Field(
         None, description="for a runtime that takes few calls at once; needs a store; absent: none"
@@ -104,7 +184,20 @@ class LocalEngineSettings(ServiceSettings):
         """What the model is called here."""
         if self.served_name:
             return self.served_name
+        if not self.runtime.in_process:
+            return self.runtime_model or self.runtime.kind
         if self.model == str(BUNDLED_MODEL):
             return "bundled"
         folder = Path(self.model)
         return folder.resolve().name if folder.is_dir() else self.model
+
+    @property
+    def runtime_model(self) -> str | None:
+        """What a runtime that runs by itself calls the model; None: the only one it lists."""
+        return self.runtime.model or (self.model if self.model != str(BUNDLED_MODEL) else None)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What a request may call the model."""
+        own = self.model if self.runtime.in_process else self.runtime_model
+        return frozenset({self.name, self.target, own or self.name})

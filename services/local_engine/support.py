@@ -5,7 +5,7 @@ from __future__ import annotations
 from spillway import v1
 from spillway.errors import AdapterUnknown, ConstraintUnsupported, FieldViolation, ModelUnknown
 
-CAPABILITIES = (
+CAPABILITIES: tuple[v1.Capability.ValueType, ...] = (
     v1.CAPABILITY_JSON_SCHEMA,
     v1.CAPABILITY_JSON_OBJECT,
     v1.CAPABILITY_REGEX,
@@ -18,10 +18,14 @@ CAPABILITIES = (
 )
 
 
-def require(spec: v1.GenerationSpec, names: frozenset[str]) -> None:
+def require(
+    spec: v1.GenerationSpec,
+    names: frozenset[str],
+    capabilities: tuple[v1.Capability.ValueType, ...] = CAPABILITIES,
+) -> None:
     """Raise ModelUnknown, AdapterUnknown or ConstraintUnsupported naming the first field that asks too much.
 
-    `names` is what a spec's model may be; empty always means the one model there is.
+    `names` is what a spec's model may be; empty always means the one model there is. `capabilities` are the backend's.
     """
     if spec.model and spec.model not in names:
         said = f"is not served here; served: {', '.join(sorted(names))}"
@@ -33,13 +37,15 @@ def require(spec: v1.GenerationSpec, names: frozenset[str]) -> None:
         raise AdapterUnknown(
             f"spec.adapter: {said}", fields=[FieldViolation("spec.adapter", said)], resource=spec.adapter
         )
-    if spec.text.HasField("suffix"):
+    if spec.text.HasField("suffix") and v1.CAPABILITY_SUFFIX not in capabilities:
         raise unsupported("spec.text.suffix", "this model is not asked to fill in the middle")
-    if spec.tools:
+    tools = v1.CAPABILITY_TOOLS in capabilities
+    if spec.tools and not tools:
         raise unsupported("spec.tools", "tools are not supported here")
-    if spec.HasField("tool_choice") and spec.tool_choice.mode != v1.TOOL_CHOICE_MODE_NONE:
+    if spec.HasField("tool_choice") and spec.tool_choice.mode != v1.TOOL_CHOICE_MODE_NONE and not tools:
         raise unsupported("spec.tool_choice", "tools are not supported here")
-    if spec.reasoning_effort not in (v1.REASONING_EFFORT_UNSPECIFIED, v1.REASONING_EFFORT_NONE):
+    effort = spec.reasoning_effort not in (v1.REASONING_EFFORT_UNSPECIFIED, v1.REASONING_EFFORT_NONE)
+    if effort and v1.CAPABILITY_REASONING_EFFORT not in capabilities:
         raise unsupported("spec.reasoning_effort", "this model has no reasoning effort to set")
 
 

@@ -31,6 +31,7 @@ from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_
 
 from services.local_engine import environment, json_grammar, prompt, resumption
 from services.local_engine.answer import Answer
+from services.local_engine.backend import Count
 from services.local_engine.decoding import Decoding, Guide, decoding, refused
 from services.local_engine.load import LoadMeter
 from services.local_engine.pace import Pace, Window
@@ -183,14 +184,20 @@ class VllmBackend:
             if not over:
                 await asyncio.shield(self._llm.abort(name))
 
-    async def count_tokens(self, spec: v1.GenerationSpec) -> int:
-        return len(await self._tokens(spec))
+    async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
+        return Count(len(await self._tokens(spec)))
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load:
         load = self._reports.meter.load(state, self._llm.get_num_unfinished_requests())
         if load.HasField("waiting"):
             load.waiting += self._seats.waiting
         return load
+
+    def trouble(self) -> str:
+        return ""  # what is wrong with this process is wrong for good: `died` tells
+
+    async def changed(self) -> None:
+        await asyncio.Event().wait()
 
     async def died(self) -> str:
         while not self._llm.errored:

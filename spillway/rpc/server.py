@@ -69,6 +69,8 @@ class Server:
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
         self.port = self.admin_port = 0
         self._stopping = asyncio.Lock()
+        self.draining = False
+        """It is on its way out and takes no new work."""
 
     @property
     def address(self) -> str:
@@ -104,6 +106,7 @@ class Server:
 
     async def drain(self) -> None:
         """Say NOT_SERVING, give balancers time to see it, then let running calls end."""
+        self.draining = True
         await self.health.set_ready(False, "stopping")
         await asyncio.sleep(self._settings.announce_s)
         self.health.end_watches()

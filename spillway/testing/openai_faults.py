@@ -23,6 +23,13 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Answer with a web page, as what stands before a server does."""
+
+    status: int = 502
+
+
+@dataclass(frozen=True, slots=True)
 class Reset:
     """Take the request and drop the connection before any header."""
 
@@ -70,7 +77,7 @@ class Filtered:
     after: int = 0
 
 
-HttpFault = Fault | Status | Reset | Malformed | MissingDone | MissingFinish | ErrorInStream | Refusal | Filtered
+HttpFault = Fault | Status | Page | Reset | Malformed | MissingDone | MissingFinish | ErrorInStream | Refusal | Filtered
 BREAKING = (Cut, Stall, Malformed, MissingFinish, ErrorInStream, Filtered)
 """Faults that come after a number of tokens."""
 
@@ -143,6 +150,7 @@ __all__ = [
     "Malformed",
     "MissingDone",
     "MissingFinish",
+    "Page",
     "Refusal",
     "Refuse",
     "Reset",

@@ -30,6 +30,7 @@ from spillway.testing.openai_faults import (
     Malformed,
     MissingDone,
     MissingFinish,
+    Page,
     Refusal,
     Refuse,
     Reset,
@@ -74,7 +75,8 @@ class OpenAISimulator:
     `answer` gets the request's body and returns the text; it is not asked where a JSON Schema or a tool decides.
     `calls` returns the tools that the model calls; by default only those that the request demands. `key`: absent, any
     key is good, even none. `models`: absent, any model is served. `takes_prefill`: a conversation may end with words of
-    the assistant's, and the answer goes on after them. Times are seconds.
+    the assistant's, and the answer goes on after them. `parameters`: what a request may hold, anything else is refused.
+    `tells_usage`: of a stream without being asked, in its last chunk. `says_done`: when it is over. Times are seconds.
     """
 
     answer: Callable[[Mapping[str, Any]], str] = simulated_answer
@@ -86,6 +88,9 @@ class OpenAISimulator:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     takes_prefill: bool = True
+    parameters: frozenset[str] = wire.PARAMETERS
+    tells_usage: bool = False
+    says_done: bool = True
     requests_per_minute: int = 10_000
     faults: Faults = field(default_factory=Faults)
     seen: list[Recorded] = field(default_factory=list)
@@ -141,13 +146,21 @@ class OpenAISimulator:
 
     async def _served(self, request: web.Request, body: Any) -> web.StreamResponse:
         fault = self.faults.next()
-        if refused := self._refused_key(request) or wire.wrong(body) or self._unknown(body) or self._prefilled(body):
+        if (
+            refused := self._refused_key(request)
+            or wire.wrong(body, self.parameters)
+            or self._unknown(body)
+            or self._prefilled(body)
+        ):
             return self._error(refused)
         match fault:
             case Refuse():
                 return self._error(status_of(fault))
             case Status():
                 return self._error(fault)
+            case Page():
+                page = "<html><body><h1>Bad Gateway</h1></body></html>"
+                return web.Response(status=fault.status, text=page, content_type="text/html")
             case Silence():
                 await asyncio.Event().wait()
             case Reset():
@@ -179,10 +192,13 @@ class OpenAISimulator:
                 return await self._broken(request, response, fault, choice, (id, model))
             if at >= roles and self.interval_s and not choice["finish_reason"]:
                 await asyncio.sleep(self.interval_s)
-            await response.write(wire.chunk([choice], id=id, model=model, usage=None, with_usage=with_usage))
+            last = usage if self.tells_usage and choice["finish_reason"] else None
+            await response.write(
+                wire.chunk([choice], id=id, model=model, usage=last, with_usage=with_usage or last is not None)
+            )
         if with_usage:
             await response.write(wire.chunk([], id=id, model=model, usage=usage, with_usage=True))
-        if not isinstance(fault, MissingDone):
+        if self.says_done and not isinstance(fault, MissingDone):
             await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response

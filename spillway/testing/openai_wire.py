@@ -98,11 +98,11 @@ def prompt_tokens(body: Mapping[str, Any]) -> int:
     return sum(3 + len(tokens_of(content_text(message.get("content")))) for message in body.get("messages", ()))
 
 
-def wrong(body: object) -> Status | None:
-    """What OpenAI would say against `body`, if anything."""
+def wrong(body: object, parameters: frozenset[str] = PARAMETERS) -> Status | None:
+    """What OpenAI would say against `body`, if anything; `parameters` are those that it understands."""
     if not isinstance(body, Mapping):
         return Status(400, message="We could not parse the JSON body of your request.")
-    if unknown := sorted(set(body) - PARAMETERS):
+    if unknown := sorted(set(body) - parameters):
         said = f"Unknown parameter: '{unknown[0]}'."
         return Status(400, "unknown_parameter", message=said, param=unknown[0])
     if not isinstance(body.get("model"), str) or not body["model"]:

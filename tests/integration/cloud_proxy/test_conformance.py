@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from services.cloud_proxy.openai import OpenAI
-from services.cloud_proxy.openai_errors import understood
 from services.cloud_proxy.provider import Exchange
 from services.cloud_proxy.settings import ProviderSettings
 from spillway import errors, v1
 from spillway.generation import merge_delta
+from spillway.openai.errors import understood
 from tests.integration.cloud_proxy.rig import call, raw, spec
 
 pytestmark = pytest.mark.conformance

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from services.local_engine.backend import Count
 from services.local_engine.pace import Window
 from spillway import v1
 from spillway.errors import TargetDown
@@ -106,8 +107,14 @@ class RuntimeBackend:
                 await reader.read()
             writer.close()
 
-    async def count_tokens(self, spec: GenerationSpec) -> int:
-        return 1
+    async def count_tokens(self, spec: GenerationSpec) -> Count:
+        return Count(1)
+
+    def trouble(self) -> str:
+        return ""
+
+    async def changed(self) -> None:
+        await asyncio.Event().wait()
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load:
         return v1.Load(state=state)

@@ -11,7 +11,7 @@ import pytest
 from grpc.aio import insecure_channel
 
 from services.local_engine.app import LocalEngine, build
-from services.local_engine.backend import Backend
+from services.local_engine.backend import Backend, Count
 from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
 from spillway import v1
@@ -21,6 +21,7 @@ from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.settings import ServerSettings, SettingsError
 from spillway.telemetry.tracing import Tracing
+from spillway.testing.waiting import eventually
 from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
 
 SETTINGS = LocalEngineSettings(server=ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=0))
@@ -40,6 +41,8 @@ class Scripted:
     left: asyncio.Event = field(default_factory=asyncio.Event)
     running: int = 0
     closed: bool = False
+    why: str = ""
+    wavering: asyncio.Event = field(default_factory=asyncio.Event)
     windows: list[float] = field(default_factory=list)
 
     async def generate(
@@ -62,8 +65,15 @@ class Scripted:
             self.running -= 1
             self.left.set()
 
-    async def count_tokens(self, spec: v1.GenerationSpec) -> int:
-        return 7
+    async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
+        return Count(7)
+
+    def trouble(self) -> str:
+        return self.why
+
+    async def changed(self) -> None:
+        await self.wavering.wait()
+        self.wavering.clear()
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load:
         return v1.Load(state=state, sequence=1, running=self.running)
@@ -254,3 +264,27 @@ async def test_who_watches_the_load_is_told_and_let_go_when_the_service_stops() 
             loads += [response.load async for response in told]
     assert [load.state for load in loads] == [v1.ENGINE_STATE_SERVING, v1.ENGINE_STATE_DRAINING]
     assert loads[0].running == 0
+
+
+async def test_a_backend_that_is_in_trouble_is_not_ready_until_it_is_out_of_it() -> None:
+    backend = Scripted()
+    async with running(backend) as (app, client):
+        backend.why = "the runtime sleeps"
+        backend.wavering.set()
+        await eventually(lambda: not app.server.health.ready)
+        assert app.engine.load().state == v1.ENGINE_STATE_UNHEALTHY
+        with pytest.raises(TargetDown, match="local: the runtime sleeps"):
+            await client.generate()
+        backend.why = ""
+        backend.wavering.set()
+        await eventually(lambda: app.server.health.ready)
+        assert (await client.generate()).choices[0].content.text == "one two"
+
+
+async def test_a_service_on_its_way_out_is_never_ready_again() -> None:
+    backend = Scripted()
+    async with running(backend) as (app, _):
+        await app.server.drain()
+        backend.wavering.set()
+        await eventually(lambda: not backend.wavering.is_set())
+        assert not app.server.health.ready

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.cloud_proxy import sse
-from services.cloud_proxy.sse import EventParser, EventTooLong
+from spillway.openai import sse
+from spillway.openai.sse import EventParser, EventTooLong
 
 STREAM = (
     b": a comment\n"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
-from services.cloud_proxy.openai_request import body_of, is_strict
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, RequestInvalid, SchemaInvalid, SpillwayError
+from spillway.openai.request import body_of, is_strict
 from spillway.testing.openai_wire import PARAMETERS
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from services.cloud_proxy.openai_errors import duration_s, in_stream, understood, wait_s
 from spillway import errors
 from spillway.errors import SpillwayError
+from spillway.openai.errors import duration_s, in_stream, understood, wait_s
 
 
 def told(code: Any = None, type: Any = None, message: str = "said", param: Any = None) -> dict[str, Any]:

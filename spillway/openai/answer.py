@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jiter
 
-from services.cloud_proxy.openai_errors import in_stream
-from services.cloud_proxy.provider import Exchange
 from spillway import v1
-from spillway.errors import ContentFiltered, ProviderError
+from spillway.errors import ContentFiltered, SpillwayError
+from spillway.openai.errors import PROVIDERS, Table, in_stream
+from spillway.openai.exchange import Exchange
 
 DONE = b"[DONE]"
 FINISHES = {
@@ -43,8 +43,9 @@ class _Piece:
 class Answer:
     """One answer on its way. Everything read at once is merged into one delta per choice."""
 
-    def __init__(self, provider: str, choices: int, exchange: Exchange) -> None:
+    def __init__(self, provider: str, choices: int, exchange: Exchange, *, table: Table = PROVIDERS) -> None:
         self._provider = provider
+        self._table = table
         self._choices = choices
         self._exchange = exchange
         self._finishes: dict[int, v1.ChoiceFinish] = {}
@@ -53,16 +54,16 @@ class Answer:
         self.done = False
 
     def take(self, events: Iterable[bytes]) -> list[v1.Delta]:
-        """Read the data of `events`. Raises ProviderError, or what an error among them means."""
+        """Read the data of `events`. Raises what an error among them means, and the table's `otherwise`."""
+        return self.read(self._parsed(events))
+
+    def read(self, chunks: Iterable[Mapping[str, Any]]) -> list[v1.Delta]:
+        """Read `chunks`, parsed already. Raises as `take` does."""
         pieces: dict[int, _Piece] = {}
         try:
-            for data in events:
-                if self.done or data == DONE:
-                    self.done = True
-                    break
-                chunk = jiter.from_json(data)
+            for chunk in chunks:
                 if error := chunk.get("error"):
-                    raise in_stream(self._provider, error, request_id=self._exchange.provider_request_id)
+                    raise self._said(error)
                 for choice in chunk.get("choices") or ():
                     self._read(choice, choice.get("delta") or {}, pieces)
                 self._about(chunk)
@@ -70,13 +71,20 @@ class Answer:
         except FOREIGN as error:
             raise self._garbled(error) from None
 
+    def _parsed(self, events: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
+        for data in events:
+            if self.done or data == DONE:
+                self.done = True
+                return
+            yield jiter.from_json(data)
+
     def whole(self, body: bytes) -> list[v1.Delta]:
         """Read an answer that came in one piece, from a server that does not stream."""
         pieces: dict[int, _Piece] = {}
         try:
             told = jiter.from_json(body)
             if error := told.get("error"):
-                raise in_stream(self._provider, error, request_id=self._exchange.provider_request_id)
+                raise self._said(error)
             for choice in told["choices"]:
                 self._read(choice, choice["message"], pieces)
             self._about(told)
@@ -93,7 +101,7 @@ class Answer:
         missing = [str(index) for index in range(self._choices) if index not in self._finishes]
         if missing:
             said = f"gave no finish reason for choice {', '.join(missing)}" if self.done else "broke the answer off"
-            raise ProviderError(f"{self._provider} {said}", resource=self._provider)
+            raise self._table.otherwise(f"{self._provider} {said}", resource=self._provider)
         finishes = [self._finishes[index] for index in sorted(self._finishes)]
         filtered = all(finish.reason == v1.FINISH_REASON_CONTENT_FILTER for finish in finishes)
         if filtered and not self._exchange.said_bytes:
@@ -142,7 +150,7 @@ class Answer:
     def _finish(self, index: int, reason: object, stopped_by: object) -> v1.ChoiceFinish:
         known = FINISHES.get(str(reason))
         if known is None:
-            raise ProviderError(f"{self._provider} broke the answer off", resource=self._provider)
+            raise self._table.otherwise(f"{self._provider} broke the answer off", resource=self._provider)
         if index in self._refused:
             return v1.ChoiceFinish(choice=index, reason=v1.FINISH_REASON_CONTENT_FILTER)
         if known == v1.FINISH_REASON_STOP and isinstance(stopped_by, str):  # vLLM tells which string it was
@@ -164,8 +172,11 @@ class Answer:
             deltas.append(delta)
         return deltas
 
-    def _garbled(self, error: Exception) -> ProviderError:
-        return ProviderError(
+    def _said(self, error: object) -> SpillwayError:
+        return in_stream(self._provider, error, request_id=self._exchange.provider_request_id, table=self._table)
+
+    def _garbled(self, error: Exception) -> SpillwayError:
+        return self._table.otherwise(
             f"{self._provider} sent a chunk that is not of its wire format ({type(error).__name__})",
             resource=self._provider,
         )

@@ -27,7 +27,15 @@ class Row:
     statuses: frozenset[int] = frozenset()
 
 
-def _row(error: type[SpillwayError], *known_by: str | int) -> Row:
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Looked up by code and type first, then by status; anything else is `otherwise`, as is an answer broken off."""
+
+    rows: tuple[Row, ...]
+    otherwise: type[SpillwayError]
+
+
+def row(error: type[SpillwayError], *known_by: str | int) -> Row:
     return Row(
         error,
         frozenset(known for known in known_by if isinstance(known, str)),
@@ -35,32 +43,40 @@ def _row(error: type[SpillwayError], *known_by: str | int) -> Row:
     )
 
 
-TABLE = (
-    _row(errors.ContextLengthExceeded, "context_length_exceeded", "string_above_max_length"),
-    _row(errors.ContentFiltered, "content_policy_violation", "content_filter", "moderation_blocked", "invalid_prompt"),
-    _row(errors.ProviderOutOfCredit, "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", 402),
-    _row(errors.ProviderAuthFailed, "invalid_api_key", "account_deactivated", "authentication_error", 401, 403),
-    _row(errors.TargetModelMissing, "model_not_found", 404),
-    _row(errors.ProviderRateLimited, "rate_limit_exceeded", "tokens", "requests", 429),
-    _row(errors.TargetTimeout, 408, 504),
-    _row(errors.SchemaInvalid, "invalid_json_schema"),
-    _row(errors.ProviderError, 500, 502, 503, 529),
-    _row(errors.RequestInvalid, 400, 413, 422),
+_PROVIDER_ROWS = (
+    row(errors.ContextLengthExceeded, "context_length_exceeded", "string_above_max_length"),
+    row(errors.ContentFiltered, "content_policy_violation", "content_filter", "moderation_blocked", "invalid_prompt"),
+    row(errors.ProviderOutOfCredit, "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", 402),
+    row(errors.ProviderAuthFailed, "invalid_api_key", "account_deactivated", "authentication_error", 401, 403),
+    row(errors.TargetModelMissing, "model_not_found", 404),
+    row(errors.ProviderRateLimited, "rate_limit_exceeded", "tokens", "requests", 429),
+    row(errors.TargetTimeout, 408, 504),
+    row(errors.SchemaInvalid, "invalid_json_schema"),
+    row(errors.ProviderError, 500, 502, 503, 529),
+    row(errors.RequestInvalid, 400, 413, 422),
 )
-"""Looked up by code and type first, then by status; anything else is a ProviderError."""
+PROVIDERS = Table(_PROVIDER_ROWS, otherwise=errors.ProviderError)
+"""What is said of a provider in the cloud."""
 
-_TOO_LONG = re.compile(r"maximum context length|context window|prompt is too long", re.IGNORECASE)
+_TOO_LONG = re.compile(r"context (?:length|size|window)|prompt is too long", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]/-]{1,80}")
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
 
 def understood(
-    provider: str, status: int, body: object, headers: Mapping[str, str], *, now: float, request_id: str = ""
+    provider: str,
+    status: int,
+    body: object,
+    headers: Mapping[str, str],
+    *,
+    now: float,
+    request_id: str = "",
+    table: Table = PROVIDERS,
 ) -> SpillwayError:
     """Return the error that an HTTP `status` with `body` and `headers` means. `now`: seconds since the epoch."""
     told = _told(body)
     code, kind, param = (_name(told.get(name)) for name in ("code", "type", "param"))
-    error = _found({code, kind}, status, str(told.get("message") or ""))
+    error = _found(table, {code, kind}, status, str(told.get("message") or ""))
     metadata = {"provider": provider, "http_status": str(status)}
     metadata.update(
         {name: value for name, value in (("code", code or kind), ("provider_request_id", request_id)) if value}
@@ -73,11 +89,11 @@ def understood(
     return error(said, fields=fields, retry_after_s=wait_s(headers, now=now), resource=provider, metadata=metadata)
 
 
-def in_stream(provider: str, told: object, *, request_id: str = "") -> SpillwayError:
+def in_stream(provider: str, told: object, *, request_id: str = "", table: Table = PROVIDERS) -> SpillwayError:
     """Return what an error object within a 200 stream means."""
     code = told.get("code") if isinstance(told, Mapping) else None
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    return understood(provider, status, {"error": told}, {}, now=0.0, request_id=request_id)
+    return understood(provider, status, {"error": told}, {}, now=0.0, request_id=request_id, table=table)
 
 
 def wait_s(headers: Mapping[str, str], *, now: float) -> float | None:
@@ -110,19 +126,21 @@ def duration_s(text: str) -> float | None:
     return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
 
 
-def _found(names: set[str], status: int, message: str) -> type[SpillwayError]:
-    for row in TABLE:
+def _found(table: Table, names: set[str], status: int, message: str) -> type[SpillwayError]:
+    for row in table.rows:
         if row.codes & names:
             return row.error
     if status in (400, 413, 422) and _TOO_LONG.search(message):
         return errors.ContextLengthExceeded  # compatible servers say it in words alone
-    return next((row.error for row in TABLE if status in row.statuses), errors.ProviderError)
+    return next((row.error for row in table.rows if status in row.statuses), table.otherwise)
 
 
 def _told(body: object) -> Mapping[str, Any]:
     if not isinstance(body, Mapping):
         return {}
     error = body.get("error")
+    if isinstance(error, str):
+        return {**body, "message": error}
     return error if isinstance(error, Mapping) else body
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from services.cloud_proxy.openai_answer import DONE, Answer
 from services.cloud_proxy.provider import Exchange
 from spillway import v1
 from spillway.errors import ContentFiltered, ProviderError, ProviderRateLimited
+from spillway.openai.answer import DONE, Answer
 
 
 def chunk(delta: dict[str, Any], *, index: int = 0, finish: str | None = None, **more: Any) -> bytes:
