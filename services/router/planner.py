@@ -174,12 +174,14 @@ class Planner:
                 raise plan_there
         return found
 
-    async def count_tokens(self, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
+    async def count_tokens(
+        self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call
+    ) -> v1.CountTokensResponse:
         """Count the prompt's tokens at the target that would answer.
 
         Never at a router: no stamp travels with a count, so it might ask on where the content may not go.
         """
-        plan = await self.explain(spec, v1.RoutingPolicy(), call)
+        plan = await self.explain(spec, policy, call)
         if not plan.taken:
             raise refusal(plan)
         target = next((candidate.target for candidate in plan.taken if not candidate.target.router), None)
