@@ -70,6 +70,8 @@ class Direct:
                             sequence += 1
                             if event.HasField("delta"):
                                 progress.take(event.delta)
+                            elif event.route_changed.HasField("resumed_after_tokens"):
+                                event.route_changed.resumed_after_tokens = progress.tokens  # a router tells its own
                             elif before and event.HasField("usage") and event.usage.HasField("completion_tokens"):
                                 event.usage.completion_tokens += before
                             yield event
