@@ -15,7 +15,7 @@ from services.router.breakers import Breakers
 from services.router.policy_settings import PolicySettings, TargetSettings
 from services.router.settings import RouterSettings
 from spillway import v1
-from spillway.errors import AllTargetsFailed, BreakerOpen, TargetDown
+from spillway.errors import AllTargetsFailed, BreakerOpen, ContextLengthExceeded, TargetDown
 from spillway.generation import fold
 from spillway.rpc.remote import Remote
 from spillway.telemetry.tracing import Tracing
@@ -25,10 +25,13 @@ from spillway.testing.faults import Refuse, Script
 from spillway.testing.server import LOOPBACK
 from spillway.testing.waiting import eventually
 from tests.integration.router.mesh import CAPABILITIES, Mesh, text
+from tests.integration.router.test_context import conversation
 
 DOWN = Refuse(TargetDown("gone"))
 OPENS_WITHIN_S = 27.5
 """25 s and the jitter."""
+
+WINDOW = 2048
 
 
 @dataclass
@@ -40,15 +43,17 @@ class Sick:
     breakers: Breakers
     clock: HandClock
 
-    def ask(self, deadline_s: float = 60.0) -> asyncio.Task[v1.GenerateResponse]:
-        return asyncio.create_task(self.mesh.generate(text(), deadline_s=deadline_s))
+    def ask(self, deadline_s: float = 60.0, spec: v1.GenerationSpec | None = None) -> asyncio.Task[v1.GenerateResponse]:
+        return asyncio.create_task(self.mesh.generate(spec or text(), deadline_s=deadline_s))
 
     async def waits(self, count: int) -> None:
         await eventually(lambda: self.breakers.waiting == count)
 
 
 @asynccontextmanager
-async def sick(when_all_open: Any, *, then: tuple[Any, ...] = (), floor_s: float = 1.0) -> AsyncIterator[Sick]:
+async def sick(
+    when_all_open: Any, *, then: tuple[Any, ...] = (), floor_s: float = 1.0, context: Any = "larger"
+) -> AsyncIterator[Sick]:
     async with AsyncExitStack() as stack:
         engine, clock = FakeEngine(faults=Script(DOWN, DOWN, DOWN, *then)), HandClock()
         server = await stack.enter_async_context(serving_engine(engine))
@@ -58,11 +63,12 @@ async def sick(when_all_open: Any, *, then: tuple[Any, ...] = (), floor_s: float
             address=server.address,
             capabilities=CAPABILITIES,
             first_token_floor_s=floor_s,
+            context_window=WINDOW,
         )
         settings = RouterSettings(
             server=LOOPBACK,
             targets=(target,),
-            policy=PolicySettings(when_all_open=when_all_open, max_retries_per_target=0),
+            policy=PolicySettings(when_all_open=when_all_open, max_retries_per_target=0, context=context),
             breakers={"poll_s": 0.01},  # what the hand clock lets pass is seen at once
         )
         app = await stack.enter_async_context(build(settings, keep=lambda attempt, call: None, clock=clock))
@@ -144,3 +150,22 @@ async def test_a_caller_that_leaves_waits_no_longer() -> None:
         await found.waits(1)
         asked.cancel()
         await found.waits(0)
+
+
+@pytest.mark.parametrize("context", ["slide", "summarize"])
+async def test_a_prompt_that_would_be_made_to_fit_is_no_too_long_one_while_the_breaker_is_open(context: str) -> None:
+    async with sick("fail", context=context) as found:
+        with pytest.raises(BreakerOpen, match="its breaker is open") as refused:
+            await found.mesh.generate(conversation())
+        assert refused.value.retry_after_s == pytest.approx(found.breakers.against("local")[""].left_s, abs=0.01)
+    async with sick("wait", context=context) as found:
+        asked = found.ask(spec=conversation())
+        await found.waits(1)
+        found.clock.advance(OPENS_WITHIN_S)
+        assert (await asked).usage.context.tokens_after < WINDOW
+
+
+async def test_a_prompt_that_nothing_would_make_fit_does_not_wait_for_a_breaker() -> None:
+    async with sick("wait", context="refuse") as found:
+        with pytest.raises(ContextLengthExceeded):
+            await found.mesh.generate(conversation())

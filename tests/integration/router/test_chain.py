@@ -323,9 +323,7 @@ async def test_another_model_that_goes_on_at_an_inner_router_is_named_here_too()
 async def test_where_an_inner_router_goes_on_is_told_in_tokens_of_the_callers() -> None:
     any_model = PolicySettings(continue_on="any_model")
     async with chained(any_model.model_copy(update={"order": ("spare", "edge")}), any_model) as found:
-        whole = (
-            "Your parcel left Berlin on Monday, passed Hamburg on Tuesday, and will come on Wednesday."
-        )
+        whole = "Your parcel left Berlin on Monday, passed Hamburg on Tuesday, and will come on Wednesday."
         found.spare.answer = lambda spec: whole
         found.spare.faults = Script(Cut(after=8))
         found.site.answer = found.away.answer = lambda spec: whole.removeprefix("Your parcel left Berlin ")

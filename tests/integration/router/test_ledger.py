@@ -114,7 +114,9 @@ async def test_a_dead_database_holds_no_attempt_up_for_long_and_loses_nothing(tm
     assert row["outcome"] == "answered"
 
 
-async def test_of_an_attempt_that_went_without_its_row_nothing_is_kept_while_the_database_is_away(tmp_path: Path) -> None:
+async def test_of_an_attempt_that_went_without_its_row_nothing_waits_for_the_database(
+    tmp_path: Path,
+) -> None:
     ledger = Ledger(LedgerSettings(url=f"sqlite:///{tmp_path}/no/ledger.sqlite", intent_wait_s=0.01))
     journal, cloud = leaving()
     journal.announce = ledger.intend
