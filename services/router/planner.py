@@ -51,6 +51,7 @@ class Planner:
         spend: Spend,
         measures: Measures,
         tracing: Tracing,
+        max_waiting: int,
     ) -> None:
         self.book = book
         self._fleet = fleet
@@ -60,6 +61,7 @@ class Planner:
         self._spend = spend
         self._measures = measures
         self._tracing = tracing
+        self._max_waiting = max_waiting
 
     async def plan(
         self,
@@ -119,15 +121,16 @@ class Planner:
     ) -> Plan:
         """Return a plan that took a target; where its policy says so, wait for a breaker as long as time is left.
 
-        Raises the plan's refusal.
+        Raises the plan's refusal, also where `max_waiting` others wait.
         """
+        full = self._breakers.waiting >= self._max_waiting
         while True:
             plan = await self.plan(spec, policy, stamped, call, inspection)
             if plan.taken:
                 return plan
             floors = [out.target.first_token_floor_s for out in plan.left_out if out.left_out_by == "breaker"]
             left_s = call.deadline.left() - min(floors, default=0.0)
-            if plan.when_all_open != "wait" or plan.opens_in_s is None or left_s <= 0:
+            if plan.when_all_open != "wait" or plan.opens_in_s is None or left_s <= 0 or full:
                 raise refusal(plan)
             inspection = plan.facts.inspection
             await self._breakers.change(min(plan.opens_in_s, left_s))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.router.admission_settings import AdmissionSettings
 from services.router.app import build
 from services.router.breakers import Breakers
 from services.router.policy_settings import PolicySettings, TargetSettings
@@ -31,7 +32,7 @@ DOWN = Refuse(TargetDown("gone"))
 OPENS_WITHIN_S = 27.5
 """25 s and the jitter."""
 
-WINDOW = 2048
+WINDOW, MAX_WAITING = 2048, 5
 
 
 @dataclass
@@ -69,6 +70,7 @@ async def sick(
             server=LOOPBACK,
             targets=(target,),
             policy=PolicySettings(when_all_open=when_all_open, max_retries_per_target=0, context=context),
+            admission=AdmissionSettings(max_waiting=MAX_WAITING),
             breakers={"poll_s": 0.01},  # what the hand clock lets pass is seen at once
         )
         app = await stack.enter_async_context(build(settings, keep=lambda attempt, call: None, clock=clock))
@@ -142,6 +144,17 @@ async def test_the_wait_ends_while_there_is_still_time_for_an_answer_elsewhere()
             await asked
         assert refused.value.retry_after_s is not None
         assert len(found.engine.seen) == 3
+
+
+async def test_no_more_wait_for_a_breaker_than_may_wait_for_a_place() -> None:
+    async with sick("wait") as found:
+        asked = [found.ask() for _ in range(MAX_WAITING)]
+        await found.waits(MAX_WAITING)
+        with pytest.raises(BreakerOpen) as refused:
+            await found.mesh.generate(text())
+        assert refused.value.retry_after_s is not None
+        found.breakers.reset("local")
+        assert all(answer.choices for answer in await asyncio.gather(*asked))
 
 
 async def test_a_caller_that_leaves_waits_no_longer() -> None:
