@@ -139,6 +139,7 @@ async def build(
             spend=spend,
             measures=measures,
             tracing=tracing,
+            max_waiting=settings.admission.max_waiting,
         )
         router = Router(
             planner=planner,

@@ -315,7 +315,7 @@ class Attempts:
 _WORDS = {
     v1.ATTEMPT_OUTCOME_ANSWERED: "answered",
     v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR: "was refused",
-    v1.ATTEMPT_OUTCOME_CANCELLED: "was slower",
+    v1.ATTEMPT_OUTCOME_CANCELLED: "did not go on",
     v1.ATTEMPT_OUTCOME_NOT_CONFIDENT: "was not confident",
 }
 

@@ -112,6 +112,13 @@ class Failures:
         return f"<Failures {self.last or 'none'}>"
 
 
+def tokens_in(event: v1.GenerationEvent) -> int:
+    """Tokens that the caller is given with `event`; a delta that does not tell is taken for one."""
+    if not event.HasField("delta"):
+        return 0
+    return event.delta.tokens if event.delta.HasField("tokens") else 1
+
+
 def fleeting(attempt: Attempt) -> bool:
     """Whether a failed attempt was over so fast, and in such a way, that its target may well answer if asked again.
 
@@ -125,11 +132,10 @@ def fleeting(attempt: Attempt) -> bool:
     )
 
 
-def interrupted(error: SpillwayError, sequence: int, work: Work) -> SpillwayError:
-    """The error of a stream that had already begun; `sequence` events have been given to the caller."""
+def interrupted(error: SpillwayError, sequence: int, tokens: int, work: Work) -> SpillwayError:
+    """The error of a stream that had already begun; the caller has been given `sequence` events and `tokens` tokens."""
     if isinstance(error, DeadlineExceeded):
         return error
-    tokens = sum(attempt.record.completion_tokens for attempt in work.journal.attempts)
     return StreamInterrupted(
         f"the stream was cut after {tokens} tokens: {error.reason}: {error.message}",
         metadata={"last_sequence": str(sequence - 1), "tokens": str(tokens), **work.journal.told()},

@@ -17,7 +17,7 @@ from .condensation import READ, SUMMARIZE, condensed, sketch, transcript
 from .context import CONDENSING, MARK_TOKENS, Sketch, chunked, room, tightened
 from .facts import TEMPLATE_TOKENS, ContextName, Facts, StrategyName, Validation
 from .plan import Fit, Plan
-from .policy import Policy
+from .policy import HEALTHY, Policy
 from .target import Target
 
 Count = Callable[[v1.GenerationSpec], Awaitable[int | None]]
@@ -43,7 +43,8 @@ class Fitter:
     async def fitted(self, spec: v1.GenerationSpec, refused: Plan) -> Plan:
         """Return a plan in the place of `refused`, which took nothing, with what is done to the prompt.
 
-        Where that makes nothing fit, or the context was not what failed, `refused` with what would help.
+        Where that makes nothing fit, or the context was not what failed, `refused` with what would help; where it only
+        has to wait for a breaker, a plan that took nothing and says until when.
         """
         facts = refused.facts
         small = {out.target.name for out in refused.left_out if out.left_out_by == "context"}
@@ -52,6 +53,9 @@ class Fitter:
         if refused.context is ContextName.REFUSE and self._decide(replace(facts, context=ContextName.LARGER)).taken:
             return replace(refused, would_help=(ContextName.LARGER,))
         if_short = self._decide(facts.counted(1))
+        if if_short.opens_in_s is not None:  # by policy nothing may answer now, so the same is asked of later
+            later = await replace(self, standings=HEALTHY).fitted(spec, refused)
+            return replace(if_short, facts=facts) if later.taken else later
         windows = [
             window
             for candidate in if_short.taken

@@ -124,7 +124,7 @@ class Ledger:
                     row.again = True  # a commit may be made though it seems to have failed
                 self._pending.extendleft(reversed(rows[:settled]))
                 self._bound()
-                self._waiting += waiting
+                self._waiting += (written for written in waiting if not written.done())
                 if self._ready:
                     log.warning("ledger.away", error=type(error).__name__, pending=len(self._pending), lost=self.lost)
                 self._ready = False
@@ -230,7 +230,7 @@ class Ledger:
             self._wake.clear()
 
     def __repr__(self) -> str:
-        return f"<Ledger {len(self._pending)} pending, {self.lost} lost>"
+        return f"<Ledger {len(self._pending)} pending, {len(self._waiting)} waited for, {self.lost} lost>"
 
 
 def _row(attempt: Attempt, call: Call, at: datetime) -> dict[str, Any]:

@@ -52,7 +52,7 @@ async def _after(overlap: Overlap, events: Events) -> Events:
     async with aclosing(events):
         async for event in events:
             kind = event.WhichOneof("event")
-            if kind == "started":
+            if kind in ("started", "route_changed") and not joined:
                 held.append(event)
                 continue
             if kind == "delta":

@@ -129,8 +129,8 @@ class Plan:
         budget = self.budget
         if budget is None or self.facts.purse is not None:
             return False
-        # What does not fit may be made to.
-        among = self.taken or [out for out in self.left_out if out.left_out_by == "context"]
+        # What does not fit may be made to, and a breaker may close.
+        among = self.taken or [out for out in self.left_out if out.left_out_by in ("context", "breaker")]
         return any(budget.counts(candidate.target, candidate.estimated_cost_nano_usd) for candidate in among)
 
     @property

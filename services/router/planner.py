@@ -51,6 +51,7 @@ class Planner:
         spend: Spend,
         measures: Measures,
         tracing: Tracing,
+        max_waiting: int,
     ) -> None:
         self.book = book
         self._fleet = fleet
@@ -60,6 +61,7 @@ class Planner:
         self._spend = spend
         self._measures = measures
         self._tracing = tracing
+        self._max_waiting = max_waiting
 
     async def plan(
         self,
@@ -119,15 +121,16 @@ class Planner:
     ) -> Plan:
         """Return a plan that took a target; where its policy says so, wait for a breaker as long as time is left.
 
-        Raises the plan's refusal.
+        Raises the plan's refusal, also where `max_waiting` others wait.
         """
+        full = self._breakers.waiting >= self._max_waiting
         while True:
             plan = await self.plan(spec, policy, stamped, call, inspection)
             if plan.taken:
                 return plan
             floors = [out.target.first_token_floor_s for out in plan.left_out if out.left_out_by == "breaker"]
             left_s = call.deadline.left() - min(floors, default=0.0)
-            if plan.when_all_open != "wait" or plan.opens_in_s is None or left_s <= 0:
+            if plan.when_all_open != "wait" or plan.opens_in_s is None or left_s <= 0 or full:
                 raise refusal(plan)
             inspection = plan.facts.inspection
             await self._breakers.change(min(plan.opens_in_s, left_s))
@@ -174,12 +177,14 @@ class Planner:
                 raise plan_there
         return found
 
-    async def count_tokens(self, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
+    async def count_tokens(
+        self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call
+    ) -> v1.CountTokensResponse:
         """Count the prompt's tokens at the target that would answer.
 
         Never at a router: no stamp travels with a count, so it might ask on where the content may not go.
         """
-        plan = await self.explain(spec, v1.RoutingPolicy(), call)
+        plan = await self.explain(spec, policy, call)
         if not plan.taken:
             raise refusal(plan)
         target = next((candidate.target for candidate in plan.taken if not candidate.target.router), None)

@@ -106,7 +106,7 @@ class Policy:
         if barred and not advice:
             taken = [candidate for candidate in taken if candidate not in barred]
             left_out += [
-                Candidate(out.target, (standings[out.target.name].objection(draw),), left_out_by="breaker")
+                replace(out, reasons=(standings[out.target.name].objection(draw),), left_out_by="breaker")
                 for out in barred
             ]
         taken = spread(taken, loads, facts.session)

@@ -57,7 +57,7 @@ class PolicyFile:
                 await self._take(None, Opened((Finding("policy_file", f"cannot be read: {error.strerror}"),)))
                 return
             if content != self._seen:
-                await self._take(content, read(content))
+                await self._take(content, await asyncio.to_thread(read, content))
 
     async def _take(self, content: bytes | None, opened: Opened) -> None:
         known = self.findings

@@ -31,6 +31,7 @@ _FIELD_OF = {
     "token_input": "spec.tokens",
     "text_input": "spec.text",
     "suffix": "spec.text.suffix",
+    "prefill": "spec.continuation",
 }
 
 

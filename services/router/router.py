@@ -35,10 +35,6 @@ from .spend import Spend, charge
 from .strategies import Strategy
 from .work import Work
 
-COUNT_TIMEOUT_S = 2.0
-EXPLAIN_TIMEOUT_S = 2.0
-MAX_EXPLAINED = 4
-
 
 class Router:
     """Decides which target answers a request, and sees that it does."""

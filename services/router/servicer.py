@@ -32,8 +32,8 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
         self._router = router
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
+        _by_key(request)
         if not request.HasField("stamp"):
-            current_call().caller.defaults.fill(request.spec, request.policy)
             response = await self._router.generate(request, current_call())
             context.set_trailing_metadata(_headers(response.started))
             return response
@@ -52,8 +52,7 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
     async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: Any
     ) -> AsyncIterator[v1.StreamGenerateResponse]:
-        if not request.HasField("stamp"):
-            current_call().caller.defaults.fill(request.spec, request.policy)
+        _by_key(request)
         events = await self._router.stream(request, current_call())
         try:
             async for event in events:
@@ -64,17 +63,16 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
             await events.aclose()
 
     async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
-        call = current_call()
-        call.caller.defaults.fill(request.spec, v1.RoutingPolicy())
-        return await self._router.planner.count_tokens(request.spec, call)
+        call, policy = current_call(), v1.RoutingPolicy()
+        call.caller.defaults.fill(request.spec, policy)
+        return await self._router.planner.count_tokens(request.spec, policy, call)
 
     async def ListModels(self, request: v1.ListModelsRequest, context: Any) -> v1.ListModelsResponse:
         return v1.ListModelsResponse(models=tell_models(self._router.book))
 
     async def ExplainRoute(self, request: v1.ExplainRouteRequest, context: Any) -> v1.ExplainRouteResponse:
+        _by_key(request)
         call = current_call()
-        if not request.HasField("stamp"):
-            call.caller.defaults.fill(request.spec, request.policy)
         plan = await self._router.planner.explain(request.spec, request.policy, call, request.stamp.data_policy)
         onward = await self._router.planner.explain_onward(plan, request.spec, request.policy, call)
         return v1.ExplainRouteResponse(plan=tell_plan(plan, onward))
@@ -115,6 +113,18 @@ class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):
 
     async def ReleaseLease(self, request: v1.ReleaseLeaseRequest, context: Any) -> v1.ReleaseLeaseResponse:
         return v1.ReleaseLeaseResponse(lease=await self._leases.release(request.name))
+
+
+def _by_key(request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.ExplainRouteRequest) -> None:
+    """Lay the defaults of the caller's key under `request`; of one for others only what concerns content and cost.
+
+    Whether there is a stamp is the caller's word, so that alone must loosen nothing.
+    """
+    defaults = current_call().caller.defaults
+    if request.HasField("stamp"):
+        defaults.bind(request.policy)
+    else:
+        defaults.fill(request.spec, request.policy)
 
 
 def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:

@@ -167,10 +167,10 @@ class Spend:
 
     async def _pay(self, tenant: str) -> None:
         """Tell the store what it is owed of `tenant`. Raises StoreUnavailable."""
-        if tenant not in self._owed:
-            return
-        async with self._paying:
-            for hold in list(self._owed.get(tenant, {}).values()):
+        for hold in list(self._owed.get(tenant, {}).values()):
+            async with self._paying:  # for one at a time: no tenant waits for what others owe
+                if hold.id not in self._owed.get(tenant, {}):
+                    continue
                 cost = hold.cost
                 if cost is None:  # let through alone, and still running
                     lasts_us = _us(hold.ends - self._clock())

@@ -66,6 +66,12 @@ class Defaults(Section):
         if self.delivery is not None and not policy.delivery.mode:
             policy.delivery.mode = _number(v1.DeliveryMode, self.delivery)
         _add(policy.labels, self.labels)
+        self.bind(policy)
+
+    def bind(self, policy: v1.RoutingPolicy) -> None:
+        """Write into a request what holds whoever sends it with this key: what concerns content and cost."""
+        if self is NONE:
+            return
         _add(policy.denied_targets, self.denied_targets)
         if self.max_cost_usd is not None:
             cap = round(self.max_cost_usd * 1e9)

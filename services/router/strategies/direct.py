@@ -70,6 +70,8 @@ class Direct:
                             sequence += 1
                             if event.HasField("delta"):
                                 progress.take(event.delta)
+                            elif event.route_changed.HasField("resumed_after_tokens"):
+                                event.route_changed.resumed_after_tokens = progress.tokens  # a router tells its own
                             elif before and event.HasField("usage") and event.usage.HasField("completion_tokens"):
                                 event.usage.completion_tokens += before
                             yield event
@@ -83,11 +85,11 @@ class Direct:
                     if begun or left:
                         goes_on = failures.prefer(progress.weights) or progress.crosses or restarts
                         if not goes_on or not error.elsewhere:
-                            raise interrupted(error, sequence, work) from None
+                            raise interrupted(error, sequence, progress.tokens, work) from None
                         left = candidate.target.name if begun else left
                     break
         if left:
-            raise interrupted(failures.outcome(), sequence, work)
+            raise interrupted(failures.outcome(), sequence, progress.tokens, work)
         raise failures.outcome()
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 from services.router.attempts import Attempts
 from services.router.facts import Delivery
-from services.router.failures import Failures, interrupted
+from services.router.failures import Failures, interrupted, tokens_in
 from services.router.work import Work
 from spillway import v1
 from spillway.errors import SpillwayError
@@ -56,18 +56,19 @@ class DraftRefine:
         if draft is not None:
             failures.pass_over(drafter.target)
         spec = work.spec if draft is None else refinement(work.spec, draft.response)
-        sequence = 0
+        sequence = tokens = 0
         for candidate in candidates:
             try:
                 async with aclosing(self._attempts.relay(work, candidate, spec=spec)) as events:
                     async for event in events:
                         event.sequence = sequence
                         sequence += 1
+                        tokens += tokens_in(event)
                         yield event
                 return
             except SpillwayError as error:
                 if sequence:
-                    raise interrupted(error, sequence, work) from None
+                    raise interrupted(error, sequence, tokens, work) from None
                 failures.add(error)
         for event in unfolded(second_best(work, draft, failures, UNREFINED)):
             yield event

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from services.router.attempts import Attempts
 from services.router.facts import Delivery
-from services.router.failures import Failures, interrupted
+from services.router.failures import Failures, interrupted, tokens_in
 from services.router.plan import Candidate
 from services.router.work import Work
 from spillway import v1
@@ -61,7 +61,7 @@ class Hedge:
                 failures.add(error)
                 return None
 
-        sequence = 0
+        sequence = tokens = 0
         try:
             winner = await first_of(work, failures, begun, self._may_hedge(work))
             if winner is None:
@@ -74,9 +74,10 @@ class Hedge:
             async for event in relay:
                 sequence += 1
                 event.sequence = sequence
+                tokens += tokens_in(event)
                 yield event
         except SpillwayError as error:
-            raise (interrupted(error, sequence + 1, work) if sequence else error) from None
+            raise (interrupted(error, sequence + 1, tokens, work) if sequence else error) from None
         finally:
             for relay in relays:
                 await relay.aclose()

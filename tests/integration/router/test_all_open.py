@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from services.router.admission_settings import AdmissionSettings
 from services.router.app import build
 from services.router.breakers import Breakers
 from services.router.policy_settings import PolicySettings, TargetSettings
 from services.router.settings import RouterSettings
 from spillway import v1
-from spillway.errors import AllTargetsFailed, BreakerOpen, TargetDown
+from spillway.errors import AllTargetsFailed, BreakerOpen, ContextLengthExceeded, TargetDown
 from spillway.generation import fold
 from spillway.rpc.remote import Remote
 from spillway.telemetry.tracing import Tracing
@@ -25,10 +26,13 @@ from spillway.testing.faults import Refuse, Script
 from spillway.testing.server import LOOPBACK
 from spillway.testing.waiting import eventually
 from tests.integration.router.mesh import CAPABILITIES, Mesh, text
+from tests.integration.router.test_context import conversation
 
 DOWN = Refuse(TargetDown("gone"))
 OPENS_WITHIN_S = 27.5
 """25 s and the jitter."""
+
+WINDOW, MAX_WAITING = 2048, 5
 
 
 @dataclass
@@ -40,15 +44,17 @@ class Sick:
     breakers: Breakers
     clock: HandClock
 
-    def ask(self, deadline_s: float = 60.0) -> asyncio.Task[v1.GenerateResponse]:
-        return asyncio.create_task(self.mesh.generate(text(), deadline_s=deadline_s))
+    def ask(self, deadline_s: float = 60.0, spec: v1.GenerationSpec | None = None) -> asyncio.Task[v1.GenerateResponse]:
+        return asyncio.create_task(self.mesh.generate(spec or text(), deadline_s=deadline_s))
 
     async def waits(self, count: int) -> None:
         await eventually(lambda: self.breakers.waiting == count)
 
 
 @asynccontextmanager
-async def sick(when_all_open: Any, *, then: tuple[Any, ...] = (), floor_s: float = 1.0) -> AsyncIterator[Sick]:
+async def sick(
+    when_all_open: Any, *, then: tuple[Any, ...] = (), floor_s: float = 1.0, context: Any = "larger"
+) -> AsyncIterator[Sick]:
     async with AsyncExitStack() as stack:
         engine, clock = FakeEngine(faults=Script(DOWN, DOWN, DOWN, *then)), HandClock()
         server = await stack.enter_async_context(serving_engine(engine))
@@ -58,11 +64,13 @@ async def sick(when_all_open: Any, *, then: tuple[Any, ...] = (), floor_s: float
             address=server.address,
             capabilities=CAPABILITIES,
             first_token_floor_s=floor_s,
+            context_window=WINDOW,
         )
         settings = RouterSettings(
             server=LOOPBACK,
             targets=(target,),
-            policy=PolicySettings(when_all_open=when_all_open, max_retries_per_target=0),
+            policy=PolicySettings(when_all_open=when_all_open, max_retries_per_target=0, context=context),
+            admission=AdmissionSettings(max_waiting=MAX_WAITING),
             breakers={"poll_s": 0.01},  # what the hand clock lets pass is seen at once
         )
         app = await stack.enter_async_context(build(settings, keep=lambda attempt, call: None, clock=clock))
@@ -138,9 +146,39 @@ async def test_the_wait_ends_while_there_is_still_time_for_an_answer_elsewhere()
         assert len(found.engine.seen) == 3
 
 
+async def test_no_more_wait_for_a_breaker_than_may_wait_for_a_place() -> None:
+    async with sick("wait") as found:
+        asked = [found.ask() for _ in range(MAX_WAITING)]
+        await found.waits(MAX_WAITING)
+        with pytest.raises(BreakerOpen) as refused:
+            await found.mesh.generate(text())
+        assert refused.value.retry_after_s is not None
+        found.breakers.reset("local")
+        assert all(answer.choices for answer in await asyncio.gather(*asked))
+
+
 async def test_a_caller_that_leaves_waits_no_longer() -> None:
     async with sick("wait") as found:
         asked = found.ask()
         await found.waits(1)
         asked.cancel()
         await found.waits(0)
+
+
+@pytest.mark.parametrize("context", ["slide", "summarize"])
+async def test_a_prompt_that_would_be_made_to_fit_is_no_too_long_one_while_the_breaker_is_open(context: str) -> None:
+    async with sick("fail", context=context) as found:
+        with pytest.raises(BreakerOpen, match="its breaker is open") as refused:
+            await found.mesh.generate(conversation())
+        assert refused.value.retry_after_s == pytest.approx(found.breakers.against("local")[""].left_s, abs=0.01)
+    async with sick("wait", context=context) as found:
+        asked = found.ask(spec=conversation())
+        await found.waits(1)
+        found.clock.advance(OPENS_WITHIN_S)
+        assert (await asked).usage.context.tokens_after < WINDOW
+
+
+async def test_a_prompt_that_nothing_would_make_fit_does_not_wait_for_a_breaker() -> None:
+    async with sick("wait", context="refuse") as found:
+        with pytest.raises(ContextLengthExceeded):
+            await found.mesh.generate(conversation())

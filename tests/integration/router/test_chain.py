@@ -40,6 +40,7 @@ from tests.integration.router.mesh import (
 )
 
 GONE = Refuse(TargetDown("gone"))
+LIVE = v1.DELIVERY_MODE_LIVE
 LOCAL_ONLY = v1.DataPolicy(residency=v1.RESIDENCY_LOCAL_ONLY)
 PRICE = PriceSettings(input_usd_per_mtok=1, output_usd_per_mtok=2)
 
@@ -317,6 +318,24 @@ async def test_another_model_that_goes_on_at_an_inner_router_is_named_here_too()
         assert said == "one two three four five"
         assert [(change.to_target, change.resumed_after_tokens) for change in changes] == [("away", 2)]
         assert changes[0].reason.endswith("another model goes on: openai/big")
+
+
+async def test_where_an_inner_router_goes_on_is_told_in_tokens_of_the_callers() -> None:
+    any_model = PolicySettings(continue_on="any_model")
+    async with chained(any_model.model_copy(update={"order": ("spare", "edge")}), any_model) as found:
+        whole = "Your parcel left Berlin on Monday, passed Hamburg on Tuesday, and will come on Wednesday."
+        found.spare.answer = lambda spec: whole
+        found.spare.faults = Script(Cut(after=8))
+        found.site.answer = found.away.answer = lambda spec: whole.removeprefix("Your parcel left Berlin ")
+        found.site.interval_s = 0.01  # so that tokens are not merged into one delta
+        found.site.faults = Script(Cut(after=7))
+        folder, changes = Folder(), []
+        async for event in found.mesh.stream(chat(), v1.RoutingPolicy(delivery=v1.Delivery(mode=LIVE))):
+            folder.add(event)
+            if event.HasField("route_changed"):
+                changes.append(event.route_changed)
+        assert folder.whole().choices[0].content.text == whole
+        assert [(change.to_target, change.resumed_after_tokens) for change in changes] == [("edge", 8), ("away", 11)]
 
 
 async def test_the_inner_router_gives_a_sign_of_life_with_its_first_token() -> None:

@@ -227,6 +227,7 @@ async def test_an_answer_in_other_words_ends_the_stream_and_nothing_of_it_is_tol
                 assert not event.HasField("route_changed")
         assert told == " ".join(ANSWER.split()[:8])
         assert broken.value.metadata["last_sequence"] == "8"
+        assert broken.value.metadata["tokens"] == "8"
         assert "t1 (did not go on)" in broken.value.message
         assert mesh.outcomes() == ["t0:failed", "t1:cancelled"]
 
@@ -237,6 +238,7 @@ async def test_after_an_answer_in_other_words_the_next_model_is_asked() -> None:
         answer, changes = await read(mesh)
         assert answer.choices[0].content.text == ANSWER
         assert [change.to_target for change in changes] == ["t2"]
+        assert answer.started.route_reason.endswith("after t0 TARGET_DOWN; t1 did not go on)")
 
 
 async def test_a_model_that_does_not_go_on_is_asked_anew_where_the_caller_takes_a_restart() -> None:

@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from services.router.http.settings import HttpSettings
 from spillway import v1
 from spillway.deadline import Deadline
+from spillway.errors import NoCompliantTarget
 from spillway.generation import fold
 from spillway.rpc.call import Call
 from spillway.rpc.keys import hash_key
@@ -86,3 +89,28 @@ async def test_what_a_router_sends_on_for_others_keeps_to_its_stamp(tmp_path: Pa
         call = Call("r", Deadline.after(5))
         answer = await mesh.remote.unary(mesh.stub.Generate, request, call, span_name="t")
         assert answer.started.target == "local"
+
+
+async def test_a_stamp_of_the_callers_own_loosens_nothing_that_its_key_says_of_content(tmp_path: Path) -> None:
+    async with running_with("{residency: local_only}", tmp_path) as mesh:
+        stamp = v1.PolicyStamp(data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY))
+        policy = v1.RoutingPolicy(category=v1.CATEGORY_COMPLEX)
+        call = Call("r", Deadline.after(5))
+        request = v1.GenerateRequest(spec=chat(), policy=policy, stamp=stamp)
+        answer = await mesh.remote.unary(mesh.stub.Generate, request, call, span_name="t")
+        assert answer.started.target == "local"
+        streamed = v1.StreamGenerateRequest(spec=chat(), policy=policy, stamp=stamp)
+        async with mesh.remote.stream(mesh.stub.StreamGenerate, streamed, call, span_name="t") as rpc:
+            begun, *_ = [response.event.started async for response in rpc]
+        assert begun.target == "local"
+        explained = v1.ExplainRouteRequest(spec=chat(), policy=policy, stamp=stamp)
+        plan = (await mesh.remote.unary(mesh.routes.ExplainRoute, explained, call, span_name="t")).plan
+        assert [each.target for each in plan.candidates if each.taken] == ["local"]
+        assert not mesh.cloud.seen
+
+
+async def test_what_its_key_says_of_content_holds_for_a_prompt_that_is_counted(tmp_path: Path) -> None:
+    async with running_with("{residency: local_only, model: cloud}", tmp_path) as mesh:
+        with pytest.raises(NoCompliantTarget):
+            call = Call("r", Deadline.after(5))
+            await mesh.remote.unary(mesh.stub.CountTokens, v1.CountTokensRequest(spec=chat()), call, span_name="t")

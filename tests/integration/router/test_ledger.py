@@ -95,7 +95,7 @@ async def test_local_attempts_do_not_wait_for_the_ledger(tmp_path: Path) -> None
     journal, _ = leaving()
     journal.announce = ledger.intend
     await journal.intend(journal.begin(TARGET))
-    assert repr(ledger) == "<Ledger 0 pending, 0 lost>"
+    assert repr(ledger) == "<Ledger 0 pending, 0 waited for, 0 lost>"
     await ledger.close()
 
 
@@ -112,6 +112,19 @@ async def test_a_dead_database_holds_no_attempt_up_for_long_and_loses_nothing(tm
     await ledger.close()
     (row,) = rows(folder / "ledger.sqlite")
     assert row["outcome"] == "answered"
+
+
+async def test_of_an_attempt_that_went_without_its_row_nothing_waits_for_the_database(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger(LedgerSettings(url=f"sqlite:///{tmp_path}/no/ledger.sqlite", intent_wait_s=0.01))
+    journal, cloud = leaving()
+    journal.announce = ledger.intend
+    for _ in range(3):
+        await journal.intend(journal.begin(cloud))
+    assert not await ledger.flush()
+    assert repr(ledger) == "<Ledger 0 pending, 0 waited for, 0 lost>"
+    await ledger.close()
 
 
 async def test_a_ledger_of_an_older_version_gets_the_columns_it_lacks(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from services.router.app import build
+from services.router.policy_file import PolicyFile
 from services.router.settings import RouterSettings
 from spillway import v1
 from spillway.deadline import Deadline
@@ -141,3 +143,17 @@ async def test_a_router_does_not_start_on_a_bad_file(tmp_path: Path) -> None:
 def test_a_policy_is_stated_in_one_place() -> None:
     with pytest.raises(ValueError, match="policy_file: the policy is stated there"):
         RouterSettings.model_validate({"policy_file": "p.yaml", "aliases": {"a": {"model": "b"}}})
+
+
+async def test_others_are_served_while_a_long_policy_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    write(path, {"a": "a:1"}, "a")
+    file, ticks = PolicyFile(path, 60.0), 0
+    file.start()
+    names = {f"t{number}": f"t{number}:1" for number in range(300)}
+    write(path, names, *names)
+    reading = asyncio.create_task(file.look())
+    while not reading.done():
+        await asyncio.sleep(0.001)
+        ticks += 1
+    assert ticks > 10

@@ -303,6 +303,18 @@ async def test_a_hold_is_settled_once_though_it_is_told_twice_and_charged_though
         assert await left(spend) == 8 * COST
 
 
+async def test_nobody_waits_until_the_store_is_told_of_all_that_another_tenant_owes() -> None:
+    async with embedded_valkey() as url, spending(url, HandClock()) as spend:
+        await left(spend)
+        for _ in range(3000):
+            spend.settle(Hold("other", 0, 60.0), 0)
+        spend.settle(Hold("t", 0, 60.0), 0)
+        await eventually(lambda: "3001 owed" not in repr(spend))
+        await hold(spend)
+        assert not repr(spend).endswith(" 0 owed>")
+        await eventually(lambda: repr(spend).endswith(" 0 owed>"))
+
+
 async def test_while_the_store_is_away_each_router_has_its_share_and_tells_the_store_afterwards() -> None:
     clock = HandClock()
     async with embedded_valkey() as url, spending(url, clock, routers=2) as spend, halting(url) as store:

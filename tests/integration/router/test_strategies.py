@@ -137,7 +137,7 @@ async def test_a_hedged_stream_that_is_cut_says_so() -> None:
         mesh.local.faults = Script(Cut(2))
         with pytest.raises(StreamInterrupted) as caught:
             await fold(mesh.stream(text()))
-        assert caught.value.metadata["last_sequence"] == "2"
+        assert (caught.value.metadata["last_sequence"], caught.value.metadata["tokens"]) == ("2", "2")
 
 
 async def test_a_caller_that_leaves_a_hedge_ends_both_targets() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.router.breaker import Standing, State
 from services.router.budget import DAY_S, Budget, Purse, Spent, purse
 from services.router.facts import Category, Facts
 from services.router.plan import Plan
@@ -206,3 +207,13 @@ FAILED, ANSWERED, CANCELLED = (
 )
 def test_what_an_attempt_is_charged(rule: str, record: v1.Attempt, charged: int) -> None:
     assert charge(record, 100) == charged, rule
+
+
+@pytest.mark.parametrize("word", ["wait", "fail"])
+def test_who_has_nothing_left_is_told_so_though_the_breaker_is_open_too(word: str) -> None:
+    policy = Policy(data_policy=OPEN, budget=BUDGET, when_all_open=word)
+    shut = {"cloud": Standing(State.OPEN, "3 failures in a row", 20.0, 0.0)}
+    plan = policy.decide(PLAIN, [CLOUD], shut)
+    assert plan.opens_in_s and plan.spends
+    plan = policy.decide(replace(PLAIN, purse=purse(BUDGET, ALL_OF_IT, 0.0)), [CLOUD], shut)
+    assert isinstance(refusal(plan), CostCap)
