@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, nullcontext
 
 from services.local_engine import support
-from services.local_engine.backend import Backend
+from services.local_engine.adapters import Adapters
+from services.local_engine.backend import AdapterLoader, Backend
 from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
 from spillway import v1
 from spillway.deadline import Deadline
-from spillway.errors import SpillwayError, TargetBusy, TargetDown
+from spillway.errors import SpillwayError, TargetBusy, TargetDown, TargetDraining
 from spillway.generation import check
+from spillway.health import Health
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.telemetry import names
@@ -23,6 +25,7 @@ from spillway.telemetry.tracing import Tracing, fail
 log = get_logger(__name__)
 
 Opener = Callable[[], Awaitable[Backend]]
+AdaptersOpener = Callable[[AdapterLoader], Awaitable[Adapters]]
 
 WARM_S = 300.0
 """Longest time for the first token of all, compilation included."""
@@ -35,9 +38,18 @@ FAREWELL_S = 1.0
 
 
 class Engine:
-    """Serves one model; until it has produced a token it refuses everything."""
+    """Serves one model; until it has produced a token it refuses everything.
 
-    def __init__(self, settings: LocalEngineSettings, open_backend: Opener, tracing: Tracing) -> None:
+    `open_adapters` is called if there are to be adapters and the backend takes them.
+    """
+
+    def __init__(
+        self,
+        settings: LocalEngineSettings,
+        open_backend: Opener,
+        tracing: Tracing,
+        open_adapters: AdaptersOpener | None = None,
+    ) -> None:
         self.model = settings.name
         self.target = settings.target
         self._region = settings.region
@@ -45,15 +57,23 @@ class Engine:
         self._message_s = 1 / settings.messages_per_s
         self._names = frozenset({self.model, self.target, settings.model})
         self._open = open_backend
+        self._open_adapters = open_adapters
         self._tracing = tracing
         self._backend: Backend | None = None
+        self.adapters: Adapters | None = None
+        """None until there are some to be had."""
+        self.health: Health | None = None
+        """Of the server this is served by; set by the composition root."""
         self._idle = asyncio.Event()
         self._idle.set()
         self.running = 0
         self.state: v1.EngineState.ValueType = v1.ENGINE_STATE_STARTING
 
     async def start(self) -> None:
-        """Load the model and produce one token; then requests are served. Raises SettingsError if it cannot load."""
+        """Load the model and produce one token; then requests are served. Raises SettingsError if it cannot load.
+
+        That is so of an adapter too that the settings name.
+        """
         began = time.monotonic()
         self._backend = backend = await self._open()
         loaded = time.monotonic()
@@ -64,6 +84,10 @@ class Engine:
             await _first_token(backend, v1.GenerationSpec(constraint=constraint, logprobs=v1.Logprobs(top=1)))
         except SpillwayError as error:
             log.warning("engine.unguided", why=error.message)
+        if self._open_adapters is not None and backend.adapters is not None:
+            adapters = await self._open_adapters(backend.adapters)
+            await adapters.start()
+            self.adapters = adapters
         self.state = v1.ENGINE_STATE_SERVING
         log.info(
             "engine.ready",
@@ -80,7 +104,7 @@ class Engine:
         """Yield the events of one answer, numbered; with `whole` in as few deltas as possible."""
         backend = self._ready()
         check(spec)
-        support.require(spec, self._names)
+        support.require(spec, self._names, self._adapter_names)
         window = self._window(spec.coalescing)
         span = self._tracing.start(
             names.ENGINE_GENERATE, call.span, attributes={names.MODEL: self.model, names.TARGET: self.target}
@@ -89,7 +113,7 @@ class Engine:
         self._idle.clear()
         try:
             events = backend.generate(spec, call.under(span), window=window, whole=whole)
-            async with aclosing(events):
+            async with self._adapter(spec.adapter), aclosing(events):
                 sequence = 0
                 async for event in events:
                     event.sequence = sequence
@@ -121,7 +145,7 @@ class Engine:
         """Return the tokens of the prompt of `spec`."""
         backend = self._ready()
         check(spec)
-        support.require(spec, self._names)
+        support.require(spec, self._names, self._adapter_names)
         return await backend.count_tokens(spec)
 
     def models(self) -> list[v1.Model]:
@@ -130,12 +154,22 @@ class Engine:
         if self._backend is not None:
             model.context_window = self._backend.context_window
             model.capabilities.extend(self._backend.capabilities)
+            model.adapters.extend(self._adapter_names)
         return [model]
 
-    def load(self, *, draining: bool = False) -> v1.Load:
+    def load(self) -> v1.Load:
         """The load as the backend last reported it; unknown until it runs."""
-        state = v1.ENGINE_STATE_DRAINING if draining and self.state == v1.ENGINE_STATE_SERVING else self.state
+        state = v1.ENGINE_STATE_DRAINING if self.draining else self.state
         return v1.Load(state=state) if self._backend is None else self._backend.load(state)
+
+    @property
+    def draining(self) -> bool:
+        """It is on its way out: what runs may end, nothing new begins."""
+        return self.state == v1.ENGINE_STATE_SERVING and self.health is not None and not self.health.ready
+
+    async def idle(self) -> None:
+        """Return when no answer is being made."""
+        await self._idle.wait()
 
     async def died(self) -> str:
         """Return why a started engine can serve no more, after its streams have told their callers."""
@@ -144,7 +178,7 @@ class Engine:
         self.state = v1.ENGINE_STATE_UNHEALTHY
         try:
             async with asyncio.timeout(FAREWELL_S):
-                await self._idle.wait()
+                await self.idle()
         except TimeoutError:
             log.warning("engine.streams_left", running=self.running)
         return why
@@ -169,11 +203,22 @@ class Engine:
             return lambda: told
         return lambda: max(self._window_s, min(self.running * self._message_s, MAX_WINDOW_S))
 
+    @property
+    def _adapter_names(self) -> list[str]:
+        return [] if self.adapters is None else self.adapters.names
+
+    @asynccontextmanager
+    async def _adapter(self, name: str) -> AsyncIterator[None]:
+        with nullcontext() if self.adapters is None else self.adapters.used(name):
+            yield
+
     def _ready(self) -> Backend:
         if self._backend is None or self.state == v1.ENGINE_STATE_STARTING:
             raise TargetDown(f"{self.target}: the engine is starting", retry_after_s=1.0)
         if self.state == v1.ENGINE_STATE_UNHEALTHY:
             raise TargetDown(f"{self.target}: the engine has died")
+        if self.draining:
+            raise TargetDraining(f"{self.target}: the engine is about to stop")
         return self._backend
 
     def __repr__(self) -> str:

@@ -43,6 +43,13 @@ def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, A
         "speculative_config": None if vllm.speculation is None else speculative_config(vllm.speculation),
     }
     arguments |= {name: value for name, value in stated.items() if value is not None}
+    if (adapters := vllm.adapters) is not None:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": adapters.max_loaded,
+            "max_cpu_loras": adapters.max_loaded,  # all that are loaded have a place: vLLM evicts none by itself
+            "max_lora_rank": adapters.max_rank,
+        }
     if cpu:
         arguments["kv_cache_memory_bytes"] = round(vllm.cpu.kv_cache_gib * 2**30)
         if vllm.speculation is None:  # with it vLLM takes none; on GPUs it has another sampler, with other seams

@@ -11,7 +11,7 @@ import pytest
 from grpc.aio import insecure_channel
 
 from services.local_engine.app import LocalEngine, build
-from services.local_engine.backend import Backend
+from services.local_engine.backend import AdapterLoader, Backend
 from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
 from spillway import v1
@@ -35,6 +35,7 @@ class Scripted:
     hangs: bool = False
     context_window: int = 10
     capabilities: tuple[v1.Capability.ValueType, ...] = (v1.CAPABILITY_TEXT_INPUT,)
+    adapters: AdapterLoader | None = None
     dead: asyncio.Event = field(default_factory=asyncio.Event)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
