@@ -44,10 +44,13 @@ def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, A
     }
     arguments |= {name: value for name, value in stated.items() if value is not None}
     if (adapters := vllm.adapters) is not None:
+        # All that are loaded have a slot: vLLM evicts none by itself. Its code for CPUs answers a request without an
+        # adapter with what is in the last slot (vLLM's pull request 48421): there that one stays empty.
+        slots = adapters.max_loaded + cpu
         arguments |= {
             "enable_lora": True,
-            "max_loras": adapters.max_loaded,
-            "max_cpu_loras": adapters.max_loaded,  # all that are loaded have a place: vLLM evicts none by itself
+            "max_loras": slots,
+            "max_cpu_loras": slots,
             "max_lora_rank": adapters.max_rank,
         }
     if cpu:

@@ -86,7 +86,7 @@ def call(seconds: float) -> Call:
 
 
 def asked(adapter: str = "", **fields: Any) -> v1.GenerationSpec:
-    text = "Where is my parcel? It was promised for last week, and nobody answers when I call about it. " * 2
+    text = "Where is my parcel? It was promised for last week, and nobody answers when I call about it. " * 6
     chat = v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text=text)])])
     return v1.GenerationSpec(chat=chat, adapter=adapter, **{"sampling": GREEDY, "stop": ENDLESS, **fields})
 
@@ -166,7 +166,7 @@ async def test_other_weights_under_the_same_name_and_folder_are_other_answers(en
 
 
 async def test_adapters_come_and_go_while_others_are_answered_and_nobody_notices(engine: Engine) -> None:
-    long = v1.Sampling(temperature=0, max_tokens=300)
+    long = v1.Sampling(temperature=0, max_tokens=250)
     bare, begun = await engine.says(sampling=long), await engine.says("at-start", sampling=long)
     streams = [asyncio.create_task(engine.says(name, sampling=long)) for name in ("", "at-start") * 4]
     for _ in range(3):
@@ -178,7 +178,7 @@ async def test_adapters_come_and_go_while_others_are_answered_and_nobody_notices
 
 async def test_one_that_is_in_use_takes_no_more_and_goes_when_its_streams_have_ended(engine: Engine) -> None:
     await engine.load("casual")
-    long = v1.Sampling(temperature=0, max_tokens=300)
+    long = v1.Sampling(temperature=0, max_tokens=250)
     whole = await engine.says("casual", sampling=long)
     said = ""
     async with engine.stream(asked("casual", sampling=long)) as answers:
@@ -199,7 +199,7 @@ async def test_one_that_is_in_use_takes_no_more_and_goes_when_its_streams_have_e
 
 async def test_one_that_is_in_use_for_too_long_stays(engine: Engine) -> None:
     await engine.load("casual")
-    async with engine.stream(asked("casual", sampling=v1.Sampling(temperature=0, max_tokens=400))) as answers:
+    async with engine.stream(asked("casual", sampling=v1.Sampling(temperature=0, max_tokens=250))) as answers:
         await anext(aiter(answers))
         with pytest.raises(DeadlineExceeded):
             await engine.unload("casual", seconds=0.05)
@@ -277,6 +277,6 @@ async def test_callers_who_leave_leave_the_adapter_free(engine: Engine) -> None:
     await engine.load("casual")
     for _ in range(5):
         with suppress(SpillwayError):
-            async with engine.stream(asked("casual", sampling=v1.Sampling(max_tokens=400))) as answers:
+            async with engine.stream(asked("casual", sampling=v1.Sampling(max_tokens=250))) as answers:
                 await anext(aiter(answers))
     await asyncio.wait_for(engine.unload("casual"), 10)

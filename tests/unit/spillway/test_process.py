@@ -42,6 +42,9 @@ async def build(settings):
     server = Server(settings.server, services(FakeEngine()), tracing=Tracing("router"))
     await server.start()
     await server.health.set_ready(True)
+    if settings.ends == "asked":
+        server.stop_soon(0)
+        settings = settings.model_copy(update={"ends": "never"})
     try:
         yield App(server, settings.ends)
     finally:

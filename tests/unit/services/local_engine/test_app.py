@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from grpc.aio import insecure_channel
@@ -16,14 +18,16 @@ from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
 from spillway import v1
 from spillway.deadline import Deadline
-from spillway.errors import ModelUnknown, TargetDown
+from spillway.errors import ModelUnknown, RequestInvalid, ScopeMissing, TargetDown, TargetDraining
 from spillway.rpc.call import Call
+from spillway.rpc.keys import hash_key
 from spillway.rpc.remote import Remote
 from spillway.settings import ServerSettings, SettingsError
 from spillway.telemetry.tracing import Tracing
-from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
+from spillway.v1 import engine_admin_pb2_grpc, engine_pb2_grpc, inference_pb2_grpc
 
 SETTINGS = LocalEngineSettings(server=ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=0))
+PATIENT = LocalEngineSettings(server=ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=30))
 SPEC = v1.GenerationSpec(text=v1.TextPrompt(text="hi"))
 
 
@@ -33,12 +37,15 @@ class Scripted:
 
     words: tuple[str, ...] = ("one", " two")
     hangs: bool = False
+    pauses: bool = False
+    """It says the rest when `goes_on` is set."""
     context_window: int = 10
     capabilities: tuple[v1.Capability.ValueType, ...] = (v1.CAPABILITY_TEXT_INPUT,)
     adapters: AdapterLoader | None = None
     dead: asyncio.Event = field(default_factory=asyncio.Event)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
     running: int = 0
     closed: bool = False
     windows: list[float] = field(default_factory=list)
@@ -57,6 +64,9 @@ class Scripted:
                 self.hanging.set()
                 await self.dead.wait()
                 raise TargetDown("the engine died")
+            if self.pauses and call.request_id != "warm-up":
+                self.hanging.set()
+                await self.goes_on.wait()
             yield v1.GenerationEvent(finished=v1.Finished(choices=[v1.ChoiceFinish(reason=v1.FINISH_REASON_STOP)]))
             yield v1.GenerationEvent(usage=v1.Usage(prompt_tokens=1, completion_tokens=len(self.words)))
         finally:
@@ -81,6 +91,7 @@ class Client:
     def __init__(self, address: str) -> None:
         self.remote = Remote(address, tracing=Tracing("test"))
         self.inference = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
+        self.admin = engine_admin_pb2_grpc.EngineAdminServiceStub(self.remote.channel)
         self.telemetry = engine_pb2_grpc.EngineTelemetryServiceStub(self.remote.channel)
         self.call = Call("r1", Deadline.after(10))
 
@@ -100,11 +111,13 @@ class Client:
 
 
 @asynccontextmanager
-async def running(backend: Scripted, *, ready: bool = True) -> AsyncIterator[tuple[LocalEngine, Client]]:
+async def running(
+    backend: Scripted, *, ready: bool = True, settings: LocalEngineSettings = SETTINGS
+) -> AsyncIterator[tuple[LocalEngine, Client]]:
     async def opened(settings: LocalEngineSettings) -> Backend:
         return backend
 
-    async with build(SETTINGS, open_backend=opened) as app:
+    async with build(settings, open_backend=opened) as app:
         if ready:
             await app.starting
         client = Client(app.server.address)
@@ -255,3 +268,81 @@ async def test_who_watches_the_load_is_told_and_let_go_when_the_service_stops() 
             loads += [response.load async for response in told]
     assert [load.state for load in loads] == [v1.ENGINE_STATE_SERVING, v1.ENGINE_STATE_DRAINING]
     assert loads[0].running == 0
+
+
+async def test_while_it_drains_what_runs_ends_whole_and_new_calls_are_told_so() -> None:
+    backend = Scripted(pauses=True)
+    async with running(backend, settings=PATIENT) as (app, client):
+        stream = asyncio.create_task(client.events())
+        await backend.hanging.wait()
+        told = await client.remote.unary(client.admin.Drain, v1.DrainRequest(), client.call, span_name="test")
+        assert told.running == 1
+        await app.server.asked_to_stop()
+        draining = asyncio.create_task(app.server.drain())
+        while app.server.health.ready:
+            await asyncio.sleep(0)
+        assert (await client.load()).state == v1.ENGINE_STATE_DRAINING
+        with pytest.raises(TargetDraining):
+            await client.events()
+        with pytest.raises(TargetDraining):
+            await client.generate()
+        assert not draining.done()
+        backend.goes_on.set()
+        events = await stream
+        assert events[-1].usage.completion_tokens == 2
+        await draining
+
+
+async def test_what_does_not_end_in_the_time_it_was_given_is_cut() -> None:
+    backend = Scripted(pauses=True)
+    async with running(backend, settings=PATIENT) as (app, client):
+        stream = asyncio.create_task(client.events())
+        await backend.hanging.wait()
+        request = v1.DrainRequest(grace_s=0)
+        await client.remote.unary(client.admin.Drain, request, client.call, span_name="test")
+        await client.remote.unary(client.admin.Drain, v1.DrainRequest(), client.call, span_name="test")
+        await app.server.drain()
+        with pytest.raises(TargetDown):
+            await stream
+        await asyncio.wait_for(backend.left.wait(), 5)
+
+
+@pytest.mark.parametrize("grace_s", [-1.0, float("inf"), float("nan")])
+async def test_a_time_to_drain_that_is_none_is_refused_by_name(grace_s: float) -> None:
+    async with running(Scripted()) as (app, client):
+        request = v1.DrainRequest(grace_s=grace_s)
+        with pytest.raises(RequestInvalid) as refusal:
+            await client.remote.unary(client.admin.Drain, request, client.call, span_name="test")
+        assert [violation.field for violation in refusal.value.fields] == ["grace_s"]
+        assert app.server.health.ready
+
+
+async def test_an_engine_without_adapters_says_so() -> None:
+    async with running(Scripted()) as (_, client):
+        told = await client.remote.unary(
+            client.admin.ListAdapters, v1.ListAdaptersRequest(), client.call, span_name="t"
+        )
+        assert told == v1.ListAdaptersResponse()
+        with pytest.raises(RequestInvalid, match=r"local_engine\.vllm\.adapters"):
+            await client.remote.unary(
+                client.admin.LoadAdapter, v1.LoadAdapterRequest(name="a"), client.call, span_name="t"
+            )
+
+
+async def test_operators_need_a_key_for_it(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    entry = {"name": "app", "sha256": hash_key("secret"), "tenant": "t", "scopes": ["generate"]}
+    keys.write_text(json.dumps({"keys": [entry]}))
+    settings = LocalEngineSettings(server=SETTINGS.server.model_copy(update={"keys_file": keys}))
+    async with running(Scripted(), settings=settings) as (app, client):
+        remote = Remote(app.server.address, tracing=Tracing("test"), key="secret")
+        await remote.unary(
+            inference_pb2_grpc.InferenceServiceStub(remote.channel).ListModels,
+            v1.ListModelsRequest(),
+            client.call,
+            span_name="t",
+        )
+        with pytest.raises(ScopeMissing, match="admin"):
+            stub = engine_admin_pb2_grpc.EngineAdminServiceStub(remote.channel)
+            await remote.unary(stub.Drain, v1.DrainRequest(), client.call, span_name="t")
+        await remote.close()
