@@ -69,6 +69,10 @@ def _require_room(settings: LocalEngineSettings) -> None:
     room.require(settings, inspect(Sources.here(cache)), cache)
 
 
+def _base_shapes(model: str) -> adapter_source.Shapes:
+    return adapter_source.base_shapes(checkpoint.find(model, checkpoint.hub_cache(os.environ)))
+
+
 def lease_name(settings: LocalEngineSettings) -> str:
     """What the lease is called where the settings do not say: a runtime in this process has no address of its own."""
     return f"{socket.gethostname()}/{settings.target}"
@@ -119,8 +123,7 @@ async def build(
             return backend if guard is None else guard(backend)
 
         async def open_adapters(loader: AdapterLoader, told: AdapterSettings) -> Adapters:
-            folder = checkpoint.find(settings.model, checkpoint.hub_cache(os.environ))
-            return Adapters(told, loader, await asyncio.to_thread(adapter_source.base_shapes, folder))
+            return Adapters(told, loader, await asyncio.to_thread(_base_shapes, settings.model))
 
         adapters = settings.vllm.adapters
         engine = Engine(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,19 +12,23 @@ from pathlib import Path
 import pytest
 from grpc.aio import insecure_channel
 
+from services.local_engine.adapter_source import Adapter
 from services.local_engine.app import LocalEngine, build
 from services.local_engine.backend import AdapterLoader, Backend
 from services.local_engine.pace import Window
-from services.local_engine.settings import LocalEngineSettings
+from services.local_engine.settings import AdapterSettings, LocalEngineSettings
 from spillway import v1
+from spillway.cli import adapter
 from spillway.deadline import Deadline
-from spillway.errors import ModelUnknown, RequestInvalid, ScopeMissing, TargetDown, TargetDraining
+from spillway.errors import AdapterUnknown, ModelUnknown, RequestInvalid, ScopeMissing, TargetDown, TargetDraining
 from spillway.rpc.call import Call
 from spillway.rpc.keys import hash_key
 from spillway.rpc.remote import Remote
 from spillway.settings import ServerSettings, SettingsError
 from spillway.telemetry.tracing import Tracing
+from spillway.testing.waiting import eventually
 from spillway.v1 import engine_admin_pb2_grpc, engine_pb2_grpc, inference_pb2_grpc
+from tests.unit.services.local_engine.test_adapters import write
 
 SETTINGS = LocalEngineSettings(server=ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=0))
 PATIENT = LocalEngineSettings(server=ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=30))
@@ -279,8 +283,7 @@ async def test_while_it_drains_what_runs_ends_whole_and_new_calls_are_told_so() 
         assert told.running == 1
         await app.server.asked_to_stop()
         draining = asyncio.create_task(app.server.drain())
-        while app.server.health.ready:
-            await asyncio.sleep(0)
+        await eventually(lambda: not app.server.health.ready)
         assert (await client.load()).state == v1.ENGINE_STATE_DRAINING
         with pytest.raises(TargetDraining):
             await client.events()
@@ -346,3 +349,49 @@ async def test_operators_need_a_key_for_it(tmp_path: Path) -> None:
             stub = engine_admin_pb2_grpc.EngineAdminServiceStub(remote.channel)
             await remote.unary(stub.Drain, v1.DrainRequest(), client.call, span_name="t")
         await remote.close()
+
+
+class Shelf:
+    """A loader that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    async def load(self, adapter: Adapter) -> None:
+        self.names.append(adapter.name)
+
+    async def unload(self, adapter: Adapter) -> None:
+        self.names.remove(adapter.name)
+
+
+@pytest.mark.usefixtures("logs_come_back")
+async def test_operators_load_list_and_unload_adapters_by_the_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("formal", "casual"):
+        write(tmp_path / name, width=256)
+    told = AdapterSettings(folder=tmp_path, max_loaded=1)
+    settings = SETTINGS.model_copy(update={"vllm": SETTINGS.vllm.model_copy(update={"adapters": told})})
+    backend = Scripted(adapters=Shelf())
+    async with running(backend, settings=settings) as (app, client):
+        address = app.server.address
+        capsys.readouterr()  # what the engine logged
+
+        async def says(command: Callable[..., int], *arguments: str, **named: float) -> tuple[int, str]:
+            code = await asyncio.to_thread(command, *arguments, address=address, key=None, **named)
+            captured = capsys.readouterr()
+            return code, captured.out + captured.err
+
+        assert await says(adapter.show) == (0, "none of at most 1 is loaded\n")
+        assert await says(adapter.load, "polite", "formal") == (0, "polite: loaded from formal, rank 2\n")
+        assert (await client.generate(v1.GenerationSpec(text=SPEC.text, adapter="polite"))).choices
+        code, said = await says(adapter.load, "casual", "")
+        assert code == 2
+        assert "1 of at most 1 adapters are loaded: polite" in said
+        code, said = await says(adapter.show)
+        assert said.splitlines()[1].split() == ["polite", "formal", "2", "0"]
+        assert (await says(adapter.unload, "nobody", wait_s=5.0))[0] == 2
+        assert await says(adapter.unload, "polite", wait_s=5.0) == (0, "polite: unloaded\n")
+        with pytest.raises(AdapterUnknown, match=r"spec\.adapter"):
+            await client.generate(v1.GenerationSpec(text=SPEC.text, adapter="polite"))
+    assert await asyncio.to_thread(adapter.show, address="127.0.0.1:1", key=None) == 4
