@@ -41,10 +41,10 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 def main(section: str, model: type[S], build: Callable[[S], AbstractAsyncContextManager[App]]) -> None:
-    """Run service `section` until a signal comes or it dies; then exit.
+    """Run service `section` until a signal comes, an operator stops it, or it dies; then exit.
 
-    Exit codes: 0 after a signal, 2 for settings that are wrong or that this machine cannot honour, 3 if it could not
-    start, 70 if it died.
+    Exit codes: 0 after a signal or an operator's word, 2 for settings that are wrong or that this machine cannot
+    honour, 3 if it could not start, 70 if it died.
     """
     parser = argparse.ArgumentParser(prog=f"python -m services.{section}", description=f"Spillway's {section}.")
     parser.add_argument("--config", type=Path, help="YAML file with the sections `shared` and `" + section + "`")
@@ -68,9 +68,10 @@ async def _serve(build: Callable[[S], AbstractAsyncContextManager[App]], read: S
             gc.freeze()  # what is here stays; collections look at the rest
             gc.set_threshold(*GC_THRESHOLDS)
             dead = asyncio.create_task(app.died())
-            stopped = asyncio.create_task(stop.wait())
-            await asyncio.wait({dead, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped, asked = asyncio.create_task(stop.wait()), asyncio.create_task(app.server.asked_to_stop())
+            await asyncio.wait({dead, stopped, asked}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
+            asked.cancel()
             if dead.done():
                 log.error("process.died", why=dead.result())
                 await app.server.health.set_ready(False, dead.result())

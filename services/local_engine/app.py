@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from services.local_engine import environment, model_source, room
-from services.local_engine.backend import Backend
+from services.local_engine import adapter_source, environment, model_source, room
+from services.local_engine.adapters import Adapters
+from services.local_engine.backend import AdapterLoader, Backend
 from services.local_engine.engine import Engine
 from services.local_engine.guarded import Guarded
 from services.local_engine.keeper import Keeper
@@ -22,10 +23,10 @@ from services.local_engine.lease import Lease
 from services.local_engine.lease_measures import LeaseMeasures
 from services.local_engine.lease_settings import LeaseSettings, runtime_name
 from services.local_engine.presets import PRESETS
-from services.local_engine.servicer import Servicer, services
-from services.local_engine.settings import LocalEngineSettings
+from services.local_engine.servicer import SCOPES, AdminServicer, Servicer, services
+from services.local_engine.settings import AdapterSettings, LocalEngineSettings
 from spillway.deadline import Clock
-from spillway.doctor.checkpoint import hub_cache
+from spillway.doctor import checkpoint
 from spillway.doctor.inspection import Sources, inspect
 from spillway.rpc.server import Server
 from spillway.settings import SettingsError
@@ -66,8 +67,12 @@ async def open_vllm(settings: LocalEngineSettings) -> Backend:
 
 
 def _require_room(settings: LocalEngineSettings) -> None:
-    cache = hub_cache(os.environ)
+    cache = checkpoint.hub_cache(os.environ)
     room.require(settings, inspect(Sources.here(cache)), cache)
+
+
+def _base_shapes(model: str) -> adapter_source.Shapes:
+    return adapter_source.base_shapes(checkpoint.find(model, checkpoint.hub_cache(os.environ)))
 
 
 def lease_name(settings: LocalEngineSettings) -> str:
@@ -146,11 +151,18 @@ async def build(
             backend = await open_backend(settings)
             return backend if guard is None else guard(backend)
 
-        engine = Engine(settings, opened, tracing)
+        async def open_adapters(loader: AdapterLoader, told: AdapterSettings) -> Adapters:
+            return Adapters(told, loader, await asyncio.to_thread(_base_shapes, settings.model))
+
+        adapters = settings.vllm.adapters
+        engine = Engine(
+            settings, opened, tracing, None if adapters is None else lambda loader: open_adapters(loader, adapters)
+        )
         stack.push_async_callback(engine.close)
-        servicer = Servicer(engine)
-        server = Server(settings.server, services(servicer), tracing=tracing)
-        servicer.health = server.health
+        admin = AdminServicer(engine, lambda grace_s: server.stop_soon(grace_s))
+        server = Server(settings.server, services(Servicer(engine), admin), tracing=tracing, scopes=SCOPES)
+        server.stops_after(engine.idle)
+        engine.leaving = lambda: server.draining
         stack.push_async_callback(server.close)
         await server.start()
         starting = asyncio.create_task(_start(engine, server), name="engine-start")

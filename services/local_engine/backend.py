@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.local_engine.adapter_source import Adapter
 from services.local_engine.pace import Window
 from spillway import v1
 from spillway.rpc.call import Call
@@ -20,6 +21,21 @@ class Count:
     """Counted by the model's own tokenizer and template; else estimated."""
 
 
+class AdapterLoader(Protocol):
+    """What loads LoRA adapters into a running backend."""
+
+    async def load(self, adapter: Adapter) -> None:
+        """From now on a spec that names `adapter` is answered with it.
+
+        Raises RequestInvalid naming `path` where it cannot be loaded; then nothing of it is.
+        """
+        ...
+
+    async def unload(self, adapter: Adapter) -> None:
+        """Forget it; no request uses it any more."""
+        ...
+
+
 class Backend(Protocol):
     """One loaded model. Raises SpillwayError alone; a generator closed or cancelled early stops the work at once."""
 
@@ -30,6 +46,11 @@ class Backend(Protocol):
 
     @property
     def capabilities(self) -> tuple[v1.Capability.ValueType, ...]: ...
+
+    @property
+    def adapters(self) -> AdapterLoader | None:
+        """What loads adapters; None where this backend takes none."""
+        ...
 
     def generate(
         self, spec: v1.GenerationSpec, call: Call, *, window: Window, whole: bool

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, nullcontext
 
 from services.local_engine import support
-from services.local_engine.backend import Backend, Count
+from services.local_engine.adapters import Adapters
+from services.local_engine.backend import AdapterLoader, Backend, Count
 from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
 from spillway import v1
 from spillway.deadline import Deadline
-from spillway.errors import SpillwayError, TargetBusy, TargetDown, TargetUnavailable
+from spillway.errors import SpillwayError, TargetBusy, TargetDown, TargetDraining, TargetUnavailable
 from spillway.generation import check
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
@@ -24,6 +25,7 @@ from spillway.telemetry.tracing import Tracing, fail
 log = get_logger(__name__)
 
 Opener = Callable[[], Awaitable[Backend]]
+AdaptersOpener = Callable[[AdapterLoader], Awaitable[Adapters]]
 
 WARM_S = 300.0
 """Longest time for the first token of all, compilation included."""
@@ -38,9 +40,18 @@ FAREWELL_S = 1.0
 
 
 class Engine:
-    """Serves one model; until it has produced a token it refuses everything."""
+    """Serves one model; until it has produced a token it refuses everything.
 
-    def __init__(self, settings: LocalEngineSettings, open_backend: Opener, tracing: Tracing) -> None:
+    `open_adapters` is called if there are to be adapters and the backend takes them.
+    """
+
+    def __init__(
+        self,
+        settings: LocalEngineSettings,
+        open_backend: Opener,
+        tracing: Tracing,
+        open_adapters: AdaptersOpener | None = None,
+    ) -> None:
         self.model = settings.name
         self.target = settings.target
         self._region = settings.region
@@ -49,8 +60,13 @@ class Engine:
         self._names = settings.names
         self._in_process = settings.runtime.in_process
         self._open = open_backend
+        self._open_adapters = open_adapters
         self._tracing = tracing
         self._backend: Backend | None = None
+        self.adapters: Adapters | None = None
+        """None until there are some to be had."""
+        self.leaving: Callable[[], bool] = lambda: False
+        """Whether the server this is served by drains; set by the composition root."""
         self._idle = asyncio.Event()
         self._idle.set()
         self.running = 0
@@ -61,7 +77,8 @@ class Engine:
     async def start(self) -> None:
         """Load the model and produce one token; then requests are served.
 
-        What runs by itself is waited for, as long as it takes. Raises SettingsError where it can never serve.
+        What runs by itself is waited for, as long as it takes. Raises SettingsError where it can never serve, for an
+        adapter that the settings name too.
         """
         began, tries = time.monotonic(), 0
         while True:
@@ -104,6 +121,10 @@ class Engine:
                 await _first_token(backend, v1.GenerationSpec(constraint=constraint, logprobs=v1.Logprobs(top=1)))
             except SpillwayError as error:
                 log.warning("engine.unguided", why=error.message)
+        if self._open_adapters is not None and backend.adapters is not None:
+            adapters = await self._open_adapters(backend.adapters)
+            await adapters.start()
+            self.adapters = adapters
         return backend, loaded
 
     async def generate(
@@ -112,7 +133,7 @@ class Engine:
         """Yield the events of one answer, numbered; with `whole` in as few deltas as possible."""
         backend = self._ready()
         check(spec)
-        support.require(spec, self._names, backend.capabilities)
+        support.require(spec, self._names, backend.capabilities, self._adapter_names)
         window = self._window(spec.coalescing)
         span = self._tracing.start(
             names.ENGINE_GENERATE, call.span, attributes={names.MODEL: self.model, names.TARGET: self.target}
@@ -121,7 +142,7 @@ class Engine:
         self._idle.clear()
         try:
             events = backend.generate(spec, call.under(span), window=window, whole=whole)
-            async with aclosing(events):
+            async with self._adapter(spec.adapter), aclosing(events):
                 sequence = 0
                 async for event in events:
                     event.sequence = sequence
@@ -153,7 +174,7 @@ class Engine:
         """Return the tokens of the prompt of `spec`."""
         backend = self._ready()
         check(spec)
-        support.require(spec, self._names, backend.capabilities)
+        support.require(spec, self._names, backend.capabilities, self._adapter_names)
         return await backend.count_tokens(spec)
 
     def models(self) -> list[v1.Model]:
@@ -163,14 +184,15 @@ class Engine:
             if self._backend.context_window is not None:
                 model.context_window = self._backend.context_window
             model.capabilities.extend(self._backend.capabilities)
+            model.adapters.extend(self._adapter_names)
         return [model]
 
-    def load(self, *, draining: bool = False) -> v1.Load:
+    def load(self) -> v1.Load:
         """The load as the backend last reported it; unknown until it runs."""
         state = self.state
         if state == v1.ENGINE_STATE_SERVING and self._backend is not None and self._backend.trouble():
             state = v1.ENGINE_STATE_UNHEALTHY
-        elif state == v1.ENGINE_STATE_SERVING and draining:
+        elif self.draining:
             state = v1.ENGINE_STATE_DRAINING
         return v1.Load(state=state) if self._backend is None else self._backend.load(state)
 
@@ -183,6 +205,15 @@ class Engine:
         assert self._backend is not None, "changed() before start()"
         await self._backend.changed()
 
+    @property
+    def draining(self) -> bool:
+        """It is on its way out: what runs may end, nothing new begins."""
+        return self.state == v1.ENGINE_STATE_SERVING and self.leaving()
+
+    async def idle(self) -> None:
+        """Return when no answer is being made."""
+        await self._idle.wait()
+
     async def died(self) -> str:
         """Return why a started engine can serve no more, after its streams have told their callers."""
         assert self._backend is not None, "died() before start()"
@@ -190,7 +221,7 @@ class Engine:
         self.state = v1.ENGINE_STATE_UNHEALTHY
         try:
             async with asyncio.timeout(FAREWELL_S):
-                await self._idle.wait()
+                await self.idle()
         except TimeoutError:
             log.warning("engine.streams_left", running=self.running)
         return why
@@ -218,11 +249,22 @@ class Engine:
             return lambda: told
         return lambda: max(self._window_s, min(self.running * self._message_s, MAX_WINDOW_S))
 
+    @property
+    def _adapter_names(self) -> list[str]:
+        return [] if self.adapters is None else self.adapters.names
+
+    @asynccontextmanager
+    async def _adapter(self, name: str) -> AsyncIterator[None]:
+        with nullcontext() if self.adapters is None else self.adapters.used(name):
+            yield
+
     def _ready(self) -> Backend:
         if self._backend is None or self.state == v1.ENGINE_STATE_STARTING:
             raise TargetDown(f"{self.target}: {self.why}", retry_after_s=1.0)
         if self.state == v1.ENGINE_STATE_UNHEALTHY:
             raise TargetDown(f"{self.target}: the engine has died")
+        if self.draining:
+            raise TargetDraining(f"{self.target}: the engine is about to stop")
         if trouble := self._backend.trouble():
             raise TargetDown(f"{self.target}: {trouble}", retry_after_s=1.0)
         return self._backend

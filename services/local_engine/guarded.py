@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from services.local_engine.backend import Backend, Count
+from services.local_engine.backend import AdapterLoader, Backend, Count
 from services.local_engine.lease import Lease
 from services.local_engine.pace import Window
 from spillway import v1
@@ -28,6 +28,10 @@ class Guarded:
     @property
     def capabilities(self) -> tuple[v1.Capability.ValueType, ...]:
         return self._backend.capabilities
+
+    @property
+    def adapters(self) -> AdapterLoader | None:
+        return self._backend.adapters
 
     async def generate(
         self, spec: v1.GenerationSpec, call: Call, *, window: Window, whole: bool

@@ -38,6 +38,8 @@ TOKENIZED = ("model", "messages", "tools", "continue_final_message", "add_genera
 class OpenAIBackend:
     """One model of one runtime."""
 
+    adapters = None
+
     def __init__(
         self,
         client: RuntimeClient,

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
+from services.local_engine import support
+from services.local_engine.adapter_source import wrong
+from services.local_engine.adapters import Adapters
 from services.local_engine.engine import Engine
 from spillway import load, v1
 from spillway.generation import Folder
-from spillway.health import Health
 from spillway.rpc import metadata
 from spillway.rpc.call import current_call
+from spillway.rpc.keys import ADMIN
 from spillway.rpc.server import Service
-from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
+from spillway.v1 import engine_admin_pb2_grpc, engine_pb2_grpc, inference_pb2_grpc
 
 INFERENCE, TELEMETRY = "spillway.v1.InferenceService", "spillway.v1.EngineTelemetryService"
+ADMIN_SERVICE = "spillway.v1.EngineAdminService"
+SCOPES = {ADMIN_SERVICE: ADMIN}
+"""What a caller's key must be for, where it is not `generate`."""
 
 
 class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.EngineTelemetryServiceServicer):
@@ -27,8 +34,6 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
             (metadata.TARGET, metadata.ascii_value(engine.target)),
             (metadata.MODEL, metadata.ascii_value(engine.model)),
         )
-        self.health: Health | None = None
-        """Of the server this is served by; set by the composition root."""
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
         folder = Folder()
@@ -56,18 +61,52 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
         return v1.ListModelsResponse(models=self._engine.models())
 
     async def GetLoad(self, request: v1.GetLoadRequest, context: Any) -> v1.GetLoadResponse:
-        return v1.GetLoadResponse(load=self._load())
+        return v1.GetLoadResponse(load=self._engine.load())
 
     def WatchLoad(self, request: v1.WatchLoadRequest, context: Any) -> AsyncIterator[v1.WatchLoadResponse]:
-        return load.watch(request, self._load)
-
-    def _load(self) -> v1.Load:
-        return self._engine.load(draining=self.health is not None and not self.health.ready)
+        return load.watch(request, self._engine.load)
 
 
-def services(servicer: Servicer) -> list[Service]:
-    """What a server needs to serve `servicer`."""
+class AdminServicer(engine_admin_pb2_grpc.EngineAdminServiceServicer):
+    """EngineAdminService. `drain` has the process end, given how many seconds running calls may take to."""
+
+    def __init__(self, engine: Engine, drain: Callable[[float | None], None]) -> None:
+        self._engine = engine
+        self._drain = drain
+
+    async def LoadAdapter(self, request: v1.LoadAdapterRequest, context: Any) -> v1.LoadAdapterResponse:
+        adapters = self._adapters()
+        await adapters.load(request.name, request.path)
+        (told,) = adapters.told(request.name)
+        return v1.LoadAdapterResponse(adapter=told)
+
+    async def UnloadAdapter(self, request: v1.UnloadAdapterRequest, context: Any) -> v1.UnloadAdapterResponse:
+        await self._adapters().unload(request.name)
+        return v1.UnloadAdapterResponse()
+
+    async def ListAdapters(self, request: v1.ListAdaptersRequest, context: Any) -> v1.ListAdaptersResponse:
+        adapters = self._engine.adapters
+        if adapters is None:
+            return v1.ListAdaptersResponse()
+        return v1.ListAdaptersResponse(adapters=adapters.told(), max_loaded=adapters.max_loaded)
+
+    async def Drain(self, request: v1.DrainRequest, context: Any) -> v1.DrainResponse:
+        grace_s = request.grace_s if request.HasField("grace_s") else None
+        if grace_s is not None and not 0 <= grace_s < math.inf:
+            raise wrong("grace_s", "is a number of seconds from 0 up")
+        self._drain(grace_s)
+        return v1.DrainResponse(running=self._engine.running)
+
+    def _adapters(self) -> Adapters:
+        if self._engine.adapters is None:
+            raise support.unsupported("name", "this engine takes no adapters: see local_engine.vllm.adapters")
+        return self._engine.adapters
+
+
+def services(servicer: Servicer, admin: AdminServicer) -> list[Service]:
+    """What a server needs to serve both."""
     return [
+        Service(ADMIN_SERVICE, admin, engine_admin_pb2_grpc.add_EngineAdminServiceServicer_to_server),
         Service(INFERENCE, servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server),
         Service(TELEMETRY, servicer, engine_pb2_grpc.add_EngineTelemetryServiceServicer_to_server),
     ]

@@ -47,6 +47,21 @@ class SpeculationSettings(Section):
         return self
 
 
+class AdapterSettings(Section):
+    """LoRA adapters, served by name beside the model. Each place takes memory, used or not."""
+
+    folder: Path = Field(description="adapters are loaded from below it, and from nowhere else")
+    max_loaded: int = Field(4, gt=0, description="adapters loaded at once")
+    max_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = Field(16, description="largest rank of an adapter")
+    load: dict[str, str] = Field({}, description="name -> path below `folder`: loaded at the start")
+
+    @model_validator(mode="after")
+    def _fits(self) -> AdapterSettings:
+        if len(self.load) > self.max_loaded:
+            raise ValueError(f"load: names {len(self.load)} adapters, max_loaded is {self.max_loaded}")
+        return self
+
+
 class VllmSettings(Section):
     """What vLLM is told. Absent means vLLM's own default for the machine."""
 
@@ -67,6 +82,7 @@ class VllmSettings(Section):
         "auto", description="of the KV cache; fp8 holds twice as much and is a little less exact"
     )
     speculation: SpeculationSettings | None = None
+    adapters: AdapterSettings | None = Field(None, description="absent: none; they cost memory and speed")
     enforce_eager: bool | None = Field(None, description="no compilation; absent: none on CPUs, to start sooner")
     prefix_caching: bool = True
     interactive_share: float = Field(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from spillway import v1
 from spillway.errors import AdapterUnknown, ConstraintUnsupported, FieldViolation, ModelUnknown
 
@@ -22,21 +24,20 @@ def require(
     spec: v1.GenerationSpec,
     names: frozenset[str],
     capabilities: tuple[v1.Capability.ValueType, ...] = CAPABILITIES,
+    adapters: Sequence[str] = (),
 ) -> None:
     """Raise ModelUnknown, AdapterUnknown or ConstraintUnsupported naming the first field that asks too much.
 
-    `names` is what a spec's model may be; empty always means the one model there is. `capabilities` are the backend's.
+    `names` is what a spec's model may be; empty always means the one model there is. `capabilities` are the backend's,
+    `adapters` those loaded.
     """
     if spec.model and spec.model not in names:
         said = f"is not served here; served: {', '.join(sorted(names))}"
         raise ModelUnknown(
             f"spec.model: {spec.model[:100]!r} {said}", fields=[FieldViolation("spec.model", said)], resource=spec.model
         )
-    if spec.adapter:
-        said = "there are no adapters here"
-        raise AdapterUnknown(
-            f"spec.adapter: {said}", fields=[FieldViolation("spec.adapter", said)], resource=spec.adapter
-        )
+    if spec.adapter and spec.adapter not in adapters:
+        raise unknown_adapter("spec.adapter", spec.adapter, adapters)
     if spec.text.HasField("suffix") and v1.CAPABILITY_SUFFIX not in capabilities:
         raise unsupported("spec.text.suffix", "this model is not asked to fill in the middle")
     tools = v1.CAPABILITY_TOOLS in capabilities
@@ -47,6 +48,12 @@ def require(
     effort = spec.reasoning_effort not in (v1.REASONING_EFFORT_UNSPECIFIED, v1.REASONING_EFFORT_NONE)
     if effort and v1.CAPABILITY_REASONING_EFFORT not in capabilities:
         raise unsupported("spec.reasoning_effort", "this model has no reasoning effort to set")
+
+
+def unknown_adapter(field: str, name: str, loaded: Sequence[str]) -> AdapterUnknown:
+    """Return the error for `name`, which `field` holds and which is not among the adapters `loaded`."""
+    said = f"is not loaded here; loaded: {', '.join(loaded)}" if loaded else "is not loaded here; there are no adapters"
+    return AdapterUnknown(f"{field}: {name[:100]!r} {said}", fields=[FieldViolation(field, said)], resource=name[:100])
 
 
 def unsupported(field: str, said: str) -> ConstraintUnsupported:

@@ -43,6 +43,16 @@ def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, A
         "speculative_config": None if vllm.speculation is None else speculative_config(vllm.speculation),
     }
     arguments |= {name: value for name, value in stated.items() if value is not None}
+    if (adapters := vllm.adapters) is not None:
+        # All that are loaded have a slot: vLLM evicts none by itself. Its code for CPUs answers a request without an
+        # adapter with what is in the last slot (vLLM's pull request 48421): there that one stays empty.
+        slots = adapters.max_loaded + cpu
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": slots,
+            "max_cpu_loras": slots,
+            "max_lora_rank": adapters.max_rank,
+        }
     if cpu:
         arguments["kv_cache_memory_bytes"] = round(vllm.cpu.kv_cache_gib * 2**30)
         if vllm.speculation is None:  # with it vLLM takes none; on GPUs it has another sampler, with other seams

@@ -40,6 +40,7 @@ from services.local_engine.seats import Seats
 from services.local_engine.settings import LocalEngineSettings
 from services.local_engine.spawned import standing_apart
 from services.local_engine.support import CAPABILITIES, unsupported
+from services.local_engine.vllm_adapters import VllmAdapters
 from services.local_engine.vllm_arguments import engine_arguments
 from spillway import v1
 from spillway.errors import TargetDown
@@ -64,8 +65,6 @@ SHUTDOWN_S = 3.0
 class VllmBackend:
     """A loaded model in vLLM."""
 
-    capabilities = CAPABILITIES
-
     def __init__(
         self, llm: AsyncLLM, reports: Reports, settings: LocalEngineSettings, release: Callable[[], None]
     ) -> None:
@@ -82,6 +81,8 @@ class VllmBackend:
         self._tokenizer = copy.deepcopy(llm.get_tokenizer())
         self._long_tokenizer = copy.deepcopy(self._tokenizer)
         self._thread = ThreadPoolExecutor(1, "prompts")
+        self.adapters = VllmAdapters(llm) if settings.vllm.adapters is not None else None
+        self.capabilities = CAPABILITIES if self.adapters is None else (*CAPABILITIES, v1.CAPABILITY_ADAPTERS)
         self._penalties = bool(llm.model_config.logits_processors)
         self._seats = Seats(llm.vllm_config.scheduler_config.max_num_seqs, settings.vllm.interactive_share)
         self._vocabulary = int(llm.model_config.get_vocab_size())
@@ -149,6 +150,7 @@ class VllmBackend:
                 name,
                 trace_headers=(inject(call.span) or None) if self._traced else None,
                 priority=BACKGROUND if background else 0,
+                lora_request=None if self.adapters is None else self.adapters.request(spec.adapter),
             )
             async with self._seats.taken(background=background), aclosing(outputs):
                 async for output in outputs:

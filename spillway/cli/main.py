@@ -24,6 +24,8 @@ breaker = typer.Typer(help="The router's breakers.", no_args_is_help=True)
 app.add_typer(breaker, name="breaker")
 lease = typer.Typer(help="The leases of runtimes that take few calls at once.", no_args_is_help=True)
 app.add_typer(lease, name="lease")
+adapter = typer.Typer(help="The LoRA adapters of the local engine.", no_args_is_help=True)
+app.add_typer(adapter, name="adapter")
 
 Prompt = Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")]
 Address = Annotated[
@@ -52,6 +54,10 @@ LocalModel = Annotated[
 LogDir = Annotated[Path | None, typer.Option(help="Folder for the services' whole logs. Default: .spillway/logs.")]
 PortBase = Annotated[int, typer.Option(help="First of the mesh's ports; a taken one is replaced by a free one.")]
 LeaseName = Annotated[str, typer.Argument(help="A lease, as `spillway lease list` names it.")]
+AdapterName = Annotated[str, typer.Argument(help="What requests call the adapter.")]
+EngineAddress = Annotated[
+    str | None, typer.Option(help="host:port of the local engine. Default: the mesh started in this folder.")
+]
 EngineCommand = Annotated[
     str | None, typer.Option(hidden=True, help="Run this instead of the local engine, with --config FILE added.")
 ]
@@ -259,6 +265,42 @@ def lease_release(name: LeaseName, address: Address = None, key: Key = None) -> 
     from spillway.cli import lease as command
 
     raise typer.Exit(command.release(name, address=address, key=key))
+
+
+@adapter.command("list")
+def adapter_list(address: EngineAddress = None, key: Key = None) -> None:
+    """Show which adapters are loaded, and how many requests use them."""
+    from spillway.cli import adapter as command
+
+    raise typer.Exit(command.show(address=address, key=key))
+
+
+@adapter.command("load")
+def adapter_load(
+    name: AdapterName,
+    path: Annotated[
+        str, typer.Argument(help="A folder below local_engine.vllm.adapters.folder. Default: the one of that name.")
+    ] = "",
+    address: EngineAddress = None,
+    key: Key = None,
+) -> None:
+    """Load an adapter while answers are made."""
+    from spillway.cli import adapter as command
+
+    raise typer.Exit(command.load(name, path, address=address, key=key))
+
+
+@adapter.command("unload")
+def adapter_unload(
+    name: AdapterName,
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds that requests which use it have to end.")] = 60.0,
+    address: EngineAddress = None,
+    key: Key = None,
+) -> None:
+    """Take no more requests for an adapter, and unload it when those that use it have ended."""
+    from spillway.cli import adapter as command
+
+    raise typer.Exit(command.unload(name, address=address, key=key, wait_s=wait))
 
 
 def _wanted(

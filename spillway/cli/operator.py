@@ -52,14 +52,14 @@ def reload_policy(*, address: str | None, key: str | None) -> int:
     return run(reload, reach.find(address), key)
 
 
-def run(ask: Callable[[Remote, Call], Awaitable[int]], found: Reach, key: str | None) -> int:
-    """Return what `ask` returns, or the exit code of the error it raised, which is told."""
+def run(ask: Callable[[Remote, Call], Awaitable[int]], found: Reach, key: str | None, *, seconds: float = ASK_S) -> int:
+    """Return what `ask` returns within `seconds`, or the exit code of the error it raised, which is told."""
     quiet()
 
     async def asked() -> int:
         remote = Remote(found.router, tracing=Tracing("client"), key=key)
         try:
-            return await ask(remote, Call("operator", Deadline.after(ASK_S)))
+            return await ask(remote, Call("operator", Deadline.after(seconds)))
         finally:
             await remote.close()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,6 +72,9 @@ class Server:
         self._stopping = asyncio.Lock()
         self.draining = False
         """It is on its way out and takes no new work."""
+        self._asked = asyncio.Event()
+        self._drain_s = settings.drain_s
+        self._ended: Callable[[], Awaitable[None]] | None = None
 
     @property
     def address(self) -> str:
@@ -86,6 +90,23 @@ class Server:
     def ends_with(self, listener: Listener) -> None:
         """Drain and close `listener` together with this server."""
         self._beside.append(listener)
+
+    def stops_after(self, ended: Callable[[], Awaitable[None]]) -> None:
+        """When draining, take calls until `ended()`: gRPC refuses them in words of its own, the servicer in ours."""
+        self._ended = ended
+
+    def stop_soon(self, grace_s: float | None = None) -> None:
+        """Have the process end as a signal would; running calls may take `grace_s` seconds, or what the settings say.
+
+        Asked again it changes nothing.
+        """
+        if not self._asked.is_set():
+            self._drain_s = self._settings.drain_s if grace_s is None else grace_s
+            self._asked.set()
+
+    async def asked_to_stop(self) -> None:
+        """Return when `stop_soon` was called."""
+        await self._asked.wait()
 
     async def start(self) -> None:
         """Listen; not ready until `health.set_ready(True)`.
@@ -109,8 +130,13 @@ class Server:
         self.draining = True
         await self.health.set_ready(False, "stopping")
         await asyncio.sleep(self._settings.announce_s)
+        until = asyncio.get_running_loop().time() + self._drain_s
+        if self._ended is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await self._ended()
         self.health.end_watches()
-        await self._stop(self._settings.drain_s)
+        await self._stop(max(0.0, until - asyncio.get_running_loop().time()))
         log.info("server.stopped", address=self.address)
 
     async def close(self) -> None:

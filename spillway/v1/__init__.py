@@ -19,6 +19,17 @@ from spillway.v1.engine_pb2 import (
     WatchLoadRequest as WatchLoadRequest,
     WatchLoadResponse as WatchLoadResponse,
 )
+from spillway.v1.engine_admin_pb2 import (
+    Adapter as Adapter,
+    DrainRequest as DrainRequest,
+    DrainResponse as DrainResponse,
+    ListAdaptersRequest as ListAdaptersRequest,
+    ListAdaptersResponse as ListAdaptersResponse,
+    LoadAdapterRequest as LoadAdapterRequest,
+    LoadAdapterResponse as LoadAdapterResponse,
+    UnloadAdapterRequest as UnloadAdapterRequest,
+    UnloadAdapterResponse as UnloadAdapterResponse,
+)
 from spillway.v1.event_pb2 import (
     ATTEMPT_OUTCOME_ANSWERED as ATTEMPT_OUTCOME_ANSWERED,
     ATTEMPT_OUTCOME_CANCELLED as ATTEMPT_OUTCOME_CANCELLED,

@@ -84,6 +84,7 @@ class RuntimeBackend:
     address: str
     context_window: int = 100
     capabilities: tuple[v1.Capability.ValueType, ...] = (v1.CAPABILITY_TEXT_INPUT,)
+    adapters: None = None
 
     async def generate(
         self, spec: GenerationSpec, call: Call, *, window: Window, whole: bool

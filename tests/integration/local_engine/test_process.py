@@ -14,11 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from spillway import v1
 from spillway.deadline import Deadline
-from spillway.errors import TargetDown
+from spillway.errors import TargetDown, TargetDraining
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.telemetry.tracing import Tracing
-from spillway.v1 import inference_pb2_grpc
+from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
 from tests.integration.processes import END_S, started
 
 pytestmark = [pytest.mark.engine, pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm")]
@@ -71,6 +71,35 @@ async def test_when_the_engine_core_is_killed_streams_end_with_target_down_and_t
                     if answer.event.HasField("started"):
                         os.kill(core, signal.SIGKILL)
         assert await asyncio.wait_for(process.wait(), END_S) == EXIT_DIED
+        await remote.close()
+
+
+async def test_a_notice_to_stop_lets_streams_end_whole_and_ends_the_process_well(tmp_path: Path) -> None:
+    async with started("local_engine", SMALL, tmp_path / "spillway.yaml") as (address, process):
+        remote = Remote(address, tracing=Tracing("test"))
+        inference = inference_pb2_grpc.InferenceServiceStub(remote.channel)
+        telemetry = engine_pb2_grpc.EngineTelemetryServiceStub(remote.channel)
+        call = Call("r", Deadline.after(60))
+        sampling = v1.Sampling(temperature=0, max_tokens=400)
+        spec = v1.GenerationSpec(tokens=v1.TokenPrompt(ids=[5, 6, 7]), stop=v1.Stop(ignore_eos=True), sampling=sampling)
+        events, states = [], []
+        async with (
+            remote.stream(
+                inference.StreamGenerate, v1.StreamGenerateRequest(spec=spec), call, span_name="t"
+            ) as answers,
+            remote.stream(telemetry.WatchLoad, v1.WatchLoadRequest(interval_ms=20), call, span_name="t") as loads,
+        ):
+            async for answer in answers:
+                events.append(answer.event)
+                if answer.event.HasField("started"):
+                    process.send_signal(signal.SIGTERM)  # all the notice that a machine which is taken away gives
+                    states = [told.load.state async for told in loads]
+                    with pytest.raises(TargetDraining):
+                        request = v1.GenerateRequest(spec=spec)
+                        await remote.unary(inference.Generate, request, call, span_name="t")
+        assert states[-1] == v1.ENGINE_STATE_DRAINING
+        assert sum(event.delta.tokens for event in events) == 400 == events[-1].usage.completion_tokens
+        assert await asyncio.wait_for(process.wait(), END_S) == 0
         await remote.close()
 
 

@@ -17,7 +17,7 @@ NOBODY = ("--address", "127.0.0.1:1")
 def test_the_help_names_every_command() -> None:
     told = CliRunner().invoke(app, ["--help"])
     assert told.exit_code == 0
-    for command in ("up", "demo", "ask", "explain", "status", "inspect", "doctor"):
+    for command in ("up", "demo", "ask", "explain", "status", "inspect", "doctor", "lease", "adapter"):
         assert f" {command} " in told.output
 
 

@@ -17,6 +17,7 @@ SERVED_BY = {
     "RouterService": ("router",),
     "RouterAdminService": ("router",),
     "EngineTelemetryService": ("local_engine",),
+    "EngineAdminService": ("local_engine",),
     "CloudProxyService": ("cloud_proxy",),
     "ValidatorService": ("validator",),
 }

@@ -42,6 +42,9 @@ async def build(settings):
     server = Server(settings.server, services(FakeEngine()), tracing=Tracing("router"))
     await server.start()
     await server.health.set_ready(True)
+    if settings.ends == "asked":
+        server.stop_soon(0)
+        settings = settings.model_copy(update={"ends": "never"})
     try:
         yield App(server, settings.ends)
     finally:
@@ -104,6 +107,15 @@ def test_a_second_signal_exits_at_once(config: Path) -> None:
     service.process.send_signal(signal.SIGTERM)
 
     assert service.end()[:2] == (130, "")
+
+
+def test_an_operators_word_drains_and_ends_well_as_a_signal_does(config: Path) -> None:
+    service = Process(config, server={"listen": "127.0.0.1:0", "announce_s": 0}, ends="asked")
+
+    code, out, err = service.end()
+    assert (code, out) == (0, "cleaned up\n")
+    events = [json.loads(line)["event"] for line in err.splitlines()]
+    assert events[-2:] == ["health.changed", "server.stopped"]
 
 
 def test_a_service_that_dies_tells_its_supervisor(config: Path) -> None:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from grpc.aio import insecure_channel
 
+from services.local_engine.adapter_source import Adapter
 from services.local_engine.app import LocalEngine, build
-from services.local_engine.backend import Backend, Count
+from services.local_engine.backend import AdapterLoader, Backend, Count
 from services.local_engine.pace import Window
-from services.local_engine.settings import LocalEngineSettings
+from services.local_engine.settings import AdapterSettings, LocalEngineSettings
 from spillway import v1
+from spillway.cli import adapter
 from spillway.deadline import Deadline
-from spillway.errors import ModelUnknown, TargetDown
+from spillway.errors import AdapterUnknown, ModelUnknown, RequestInvalid, ScopeMissing, TargetDown, TargetDraining
 from spillway.rpc.call import Call
+from spillway.rpc.keys import hash_key
 from spillway.rpc.remote import Remote
 from spillway.settings import ServerSettings, SettingsError
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.waiting import eventually
-from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
+from spillway.v1 import engine_admin_pb2_grpc, engine_pb2_grpc, inference_pb2_grpc
+from tests.unit.services.local_engine.test_adapters import write
 
 SETTINGS = LocalEngineSettings(server=ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=0))
+PATIENT = LocalEngineSettings(server=ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=30))
 SPEC = v1.GenerationSpec(text=v1.TextPrompt(text="hi"))
 
 
@@ -34,11 +41,15 @@ class Scripted:
 
     words: tuple[str, ...] = ("one", " two")
     hangs: bool = False
+    pauses: bool = False
+    """It says the rest when `goes_on` is set."""
     context_window: int = 10
     capabilities: tuple[v1.Capability.ValueType, ...] = (v1.CAPABILITY_TEXT_INPUT,)
+    adapters: AdapterLoader | None = None
     dead: asyncio.Event = field(default_factory=asyncio.Event)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
     running: int = 0
     closed: bool = False
     why: str = ""
@@ -59,6 +70,9 @@ class Scripted:
                 self.hanging.set()
                 await self.dead.wait()
                 raise TargetDown("the engine died")
+            if self.pauses and call.request_id != "warm-up":
+                self.hanging.set()
+                await self.goes_on.wait()
             yield v1.GenerationEvent(finished=v1.Finished(choices=[v1.ChoiceFinish(reason=v1.FINISH_REASON_STOP)]))
             yield v1.GenerationEvent(usage=v1.Usage(prompt_tokens=1, completion_tokens=len(self.words)))
         finally:
@@ -90,6 +104,7 @@ class Client:
     def __init__(self, address: str) -> None:
         self.remote = Remote(address, tracing=Tracing("test"))
         self.inference = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
+        self.admin = engine_admin_pb2_grpc.EngineAdminServiceStub(self.remote.channel)
         self.telemetry = engine_pb2_grpc.EngineTelemetryServiceStub(self.remote.channel)
         self.call = Call("r1", Deadline.after(10))
 
@@ -109,11 +124,13 @@ class Client:
 
 
 @asynccontextmanager
-async def running(backend: Scripted, *, ready: bool = True) -> AsyncIterator[tuple[LocalEngine, Client]]:
+async def running(
+    backend: Scripted, *, ready: bool = True, settings: LocalEngineSettings = SETTINGS
+) -> AsyncIterator[tuple[LocalEngine, Client]]:
     async def opened(settings: LocalEngineSettings) -> Backend:
         return backend
 
-    async with build(SETTINGS, open_backend=opened) as app:
+    async with build(settings, open_backend=opened) as app:
         if ready:
             await app.starting
         client = Client(app.server.address)
@@ -288,3 +305,126 @@ async def test_a_service_on_its_way_out_is_never_ready_again() -> None:
         backend.wavering.set()
         await eventually(lambda: not backend.wavering.is_set())
         assert not app.server.health.ready
+
+
+async def test_while_it_drains_what_runs_ends_whole_and_new_calls_are_told_so() -> None:
+    backend = Scripted(pauses=True)
+    async with running(backend, settings=PATIENT) as (app, client):
+        stream = asyncio.create_task(client.events())
+        await backend.hanging.wait()
+        told = await client.remote.unary(client.admin.Drain, v1.DrainRequest(), client.call, span_name="test")
+        assert told.running == 1
+        await app.server.asked_to_stop()
+        draining = asyncio.create_task(app.server.drain())
+        await eventually(lambda: not app.server.health.ready)
+        assert (await client.load()).state == v1.ENGINE_STATE_DRAINING
+        with pytest.raises(TargetDraining):
+            await client.events()
+        with pytest.raises(TargetDraining):
+            await client.generate()
+        assert not draining.done()
+        backend.goes_on.set()
+        events = await stream
+        assert events[-1].usage.completion_tokens == 2
+        await draining
+
+
+async def test_what_does_not_end_in_the_time_it_was_given_is_cut() -> None:
+    backend = Scripted(pauses=True)
+    async with running(backend, settings=PATIENT) as (app, client):
+        stream = asyncio.create_task(client.events())
+        await backend.hanging.wait()
+        request = v1.DrainRequest(grace_s=0)
+        await client.remote.unary(client.admin.Drain, request, client.call, span_name="test")
+        await client.remote.unary(client.admin.Drain, v1.DrainRequest(), client.call, span_name="test")
+        await app.server.drain()
+        with pytest.raises(TargetDown):
+            await stream
+        await asyncio.wait_for(backend.left.wait(), 5)
+
+
+@pytest.mark.parametrize("grace_s", [-1.0, float("inf"), float("nan")])
+async def test_a_time_to_drain_that_is_none_is_refused_by_name(grace_s: float) -> None:
+    async with running(Scripted()) as (app, client):
+        request = v1.DrainRequest(grace_s=grace_s)
+        with pytest.raises(RequestInvalid) as refusal:
+            await client.remote.unary(client.admin.Drain, request, client.call, span_name="test")
+        assert [violation.field for violation in refusal.value.fields] == ["grace_s"]
+        assert app.server.health.ready
+
+
+async def test_an_engine_without_adapters_says_so() -> None:
+    async with running(Scripted()) as (_, client):
+        told = await client.remote.unary(
+            client.admin.ListAdapters, v1.ListAdaptersRequest(), client.call, span_name="t"
+        )
+        assert told == v1.ListAdaptersResponse()
+        with pytest.raises(RequestInvalid, match=r"local_engine\.vllm\.adapters"):
+            await client.remote.unary(
+                client.admin.LoadAdapter, v1.LoadAdapterRequest(name="a"), client.call, span_name="t"
+            )
+
+
+async def test_operators_need_a_key_for_it(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    entry = {"name": "app", "sha256": hash_key("secret"), "tenant": "t", "scopes": ["generate"]}
+    keys.write_text(json.dumps({"keys": [entry]}))
+    settings = LocalEngineSettings(server=SETTINGS.server.model_copy(update={"keys_file": keys}))
+    async with running(Scripted(), settings=settings) as (app, client):
+        remote = Remote(app.server.address, tracing=Tracing("test"), key="secret")
+        await remote.unary(
+            inference_pb2_grpc.InferenceServiceStub(remote.channel).ListModels,
+            v1.ListModelsRequest(),
+            client.call,
+            span_name="t",
+        )
+        with pytest.raises(ScopeMissing, match="admin"):
+            stub = engine_admin_pb2_grpc.EngineAdminServiceStub(remote.channel)
+            await remote.unary(stub.Drain, v1.DrainRequest(), client.call, span_name="t")
+        await remote.close()
+
+
+class Shelf:
+    """A loader that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    async def load(self, adapter: Adapter) -> None:
+        self.names.append(adapter.name)
+
+    async def unload(self, adapter: Adapter) -> None:
+        self.names.remove(adapter.name)
+
+
+@pytest.mark.usefixtures("logs_come_back")
+async def test_operators_load_list_and_unload_adapters_by_the_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("formal", "casual"):
+        write(tmp_path / name, width=256)
+    told = AdapterSettings(folder=tmp_path, max_loaded=1)
+    settings = SETTINGS.model_copy(update={"vllm": SETTINGS.vllm.model_copy(update={"adapters": told})})
+    backend = Scripted(adapters=Shelf())
+    async with running(backend, settings=settings) as (app, client):
+        address = app.server.address
+        capsys.readouterr()  # what the engine logged
+
+        async def says(command: Callable[..., int], *arguments: str, **named: float) -> tuple[int, str]:
+            code = await asyncio.to_thread(command, *arguments, address=address, key=None, **named)
+            captured = capsys.readouterr()
+            return code, captured.out + captured.err
+
+        assert await says(adapter.show) == (0, "none of at most 1 is loaded\n")
+        assert await says(adapter.load, "polite", "formal") == (0, "polite: loaded from formal, rank 2\n")
+        assert (await client.generate(v1.GenerationSpec(text=SPEC.text, adapter="polite"))).choices
+        code, said = await says(adapter.load, "casual", "")
+        assert code == 2
+        assert "1 of at most 1 adapters are loaded: polite" in said
+        code, said = await says(adapter.show)
+        assert said.splitlines()[1].split() == ["polite", "formal", "2", "0"]
+        assert (await says(adapter.unload, "nobody", wait_s=5.0))[0] == 2
+        assert await says(adapter.unload, "polite", wait_s=5.0) == (0, "polite: unloaded\n")
+        with pytest.raises(AdapterUnknown, match=r"spec\.adapter"):
+            await client.generate(v1.GenerationSpec(text=SPEC.text, adapter="polite"))
+    assert await asyncio.to_thread(adapter.show, address="127.0.0.1:1", key=None) == 4

@@ -24,6 +24,7 @@ ALL: dict[str, Any] = {
     "chunked_prefill": True,
     "kv_cache_dtype": "fp8",
     "speculation": {"method": "ngram", "tokens": 3},
+    "adapters": {"folder": "adapters", "max_loaded": 3, "max_rank": 32},
 }
 
 
@@ -47,6 +48,28 @@ def test_what_is_set_is_passed_on_and_what_is_absent_is_left_to_vllm() -> None:
     assert {"max_model_len", "max_num_seqs", "enable_chunked_prefill", "speculative_config"}.isdisjoint(
         arguments({}, cpu=False)
     )
+
+
+def test_adapters_have_a_slot_each_and_on_a_cpu_one_more_that_stays_empty() -> None:
+    for cpu, slots in ((False, 3), (True, 4)):
+        told = arguments(ALL, cpu=cpu)
+        assert told["enable_lora"] is True
+        assert (told["max_loras"], told["max_cpu_loras"], told["max_lora_rank"]) == (slots, slots, 32)
+    assert {"enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank"}.isdisjoint(arguments({}, cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("adapters", "path"),
+    [
+        ({}, "folder"),
+        ({"folder": "a", "max_rank": 10}, "max_rank"),
+        ({"folder": "a", "max_loaded": 0}, "max_loaded"),
+        ({"folder": "a", "max_loaded": 1, "load": {"x": "x", "y": "y"}}, "max_loaded is 1"),
+    ],
+)
+def test_settings_of_adapters_that_cannot_be_are_refused(adapters: dict[str, Any], path: str) -> None:
+    with pytest.raises(ValidationError, match=path):
+        LocalEngineSettings.model_validate({"vllm": {"adapters": adapters}})
 
 
 def test_interactive_answers_come_before_background_ones() -> None:
