@@ -268,7 +268,7 @@ async def test_models_and_tokens_are_told() -> None:
 
 async def test_a_service_on_its_way_out_says_draining() -> None:
     async with running(Scripted()) as (app, client):
-        await app.server.health.set_ready(False, "stopping")
+        app.server.draining = True
         assert (await client.load()).state == v1.ENGINE_STATE_DRAINING
 
 
@@ -277,7 +277,7 @@ async def test_who_watches_the_load_is_told_and_let_go_when_the_service_stops() 
         request = v1.WatchLoadRequest(interval_ms=20)
         async with client.remote.stream(client.telemetry.WatchLoad, request, client.call, span_name="test") as told:
             loads = [(await anext(aiter(told))).load]
-            await app.server.health.set_ready(False, "stopping")
+            app.server.draining = True
             loads += [response.load async for response in told]
     assert [load.state for load in loads] == [v1.ENGINE_STATE_SERVING, v1.ENGINE_STATE_DRAINING]
     assert loads[0].running == 0
