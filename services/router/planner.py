@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from zlib import crc32
@@ -15,6 +16,7 @@ from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
 
+from .breaker import SOUND, Standing, State
 from .breakers import Breakers
 from .chain import wishes
 from .fitter import Fitter
@@ -89,7 +91,7 @@ class Planner:
             start = _number(facts.session) if facts.session else draw
             targets = book.cohorts.shortlist(rules.names(facts), standings, start)
             if worth_counting(facts, targets, rules):
-                counted = await self._count_locally(spec, book, call.under(span))
+                counted = await self._count_locally(spec, book, standings, call.under(span))
                 if counted is not None:
                     said = said.counted(counted)
                     facts, rules = book.read(said)
@@ -104,7 +106,7 @@ class Planner:
                 plan = rules.decide(facts, targets, standings, draw, self._loads.snapshot())
                 self._spend.refused += any(out.left_out_by == "budget" for out in plan.left_out)
             if not plan.taken and plan.opens_in_s is None:
-                counting = partial(self._count_locally, book=book, call=call.under(span))
+                counting = partial(self._count_locally, book=book, standings=standings, call=call.under(span))
                 plan = await Fitter(rules, targets, standings, draw, counting).fitted(spec, plan)
             span.set_attribute(names.ROUTE_REASON, plan.reason)
             return plan
@@ -192,11 +194,14 @@ class Planner:
             return v1.CountTokensResponse(tokens=plan.facts.prompt_tokens)
         return await self._fleet.client(target).count_tokens(target, spec, call)
 
-    async def _count_locally(self, spec: v1.GenerationSpec, book: Rulebook, call: Call) -> int | None:
-        """Ask a local target for an exact count; None if none tells in time."""
+    async def _count_locally(
+        self, spec: v1.GenerationSpec, book: Rulebook, standings: Mapping[str, Standing], call: Call
+    ) -> int | None:
+        """Ask a local target that is well for an exact count; None if none tells in time."""
         call = call.until(call.deadline.within(COUNT_TIMEOUT_S))
         for target in book.targets:
-            if target.local and not target.router and not target.unresolved:
+            well = standings.get(target.name, SOUND).state is State.CLOSED
+            if target.local and well and not target.router and not target.unresolved:
                 try:
                     return (await self._fleet.client(target).count_tokens(target, spec, call)).tokens
                 except SpillwayError:
