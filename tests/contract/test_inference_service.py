@@ -136,7 +136,6 @@ async def test_a_merging_window_loses_nothing(target: Target) -> None:
     merged, plain = await target.events(slow), await target.events(fast)
 
     assert text(merged) == text(plain)
-    assert len(merged) <= len(plain)
     assert merged[-1].usage.completion_tokens == plain[-1].usage.completion_tokens
 
 
