@@ -166,10 +166,11 @@ class RuntimeSettings(Section):
 
     @model_validator(mode="after")
     def _is_of_its_kind(self) -> RuntimeSettings:
-        if self.in_process and (told := sorted(self.model_fields_set - {"kind"})):
-            raise ValueError(f"{', '.join(told)}: for a runtime that runs by itself; `kind: vllm-serve` is one")
-        if self.kind != "ollama" and (told := sorted({"num_ctx", "keep_alive"} & self.model_fields_set)):
-            raise ValueError(f"{', '.join(told)}: for `kind: ollama` alone")
+        told = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        if self.in_process and (others := sorted(told - {"kind"})):
+            raise ValueError(f"{', '.join(others)}: for a runtime that runs by itself; `kind: vllm-serve` is one")
+        if self.kind != "ollama" and (others := sorted({"num_ctx", "keep_alive"} & told)):
+            raise ValueError(f"{', '.join(others)}: for `kind: ollama` alone")
         return self
 
 
