@@ -106,11 +106,8 @@ class Router:
         while True:
             try:
                 ticket, work = await self._admit(work)
-                try:
-                    with self._accounted(work):
-                        return await self._strategy(work).generate(work)
-                finally:
-                    self.gate.leave(ticket)
+                with self._running(ticket, work):
+                    return await self._strategy(work).generate(work)
             except BreakerOpen as error:
                 work = await self._later(work, error)
 
@@ -145,14 +142,11 @@ class Router:
             while True:
                 try:
                     ticket, work = await self._admit(work)
-                    try:
-                        with self._accounted(work):
-                            async with aclosing(self._strategy(work).stream(work)) as events:
-                                async for event in events:
-                                    yield event
-                            return
-                    finally:
-                        self.gate.leave(ticket)
+                    with self._running(ticket, work):
+                        async with aclosing(self._strategy(work).stream(work)) as events:
+                            async for event in events:
+                                yield event
+                        return
                 except BreakerOpen as error:
                     work = await self._later(work, error)
 
@@ -181,8 +175,11 @@ class Router:
             raise
 
     @contextmanager
-    def _accounted(self, work: Work) -> Iterator[None]:
-        """Measure what is done about `work` in the block; another router is told it with an error too."""
+    def _running(self, ticket: Ticket, work: Work) -> Iterator[None]:
+        """Measure what is done about `work` in the block, and give its place back after it.
+
+        Another router is told what was done with an error too.
+        """
         try:
             yield
         except SpillwayError as error:
@@ -190,6 +187,7 @@ class Router:
                 error.metadata = {**account(attempt.record for attempt in work.journal.attempts), **error.metadata}
             raise
         finally:
+            self.gate.leave(ticket)
             self._measures.work(work)
 
     async def _work(
