@@ -17,6 +17,7 @@ from services.cloud_proxy.settings import ProviderSettings
 from spillway import v1
 from spillway.errors import DeadlineExceeded, ProviderError, SpillwayError, TargetDown, TargetTimeout
 from spillway.openai.answer import Answer
+from spillway.openai.connection import Spares, read_body
 from spillway.openai.errors import understood
 from spillway.openai.request import body_of
 from spillway.openai.sse import EventParser, EventTooLong
@@ -25,8 +26,6 @@ from spillway.telemetry.tracing import inject
 
 MAX_ERROR_BYTES = 64 * 2**10
 MAX_WHOLE_BYTES = 16 * 2**20
-LAST_BYTES_S = 1.0
-"""How long a finished answer's connection may take to end its body before it is closed instead of kept."""
 NEVER_CEIL_S = 1e9
 
 NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorDNSError)
@@ -41,7 +40,7 @@ class OpenAI:
         self._key = key
         self._proxy = proxy
         self._url = f"{settings.base_url}/chat/completions"
-        self._sparing: dict[asyncio.Task[None], aiohttp.ClientResponse] = {}
+        self._spares = Spares()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=settings.max_connections),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -99,7 +98,7 @@ class OpenAI:
                         yield deltas
                     if not data:
                         break
-            elif deltas := answer.whole(await _all(response, MAX_WHOLE_BYTES)):
+            elif deltas := answer.whole(await read_body(response, MAX_WHOLE_BYTES)):
                 yield deltas
             answer.check()
             whole = True
@@ -109,7 +108,7 @@ class OpenAI:
         finally:
             if response is not None:
                 if whole:
-                    self._spare(response)
+                    self._spares.keep(response)
                 else:
                     response.close()  # not released: the provider sees the connection end, and stops
         if failed is not None:
@@ -137,7 +136,7 @@ class OpenAI:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> SpillwayError:
         try:
-            body = jiter.from_json(await _all(response, MAX_ERROR_BYTES))
+            body = jiter.from_json(await read_body(response, MAX_ERROR_BYTES))
         except (ValueError, *FOREIGN):
             body = None
         return understood(
@@ -168,40 +167,9 @@ class OpenAI:
             return ProviderError(f"{name} does not speak its wire format ({type(error).__name__})", resource=name)
         return TargetDown(f"{name}: the connection failed ({type(error).__name__})", resource=name)
 
-    def _spare(self, response: aiohttp.ClientResponse) -> None:
-        """Keep the connection for the next request, once the body's last bytes are there."""
-        if response.content.is_eof():
-            response.release()
-            return
-        task = asyncio.create_task(_end(response))
-        self._sparing[task] = response
-        task.add_done_callback(self._sparing.pop)
-
     async def close(self) -> None:
-        for task, response in tuple(self._sparing.items()):
-            task.cancel()
-            response.close()
+        self._spares.close()
         await self._session.close()
 
     def __repr__(self) -> str:
         return f"<OpenAI {self._settings.name} {self._settings.base_url}>"
-
-
-async def _all(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body, or as much of it as is read of any."""
-    body = bytearray()
-    async for data in response.content.iter_any():
-        body += data
-        if len(body) > limit:
-            break
-    return bytes(body)
-
-
-async def _end(response: aiohttp.ClientResponse) -> None:
-    try:
-        async with asyncio.timeout(LAST_BYTES_S):
-            while await response.content.readany():
-                pass
-        response.release()
-    except FOREIGN:
-        response.close()

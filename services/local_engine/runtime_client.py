@@ -17,14 +17,13 @@ from services.local_engine.runtime_errors import FOREIGN, RUNTIMES, meant, patie
 from services.local_engine.settings import RuntimeSettings
 from spillway import v1
 from spillway.errors import DeadlineExceeded, SpillwayError, TargetDown, TargetTimeout
+from spillway.openai.connection import Spares, read_body
 from spillway.openai.errors import understood
 from spillway.rpc.call import Call
 
 MAX_ERROR_BYTES = 64 * 2**10
 MAX_WHOLE_BYTES = 16 * 2**20
 STREAMS = ("text/event-stream", "application/x-ndjson")
-LAST_BYTES_S = 1.0
-"""How long a finished answer's connection may take to end its body before it is closed instead of kept."""
 
 Waited = TypeVar("Waited")
 
@@ -36,7 +35,7 @@ class RuntimeClient:
         self.name = name
         self._address = address
         self._settings = settings
-        self._sparing: dict[asyncio.Task[None], aiohttp.ClientResponse] = {}
+        self._spares = Spares()
         headers = {"accept-encoding": "identity"}  # the answer comes in small pieces and at once: no compression
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
@@ -81,7 +80,7 @@ class RuntimeClient:
                         yield deltas
                     if not data:
                         break
-            elif deltas := reader.whole(await watch.wait(_all(response, MAX_WHOLE_BYTES))):
+            elif deltas := reader.whole(await watch.wait(read_body(response, MAX_WHOLE_BYTES))):
                 yield deltas
             reader.check()
             complete = True
@@ -90,16 +89,14 @@ class RuntimeClient:
         finally:
             if response is not None:
                 if complete:
-                    self._spare(response)
+                    self._spares.keep(response)
                 else:
                     response.close()
         if failed is not None:
             raise failed  # out of the handler: the foreign error may know the request's headers, the key among them
 
     async def close(self) -> None:
-        for task, response in tuple(self._sparing.items()):
-            task.cancel()
-            response.close()
+        self._spares.close()
         await self._session.close()
 
     async def _post(self, path: str, body: object) -> aiohttp.ClientResponse:
@@ -118,7 +115,7 @@ class RuntimeClient:
             ):
                 if response.status != 200:
                     raise await self._refusal(response)
-                return await _all(response, MAX_WHOLE_BYTES)
+                return await read_body(response, MAX_WHOLE_BYTES)
         except FOREIGN as error:
             failed = meant(self.name, error)
             if limit.expired():
@@ -133,20 +130,11 @@ class RuntimeClient:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> SpillwayError:
         try:
-            body = jiter.from_json(await _all(response, MAX_ERROR_BYTES))
+            body = jiter.from_json(await read_body(response, MAX_ERROR_BYTES))
         except (ValueError, *FOREIGN):
             body = None
         headers = {name.lower(): value for name, value in response.headers.items()}
         return patient(understood(self.name, response.status, body, headers, now=time.time(), table=RUNTIMES))
-
-    def _spare(self, response: aiohttp.ClientResponse) -> None:
-        """Keep the connection for the next request, once the body's last bytes are there."""
-        if response.content.is_eof():
-            response.release()
-            return
-        task = asyncio.create_task(_end(response))
-        self._sparing[task] = response
-        task.add_done_callback(self._sparing.pop)
 
     def __repr__(self) -> str:
         return f"<RuntimeClient {self.name} {self._address}>"
@@ -185,23 +173,3 @@ class _Watch:
             ) from None
         finally:
             self._left_s -= loop.time() - began
-
-
-async def _all(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body, or as much of it as is read of any."""
-    body = bytearray()
-    async for data in response.content.iter_any():
-        body += data
-        if len(body) > limit:
-            break
-    return bytes(body)
-
-
-async def _end(response: aiohttp.ClientResponse) -> None:
-    try:
-        async with asyncio.timeout(LAST_BYTES_S):
-            while await response.content.readany():
-                pass
-        response.release()
-    except FOREIGN:
-        response.close()

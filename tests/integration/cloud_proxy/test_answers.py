@@ -11,7 +11,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from services.cloud_proxy.openai import OpenAI
 from services.cloud_proxy.proxy import prompt_estimate
 from spillway import v1
 from spillway.errors import (
@@ -24,6 +23,7 @@ from spillway.errors import (
     ScopeMissing,
     TargetTimeout,
 )
+from spillway.openai.connection import Spares
 from spillway.rpc.keys import hash_key
 from spillway.rpc.remote import Remote
 from spillway.settings import ServerSettings, SettingsError
@@ -313,16 +313,16 @@ async def test_a_provider_whose_key_is_missing_keeps_the_service_from_starting(v
 
 async def test_no_socket_waits_to_fill_a_packet(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
-    plain = OpenAI._spare
+    plain = Spares.keep
 
-    def looking(self: OpenAI, response: aiohttp.ClientResponse) -> None:
+    def looking(self: Spares, response: aiohttp.ClientResponse) -> None:
         transport = response.connection.transport if response.connection is not None else None
         if transport is not None:
             sock = transport.get_extra_info("socket")
             found.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         plain(self, response)
 
-    monkeypatch.setattr(OpenAI, "_spare", looking)
+    monkeypatch.setattr(Spares, "keep", looking)
     async with running(OpenAISimulator(interval_s=0.005), valkey) as rig:
         for _ in range(3):
             await rig.stream(spec())
