@@ -7,6 +7,7 @@ import json
 import socket
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -23,7 +24,6 @@ from spillway.errors import (
     ScopeMissing,
     TargetTimeout,
 )
-from spillway.openai.connection import Spares
 from spillway.rpc.keys import hash_key
 from spillway.rpc.remote import Remote
 from spillway.settings import ServerSettings, SettingsError
@@ -313,17 +313,16 @@ async def test_a_provider_whose_key_is_missing_keeps_the_service_from_starting(v
 
 async def test_no_socket_waits_to_fill_a_packet(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
-    plain = Spares.keep
+    plain = aiohttp.ClientResponse.start
 
-    def looking(self: Spares, response: aiohttp.ClientResponse) -> None:
-        transport = response.connection.transport if response.connection is not None else None
-        if transport is not None:
-            sock = transport.get_extra_info("socket")
-            found.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
-        plain(self, response)
+    async def looking(self: aiohttp.ClientResponse, connection: Any) -> aiohttp.ClientResponse:
+        sock = connection.transport.get_extra_info("socket")
+        found.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        return await plain(self, connection)
 
-    monkeypatch.setattr(Spares, "keep", looking)
+    monkeypatch.setattr(aiohttp.ClientResponse, "start", looking)
     async with running(OpenAISimulator(interval_s=0.005), valkey) as rig:
         for _ in range(3):
             await rig.stream(spec())
+    assert len(found) == 3
     assert all(found)
