@@ -6,12 +6,19 @@ from spillway.v1.cloud_pb2 import (
     Provider as Provider,
     RateLimit as RateLimit,
 )
+from spillway.v1.embedding_pb2 import (
+    Embedding as Embedding,
+    EmbeddingInput as EmbeddingInput,
+    EmbeddingSpec as EmbeddingSpec,
+    EmbeddingTokens as EmbeddingTokens,
+)
 from spillway.v1.engine_pb2 import (
     ENGINE_STATE_DRAINING as ENGINE_STATE_DRAINING,
     ENGINE_STATE_SERVING as ENGINE_STATE_SERVING,
     ENGINE_STATE_STARTING as ENGINE_STATE_STARTING,
     ENGINE_STATE_UNHEALTHY as ENGINE_STATE_UNHEALTHY,
     ENGINE_STATE_UNSPECIFIED as ENGINE_STATE_UNSPECIFIED,
+    ENGINE_STATE_WARMING as ENGINE_STATE_WARMING,
     EngineState as EngineState,
     GetLoadRequest as GetLoadRequest,
     GetLoadResponse as GetLoadResponse,
@@ -110,12 +117,14 @@ from spillway.v1.generation_pb2 import (
 from spillway.v1.inference_pb2 import (
     CAPABILITY_ADAPTERS as CAPABILITY_ADAPTERS,
     CAPABILITY_CHOICES as CAPABILITY_CHOICES,
+    CAPABILITY_EMBEDDINGS as CAPABILITY_EMBEDDINGS,
     CAPABILITY_GRAMMAR as CAPABILITY_GRAMMAR,
     CAPABILITY_IMAGES as CAPABILITY_IMAGES,
     CAPABILITY_JSON_OBJECT as CAPABILITY_JSON_OBJECT,
     CAPABILITY_JSON_SCHEMA as CAPABILITY_JSON_SCHEMA,
     CAPABILITY_LOGPROBS as CAPABILITY_LOGPROBS,
     CAPABILITY_PREFILL as CAPABILITY_PREFILL,
+    CAPABILITY_PROMPT_LOGPROBS as CAPABILITY_PROMPT_LOGPROBS,
     CAPABILITY_REASONING_EFFORT as CAPABILITY_REASONING_EFFORT,
     CAPABILITY_REGEX as CAPABILITY_REGEX,
     CAPABILITY_SUFFIX as CAPABILITY_SUFFIX,
@@ -127,6 +136,8 @@ from spillway.v1.inference_pb2 import (
     Choice as Choice,
     CountTokensRequest as CountTokensRequest,
     CountTokensResponse as CountTokensResponse,
+    EmbedRequest as EmbedRequest,
+    EmbedResponse as EmbedResponse,
     GenerateRequest as GenerateRequest,
     GenerateResponse as GenerateResponse,
     ListModelsRequest as ListModelsRequest,

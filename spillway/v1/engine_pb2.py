@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18spillway/v1/engine.proto\x12\x0bspillway.v1\"\x10\n\x0eGetLoadRequest\"2\n\x0fGetLoadResponse\x12\x1f\n\x04load\x18\x01 \x01(\x0b\x32\x11.spillway.v1.Load\"<\n\x10WatchLoadRequest\x12\x18\n\x0binterval_ms\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_interval_ms\"F\n\x11WatchLoadResponse\x12\x1f\n\x04load\x18\x01 \x01(\x0b\x32\x11.spillway.v1.Load\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\xc9\x02\n\x04Load\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.spillway.v1.EngineState\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x13\n\x06\x61ge_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07running\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x14\n\x07waiting\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x1b\n\x0ekv_cache_usage\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x1e\n\x11tokens_per_second\x18\x07 \x01(\x01H\x04\x88\x01\x01\x12\"\n\x15prefix_cache_hit_rate\x18\x08 \x01(\x01H\x05\x88\x01\x01\x42\t\n\x07_age_msB\n\n\x08_runningB\n\n\x08_waitingB\x11\n\x0f_kv_cache_usageB\x14\n\x12_tokens_per_secondB\x18\n\x16_prefix_cache_hit_rate*\x97\x01\n\x0b\x45ngineState\x12\x1c\n\x18\x45NGINE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NGINE_STATE_STARTING\x10\x01\x12\x18\n\x14\x45NGINE_STATE_SERVING\x10\x02\x12\x19\n\x15\x45NGINE_STATE_DRAINING\x10\x03\x12\x1a\n\x16\x45NGINE_STATE_UNHEALTHY\x10\x04\x32\xac\x01\n\x16\x45ngineTelemetryService\x12\x44\n\x07GetLoad\x12\x1b.spillway.v1.GetLoadRequest\x1a\x1c.spillway.v1.GetLoadResponse\x12L\n\tWatchLoad\x12\x1d.spillway.v1.WatchLoadRequest\x1a\x1e.spillway.v1.WatchLoadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18spillway/v1/engine.proto\x12\x0bspillway.v1\"\x10\n\x0eGetLoadRequest\"2\n\x0fGetLoadResponse\x12\x1f\n\x04load\x18\x01 \x01(\x0b\x32\x11.spillway.v1.Load\"<\n\x10WatchLoadRequest\x12\x18\n\x0binterval_ms\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_interval_ms\"F\n\x11WatchLoadResponse\x12\x1f\n\x04load\x18\x01 \x01(\x0b\x32\x11.spillway.v1.Load\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\xc9\x02\n\x04Load\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.spillway.v1.EngineState\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x13\n\x06\x61ge_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07running\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x14\n\x07waiting\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x1b\n\x0ekv_cache_usage\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x1e\n\x11tokens_per_second\x18\x07 \x01(\x01H\x04\x88\x01\x01\x12\"\n\x15prefix_cache_hit_rate\x18\x08 \x01(\x01H\x05\x88\x01\x01\x42\t\n\x07_age_msB\n\n\x08_runningB\n\n\x08_waitingB\x11\n\x0f_kv_cache_usageB\x14\n\x12_tokens_per_secondB\x18\n\x16_prefix_cache_hit_rate*\xb1\x01\n\x0b\x45ngineState\x12\x1c\n\x18\x45NGINE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NGINE_STATE_STARTING\x10\x01\x12\x18\n\x14\x45NGINE_STATE_SERVING\x10\x02\x12\x19\n\x15\x45NGINE_STATE_DRAINING\x10\x03\x12\x1a\n\x16\x45NGINE_STATE_UNHEALTHY\x10\x04\x12\x18\n\x14\x45NGINE_STATE_WARMING\x10\x05\x32\xac\x01\n\x16\x45ngineTelemetryService\x12\x44\n\x07GetLoad\x12\x1b.spillway.v1.GetLoadRequest\x1a\x1c.spillway.v1.GetLoadResponse\x12L\n\tWatchLoad\x12\x1d.spillway.v1.WatchLoadRequest\x1a\x1e.spillway.v1.WatchLoadResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.engine_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENGINESTATE']._serialized_start=578
-  _globals['_ENGINESTATE']._serialized_end=729
+  _globals['_ENGINESTATE']._serialized_end=755
   _globals['_GETLOADREQUEST']._serialized_start=41
   _globals['_GETLOADREQUEST']._serialized_end=57
   _globals['_GETLOADRESPONSE']._serialized_start=59
@@ -43,6 +43,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHLOADRESPONSE']._serialized_end=243
   _globals['_LOAD']._serialized_start=246
   _globals['_LOAD']._serialized_end=575
-  _globals['_ENGINETELEMETRYSERVICE']._serialized_start=732
-  _globals['_ENGINETELEMETRYSERVICE']._serialized_end=904
+  _globals['_ENGINETELEMETRYSERVICE']._serialized_start=758
+  _globals['_ENGINETELEMETRYSERVICE']._serialized_end=930
 # @@protoc_insertion_point(module_scope)

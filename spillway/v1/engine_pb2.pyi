@@ -28,6 +28,8 @@ class _EngineStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EngineSta
     ENGINE_STATE_SERVING: _EngineState.ValueType  # 2
     ENGINE_STATE_DRAINING: _EngineState.ValueType  # 3
     ENGINE_STATE_UNHEALTHY: _EngineState.ValueType  # 4
+    ENGINE_STATE_WARMING: _EngineState.ValueType  # 5
+    """The model is loaded and has not said its first token."""
 
 class EngineState(_EngineState, metaclass=_EngineStateEnumTypeWrapper): ...
 
@@ -36,6 +38,8 @@ ENGINE_STATE_STARTING: EngineState.ValueType  # 1
 ENGINE_STATE_SERVING: EngineState.ValueType  # 2
 ENGINE_STATE_DRAINING: EngineState.ValueType  # 3
 ENGINE_STATE_UNHEALTHY: EngineState.ValueType  # 4
+ENGINE_STATE_WARMING: EngineState.ValueType  # 5
+"""The model is loaded and has not said its first token."""
 Global___EngineState: _TypeAlias = EngineState  # noqa: Y015
 
 @_typing.final

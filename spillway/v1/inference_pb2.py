@@ -22,42 +22,47 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from spillway.v1 import embedding_pb2 as spillway_dot_v1_dot_embedding__pb2
 from spillway.v1 import event_pb2 as spillway_dot_v1_dot_event__pb2
 from spillway.v1 import generation_pb2 as spillway_dot_v1_dot_generation__pb2
 from spillway.v1 import policy_pb2 as spillway_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/inference.proto\x12\x0bspillway.v1\x1a\x17spillway/v1/event.proto\x1a\x1cspillway/v1/generation.proto\x1a\x18spillway/v1/policy.proto\"\x91\x01\n\x0fGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\x82\x01\n\x10GenerateResponse\x12%\n\x07started\x18\x01 \x01(\x0b\x32\x14.spillway.v1.Started\x12$\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x13.spillway.v1.Choice\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.spillway.v1.Usage\"X\n\x06\x43hoice\x12#\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x12.spillway.v1.Delta\x12)\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x19.spillway.v1.ChoiceFinish\"\x97\x01\n\x15StreamGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"E\n\x16StreamGenerateResponse\x12+\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1c.spillway.v1.GenerationEvent\"?\n\x12\x43ountTokensRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\"C\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\r\n\x05model\x18\x03 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.spillway.v1.Model\"\xcd\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.spillway.v1.TargetKind\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x1b\n\x0e\x63ontext_window\x18\x05 \x01(\rH\x00\x88\x01\x01\x12-\n\x0c\x63\x61pabilities\x18\x06 \x03(\x0e\x32\x17.spillway.v1.Capability\x12\x10\n\x08\x61\x64\x61pters\x18\x07 \x03(\tB\x11\n\x0f_context_window*W\n\nTargetKind\x12\x1b\n\x17TARGET_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TARGET_KIND_LOCAL\x10\x01\x12\x15\n\x11TARGET_KIND_CLOUD\x10\x02*\x8c\x03\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41PABILITY_JSON_SCHEMA\x10\x01\x12\x1a\n\x16\x43\x41PABILITY_JSON_OBJECT\x10\x02\x12\x14\n\x10\x43\x41PABILITY_REGEX\x10\x03\x12\x16\n\x12\x43\x41PABILITY_GRAMMAR\x10\x04\x12\x16\n\x12\x43\x41PABILITY_CHOICES\x10\x05\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x06\x12\x15\n\x11\x43\x41PABILITY_IMAGES\x10\x07\x12\x17\n\x13\x43\x41PABILITY_LOGPROBS\x10\x08\x12\x1f\n\x1b\x43\x41PABILITY_REASONING_EFFORT\x10\t\x12\x17\n\x13\x43\x41PABILITY_ADAPTERS\x10\n\x12\x1a\n\x16\x43\x41PABILITY_TOKEN_INPUT\x10\x0b\x12\x19\n\x15\x43\x41PABILITY_TEXT_INPUT\x10\x0c\x12\x15\n\x11\x43\x41PABILITY_SUFFIX\x10\r\x12\x16\n\x12\x43\x41PABILITY_PREFILL\x10\x0e\x32\xd9\x02\n\x10InferenceService\x12G\n\x08Generate\x12\x1c.spillway.v1.GenerateRequest\x1a\x1d.spillway.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".spillway.v1.StreamGenerateRequest\x1a#.spillway.v1.StreamGenerateResponse0\x01\x12P\n\x0b\x43ountTokens\x12\x1f.spillway.v1.CountTokensRequest\x1a .spillway.v1.CountTokensResponse\x12M\n\nListModels\x12\x1e.spillway.v1.ListModelsRequest\x1a\x1f.spillway.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/inference.proto\x12\x0bspillway.v1\x1a\x1bspillway/v1/embedding.proto\x1a\x17spillway/v1/event.proto\x1a\x1cspillway/v1/generation.proto\x1a\x18spillway/v1/policy.proto\"\x91\x01\n\x0fGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\x82\x01\n\x10GenerateResponse\x12%\n\x07started\x18\x01 \x01(\x0b\x32\x14.spillway.v1.Started\x12$\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x13.spillway.v1.Choice\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.spillway.v1.Usage\"X\n\x06\x43hoice\x12#\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x12.spillway.v1.Delta\x12)\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x19.spillway.v1.ChoiceFinish\"\x97\x01\n\x15StreamGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"E\n\x16StreamGenerateResponse\x12+\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1c.spillway.v1.GenerationEvent\"?\n\x12\x43ountTokensRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\"C\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\r\n\x05model\x18\x03 \x01(\t\"\x8d\x01\n\x0c\x45mbedRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x1a.spillway.v1.EmbeddingSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\x91\x01\n\rEmbedResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12*\n\nembeddings\x18\x04 \x03(\x0b\x32\x16.spillway.v1.Embedding\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.spillway.v1.Usage\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.spillway.v1.Model\"\xcd\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.spillway.v1.TargetKind\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x1b\n\x0e\x63ontext_window\x18\x05 \x01(\rH\x00\x88\x01\x01\x12-\n\x0c\x63\x61pabilities\x18\x06 \x03(\x0e\x32\x17.spillway.v1.Capability\x12\x10\n\x08\x61\x64\x61pters\x18\x07 \x03(\tB\x11\n\x0f_context_window*W\n\nTargetKind\x12\x1b\n\x17TARGET_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TARGET_KIND_LOCAL\x10\x01\x12\x15\n\x11TARGET_KIND_CLOUD\x10\x02*\xc7\x03\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41PABILITY_JSON_SCHEMA\x10\x01\x12\x1a\n\x16\x43\x41PABILITY_JSON_OBJECT\x10\x02\x12\x14\n\x10\x43\x41PABILITY_REGEX\x10\x03\x12\x16\n\x12\x43\x41PABILITY_GRAMMAR\x10\x04\x12\x16\n\x12\x43\x41PABILITY_CHOICES\x10\x05\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x06\x12\x15\n\x11\x43\x41PABILITY_IMAGES\x10\x07\x12\x17\n\x13\x43\x41PABILITY_LOGPROBS\x10\x08\x12\x1f\n\x1b\x43\x41PABILITY_REASONING_EFFORT\x10\t\x12\x17\n\x13\x43\x41PABILITY_ADAPTERS\x10\n\x12\x1a\n\x16\x43\x41PABILITY_TOKEN_INPUT\x10\x0b\x12\x19\n\x15\x43\x41PABILITY_TEXT_INPUT\x10\x0c\x12\x15\n\x11\x43\x41PABILITY_SUFFIX\x10\r\x12\x16\n\x12\x43\x41PABILITY_PREFILL\x10\x0e\x12\x19\n\x15\x43\x41PABILITY_EMBEDDINGS\x10\x0f\x12\x1e\n\x1a\x43\x41PABILITY_PROMPT_LOGPROBS\x10\x10\x32\x99\x03\n\x10InferenceService\x12G\n\x08Generate\x12\x1c.spillway.v1.GenerateRequest\x1a\x1d.spillway.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".spillway.v1.StreamGenerateRequest\x1a#.spillway.v1.StreamGenerateResponse0\x01\x12P\n\x0b\x43ountTokens\x12\x1f.spillway.v1.CountTokensRequest\x1a .spillway.v1.CountTokensResponse\x12M\n\nListModels\x12\x1e.spillway.v1.ListModelsRequest\x1a\x1f.spillway.v1.ListModelsResponse\x12>\n\x05\x45mbed\x12\x19.spillway.v1.EmbedRequest\x1a\x1a.spillway.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TARGETKIND']._serialized_start=1142
-  _globals['_TARGETKIND']._serialized_end=1229
-  _globals['_CAPABILITY']._serialized_start=1232
-  _globals['_CAPABILITY']._serialized_end=1628
-  _globals['_GENERATEREQUEST']._serialized_start=126
-  _globals['_GENERATEREQUEST']._serialized_end=271
-  _globals['_GENERATERESPONSE']._serialized_start=274
-  _globals['_GENERATERESPONSE']._serialized_end=404
-  _globals['_CHOICE']._serialized_start=406
-  _globals['_CHOICE']._serialized_end=494
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=497
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=648
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=650
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=719
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=721
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=784
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=786
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=853
-  _globals['_LISTMODELSREQUEST']._serialized_start=855
-  _globals['_LISTMODELSREQUEST']._serialized_end=874
-  _globals['_LISTMODELSRESPONSE']._serialized_start=876
-  _globals['_LISTMODELSRESPONSE']._serialized_end=932
-  _globals['_MODEL']._serialized_start=935
-  _globals['_MODEL']._serialized_end=1140
-  _globals['_INFERENCESERVICE']._serialized_start=1631
-  _globals['_INFERENCESERVICE']._serialized_end=1976
+  _globals['_TARGETKIND']._serialized_start=1463
+  _globals['_TARGETKIND']._serialized_end=1550
+  _globals['_CAPABILITY']._serialized_start=1553
+  _globals['_CAPABILITY']._serialized_end=2008
+  _globals['_GENERATEREQUEST']._serialized_start=155
+  _globals['_GENERATEREQUEST']._serialized_end=300
+  _globals['_GENERATERESPONSE']._serialized_start=303
+  _globals['_GENERATERESPONSE']._serialized_end=433
+  _globals['_CHOICE']._serialized_start=435
+  _globals['_CHOICE']._serialized_end=523
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=526
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=677
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=679
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=748
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=750
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=813
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=815
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=882
+  _globals['_EMBEDREQUEST']._serialized_start=885
+  _globals['_EMBEDREQUEST']._serialized_end=1026
+  _globals['_EMBEDRESPONSE']._serialized_start=1029
+  _globals['_EMBEDRESPONSE']._serialized_end=1174
+  _globals['_LISTMODELSREQUEST']._serialized_start=1176
+  _globals['_LISTMODELSREQUEST']._serialized_end=1195
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1197
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1253
+  _globals['_MODEL']._serialized_start=1256
+  _globals['_MODEL']._serialized_end=1461
+  _globals['_INFERENCESERVICE']._serialized_start=2011
+  _globals['_INFERENCESERVICE']._serialized_end=2420
 # @@protoc_insertion_point(module_scope)

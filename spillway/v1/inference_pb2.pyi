@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from spillway.v1 import embedding_pb2 as _embedding_pb2
 from spillway.v1 import event_pb2 as _event_pb2
 from spillway.v1 import generation_pb2 as _generation_pb2
 from spillway.v1 import policy_pb2 as _policy_pb2
@@ -62,6 +63,9 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     """A text with a suffix: fill in the middle."""
     CAPABILITY_PREFILL: _Capability.ValueType  # 14
     """An answer that another model began is continued: a continuation by its text alone."""
+    CAPABILITY_EMBEDDINGS: _Capability.ValueType  # 15
+    """It embeds, and generates nothing."""
+    CAPABILITY_PROMPT_LOGPROBS: _Capability.ValueType  # 16
 
 class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper): ...
 
@@ -82,6 +86,9 @@ CAPABILITY_SUFFIX: Capability.ValueType  # 13
 """A text with a suffix: fill in the middle."""
 CAPABILITY_PREFILL: Capability.ValueType  # 14
 """An answer that another model began is continued: a continuation by its text alone."""
+CAPABILITY_EMBEDDINGS: Capability.ValueType  # 15
+"""It embeds, and generates nothing."""
+CAPABILITY_PROMPT_LOGPROBS: Capability.ValueType  # 16
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
 
 @_typing.final
@@ -263,6 +270,73 @@ class CountTokensResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CountTokensResponse: _TypeAlias = CountTokensResponse  # noqa: Y015
+
+@_typing.final
+class EmbedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    STAMP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spec(self) -> _embedding_pb2.EmbeddingSpec: ...
+    @_builtins.property
+    def policy(self) -> _policy_pb2.RoutingPolicy: ...
+    @_builtins.property
+    def stamp(self) -> _policy_pb2.PolicyStamp:
+        """Set by routers; a caller leaves it unset."""
+
+    def __init__(
+        self,
+        *,
+        spec: _embedding_pb2.EmbeddingSpec | None = ...,
+        policy: _policy_pb2.RoutingPolicy | None = ...,
+        stamp: _policy_pb2.PolicyStamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "spec", b"spec", "stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "spec", b"spec", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
+
+@_typing.final
+class EmbedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    model: _builtins.str
+    """The model that embedded; vectors of different models do not compare."""
+    target: _builtins.str
+    """The target that embedded."""
+    @_builtins.property
+    def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[_embedding_pb2.Embedding]:
+        """One per input, in their order, all of one length."""
+
+    @_builtins.property
+    def usage(self) -> _event_pb2.Usage: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        target: _builtins.str = ...,
+        embeddings: _abc.Iterable[_embedding_pb2.Embedding] | None = ...,
+        usage: _event_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model", b"model", "request_id", b"request_id", "target", b"target", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):

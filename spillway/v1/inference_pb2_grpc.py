@@ -55,6 +55,11 @@ class InferenceServiceStub:
                 request_serializer=spillway_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=spillway_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/spillway.v1.InferenceService/Embed',
+                request_serializer=spillway_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -85,6 +90,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """A target either generates or embeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +119,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=spillway_dot_v1_dot_inference__pb2.ListModelsRequest.FromString,
                     response_serializer=spillway_dot_v1_dot_inference__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=spillway_dot_v1_dot_inference__pb2.EmbedRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_inference__pb2.EmbedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -218,6 +235,33 @@ class InferenceService:
             '/spillway.v1.InferenceService/ListModels',
             spillway_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
             spillway_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.InferenceService/Embed',
+            spillway_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+            spillway_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,
