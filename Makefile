@@ -4,10 +4,12 @@
 #   SPILLWAY_ENGINE=cpu    vLLM for this machine: cpu, gpu (NVIDIA), or none (the mesh without an engine of its own)
 #   MODEL=...              for demo and up: a Hugging Face id or a local folder instead of the bundled model
 #   TESTS=tests/unit       for test: only these
+#   WORKERS=2              for test: processes; each takes whole files of tests, and starts its own engines
 
 # vLLM for CPUs exists for Linux alone; elsewhere the mesh runs with any local runtime that has an OpenAI-style API.
 SPILLWAY_ENGINE ?= $(if $(filter Linux,$(shell uname -s)),cpu,none)
 TESTS ?= tests
+WORKERS ?= 2
 
 BIN := .venv/bin
 READY := .venv/ready-$(SPILLWAY_ENGINE)
@@ -28,7 +30,7 @@ up: $(READY) ## start the mesh on this machine and leave it running until Ctrl-C
 	@$(BIN)/spillway up
 
 test: $(READY) ## every test, or those that TESTS names
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 lint: $(READY) $(NODE_READY) ## format, style, import walls, protos, generated code, image files, house rules
 	$(BIN)/ruff format --check .

@@ -37,12 +37,12 @@ async def test_a_text_without_any_is_told_by_the_exit_code() -> None:
 
 @pytest.mark.parametrize("content", [None, b"\xff"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
-    file = tmp_path / "text"
+    file = tmp_path / "text"  # its whole path may be longer than a line
     if content is not None:
         file.write_bytes(content)
     told = CliRunner().invoke(app, ["inspect", str(file), "--address", "127.0.0.1:1"])
     assert told.exit_code == 2
-    assert "text" in told.stderr
+    assert "text" in "".join(told.stderr.replace("│", " ").split())
 
 
 def test_where_no_validator_answers_it_says_so() -> None:
