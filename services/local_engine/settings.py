@@ -71,7 +71,9 @@ class VllmSettings(Section):
     quantization: str | None = Field(None, description="a method vLLM knows; absent: as the model's files say")
     max_model_len: int | None = Field(None, gt=1, description="context in tokens; absent: the model's own")
     max_num_seqs: int | None = Field(None, gt=0, description="answers generated at once")
-    max_num_batched_tokens: int = Field(4096, gt=0, description="tokens computed in one step")
+    max_num_batched_tokens: int | None = Field(
+        None, gt=0, description="tokens computed in one step; absent: 4096, on CPUs 512, as long steps hold up all"
+    )
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1, description="share of each GPU's memory")
     tensor_parallel_size: int = Field(1, gt=0, description="GPUs, or CPU workers, one copy of the model is spread over")
     pipeline_parallel_size: int = Field(1, gt=0, description="GPUs that the layers of one copy follow each other over")

@@ -8,7 +8,7 @@ import torch
 
 from services.local_engine import model_source
 from services.local_engine.settings import LocalEngineSettings, SpeculationSettings
-from spillway.doctor.fit import SMALL_WEIGHTS_BYTES
+from spillway.doctor.fit import BATCHED_TOKENS, SMALL_WEIGHTS_BYTES
 
 PENALTIES = "services.local_engine.vllm_penalties:EarlierPenalties"
 
@@ -16,12 +16,13 @@ PENALTIES = "services.local_engine.vllm_penalties:EarlierPenalties"
 def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, Any]:
     """Return what vLLM's AsyncEngineArgs are made with, on a CPU or a GPU."""
     vllm = settings.vllm
+    batched = vllm.max_num_batched_tokens or BATCHED_TOKENS["cpu" if cpu else "gpu"]
     arguments: dict[str, Any] = {
         "model": settings.model,
         "served_model_name": settings.name,
         "dtype": _dtype(settings) if cpu else vllm.dtype,
         "quantization": vllm.quantization,
-        "max_num_batched_tokens": max(vllm.max_num_batched_tokens, vllm.max_num_seqs or 0),
+        "max_num_batched_tokens": max(batched, vllm.max_num_seqs or 0),
         "gpu_memory_utilization": vllm.gpu_memory_utilization,
         "tensor_parallel_size": vllm.tensor_parallel_size,
         "pipeline_parallel_size": vllm.pipeline_parallel_size,

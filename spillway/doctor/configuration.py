@@ -31,7 +31,7 @@ class VllmPart(_Part):
     kv_cache_dtype: str = Field("auto", pattern=f"^(?:{KV_CACHE_DTYPES})$")
     max_model_len: int | None = Field(None, gt=1)
     max_num_seqs: int | None = Field(None, gt=0)
-    max_num_batched_tokens: int = Field(4096, gt=0)
+    max_num_batched_tokens: int | None = Field(None, gt=0)
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     tensor_parallel_size: int = Field(1, gt=0)
     pipeline_parallel_size: int = Field(1, gt=0)

@@ -24,6 +24,8 @@ KV_CACHE_DTYPES = r"auto|float32|float16|bfloat16|(?:fp8|int8|int4|nvfp4)\w*"
 """Pattern of the names whose width is known; vLLM has more."""
 _BLOCK = {"gpu": 16, "cpu": 128}
 """Tokens that vLLM keeps together: a stream takes whole blocks."""
+BATCHED_TOKENS = {"gpu": 4096, "cpu": 512}
+"""Tokens computed in one step where nothing is said: on CPUs a step of 4,096 takes seconds, and holds up all answers."""
 _STREAMS = {"gpu": 256, "cpu": 128}
 """Answers at once that vLLM plans for where it is told nothing."""
 
@@ -49,7 +51,7 @@ class Asked:
     kv_cache_bytes: int | None = None
     max_model_len: int | None = None
     max_num_seqs: int | None = None
-    max_num_batched_tokens: int = 4096
+    max_num_batched_tokens: int | None = None
     gpu_memory_utilization: float = 0.85
     tensor_parallel_size: int = 1
 
@@ -99,7 +101,7 @@ def fit(model: Model, machine: Machine, asked: Asked, *, stream_tokens: int = 40
     device, shards = machine.device, asked.tensor_parallel_size
     width = computed_width(model, machine, asked)
     kv_width = kv_cache_width(asked, width)
-    batched = asked.max_num_batched_tokens
+    batched = asked.max_num_batched_tokens or BATCHED_TOKENS[device]
     activation = model.shape.activation_bytes(batched, asked.max_num_seqs or _STREAMS[device], width) if margin else 0
     runtime = RUNTIME_BYTES if margin else 0
     weights = loaded_bytes(model, asked, width)
