@@ -25,7 +25,7 @@ KV_CACHE_DTYPES = r"auto|float32|float16|bfloat16|(?:fp8|int8|int4|nvfp4)\w*"
 _BLOCK = {"gpu": 16, "cpu": 128}
 """Tokens that vLLM keeps together: a stream takes whole blocks."""
 BATCHED_TOKENS = {"gpu": 4096, "cpu": 512}
-"""Tokens computed in one step where nothing is said: on CPUs a step of 4,096 takes seconds, and holds up all answers."""
+"""Tokens computed in one step where nothing is said: on a CPU one of 4,096 takes seconds, and holds up all answers."""
 _STREAMS = {"gpu": 256, "cpu": 128}
 """Answers at once that vLLM plans for where it is told nothing."""
 
