@@ -95,6 +95,8 @@ async def _load(address: str, key: str | None) -> str:
 def describe_load(load: v1.Load) -> str:
     """Return what the engine says of itself, leaving out what it does not say."""
     parts = []
+    if load.state not in (v1.ENGINE_STATE_UNSPECIFIED, v1.ENGINE_STATE_SERVING):
+        parts.append(word(v1.EngineState, load.state))
     if load.HasField("running"):
         parts.append(f"{load.running} running")
     if load.HasField("waiting"):

@@ -159,6 +159,8 @@ def test_log_lines_become_readable_and_noise_stays_in_the_file() -> None:
 def test_a_load_that_is_unknown_is_not_told_as_zero() -> None:
     assert describe_load(v1.Load()) == "says nothing of its load"
     assert describe_load(v1.Load(running=0, waiting=2)) == "0 running, 2 waiting"
+    assert describe_load(v1.Load(state=v1.ENGINE_STATE_SERVING, running=0)) == "0 running"
+    assert describe_load(v1.Load(state=v1.ENGINE_STATE_WARMING)) == "warming"
 
 
 def test_a_simulated_provider_is_called_so() -> None:
