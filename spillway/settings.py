@@ -9,7 +9,7 @@ then its own section over it, then the environment over both:
 A variable's value is text or a number; one that begins with [ or { is YAML, and `null` means nothing is set.
 
 A file may also have the keys of the well-known template (docs/template.md): they are turned into ours as it is read.
-Several local engines on one machine are the entries of `local_engines`, each laid over `local_engine` (docs/machine.md).
+Local engines that share a machine are the entries of `local_engines`, each laid over `local_engine` (docs/machine.md).
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ log = get_logger(__name__)
 def require(settings: LocalEngineSettings, machine: Machine, cache: Path) -> Lot:
     """Return what this engine gets of `machine`: all of it, unless other engines are configured beside it.
 
-    Raises SettingsHopeless, with the numbers, for a model or for engines that cannot fit; SettingsError, where the model
-    only does not fit now, or where its files are damaged, or the GPU's driver is dead. `cache` is where downloaded
+    Raises SettingsHopeless, with the numbers, for a model or for engines that cannot fit; SettingsError, where the
+    model only does not fit now, or its files are damaged, or the GPU's driver is dead. `cache` is where downloaded
     models are; one that is not on this disk yet is not judged.
     """
     lot = certain = Lot(_empty(machine), asked(settings))

@@ -192,7 +192,8 @@ class Translation:
         stated = self._stated("router.targets")
         if stated is None:
             self._put("router.validator", {"address": self._address("validator")})
-        if not isinstance(stated, list) or not any(_named(entry, "kind") == "local" for entry in stated):
+        local = isinstance(stated, list) and any(_named(entry, "kind") == "local" for entry in stated)
+        if not local and not self.ours.get("local_engines"):  # each of those is a target of its own
             targets.insert(0, self._local())
         self._add("router.targets", targets)
 
