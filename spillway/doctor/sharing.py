@@ -11,9 +11,6 @@ from spillway.doctor.fit import GIB, RUNTIME_BYTES, Asked, fit
 from spillway.doctor.machine import Machine
 from spillway.doctor.weights import Model
 
-KV_CACHE_BYTES = GIB
-"""Of an engine on CPUs that is told neither its KV cache nor its share, where there is as much."""
-LEAST_KV_BYTES = 2**26
 GPU_MEMORY = 0.85
 """Of a GPU's memory, shared by the engines on it that are not told their share: what one alone takes by default."""
 
@@ -109,27 +106,16 @@ def _memory(
         stated = ", ".join(f"{name} {residents[name].share.memory:g}" for name in budgets)
         findings.append(Finding("error", "memory_shared", f"shares of memory are more than all of it: {stated}"))
     fixed = {name: _fixed(machine, part, models[name], margin=True) for name, part in residents.items()}
-    stated_kv = {
-        name: part.vllm.tensor_parallel_size * round(part.vllm.cpu.kv_cache_gib * GIB)
-        for name, part in residents.items()
-        if "kv_cache_gib" in part.vllm.cpu.model_fields_set
-    }
-    open_ended = [name for name in residents if name not in budgets and name not in stated_kv]
-    used = sum(budgets.get(name, fixed[name] + stated_kv.get(name, 0)) for name in residents)
-    spare = (total - used) // len(open_ended) if open_ended else 0
-    kept: dict[str, int] = {}
+    kept = {}
     for name, part in residents.items():
-        workers = part.vllm.tensor_parallel_size
-        if name in stated_kv:
-            kept[name] = stated_kv[name]
-        elif name in budgets:
-            kept[name] = max(budgets[name] - fixed[name], workers * LEAST_KV_BYTES)
-        else:
-            kept[name] = max(min(workers * KV_CACHE_BYTES, spare), workers * LEAST_KV_BYTES)
-    certain = {
-        name: _fixed(machine, part, models[name], margin=margin) + kept[name] for name, part in residents.items()
+        left = budgets.get(name, 0) - fixed[name]
+        unstated = "kv_cache_gib" not in part.vllm.cpu.model_fields_set
+        told = part.vllm.tensor_parallel_size * round(part.vllm.cpu.kv_cache_gib * GIB)
+        kept[name] = left if unstated and left > 0 else told
+    takes = {
+        name: budgets.get(name, _fixed(machine, part, models[name], margin=margin) + kept[name])
+        for name, part in residents.items()
     }
-    takes = {name: budgets.get(name, certain[name]) for name in residents}
     lots = {}
     for name, part in residents.items():
         others = {other: taken for other, taken in takes.items() if other != name}
@@ -185,7 +171,7 @@ def _gpus(machine: Machine, residents: Mapping[str, EnginePart], findings: list[
         mine = tuple(number for number in devices[name] if 0 <= number < count)
         asked = replace(part.vllm.asked(), gpu_memory_utilization=max(0.01, shares[name]))
         beside = [
-            f"{other} on GPU {_list(devices[other])}, {shares[other]:.2f}" for other in residents if other != name
+            f"{other} has {shares[other]:.2f} of GPU {_list(devices[other])}" for other in residents if other != name
         ]
         gpus = tuple(machine.gpus[number] for number in mine)
         lots[name] = Lot(replace(machine, gpus=gpus), asked, devices=mine, beside="; ".join(beside))

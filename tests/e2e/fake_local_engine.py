@@ -17,11 +17,9 @@ from spillway.testing.fake_engine import FakeEngine, services
 
 
 class FakeSettings(ServiceSettings):
-    """Section `local_engine`, of which only what every service has is looked at, and the target."""
+    """Section `local_engine`, of which only what every service has is looked at."""
 
     model_config = ConfigDict(extra="ignore")
-
-    target: str = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +34,7 @@ class FakeApp:
 @asynccontextmanager
 async def build(settings: FakeSettings) -> AsyncIterator[FakeApp]:
     tracing = Tracing("local_engine", settings.telemetry)
-    engine = FakeEngine(
-        model="fake",
-        target=settings.target,
-        interval_s=0.01,
-        answer=lambda spec: "a fake engine answers word by word",
-    )
+    engine = FakeEngine(model="fake", interval_s=0.01, answer=lambda spec: "a fake engine answers word by word")
     server = Server(settings.server, services(engine), tracing=tracing)
     await server.start()
     await server.health.set_ready(True)
