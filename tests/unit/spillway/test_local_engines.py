@@ -10,6 +10,7 @@ import pytest
 from services.cloud_proxy.settings import CloudProxySettings
 from services.local_engine.settings import LocalEngineSettings
 from services.router.settings import RouterSettings
+from services.validator.settings import ValidatorSettings
 from spillway import settings
 from spillway.settings import ServiceSettings, SettingsError
 
@@ -131,3 +132,13 @@ def test_engines_before_runtimes_are_targets_with_what_those_can_do(tmp_path: Pa
     small, large = read("router", RouterSettings, tmp_path, text).targets
     assert "tools" in small.capabilities
     assert (small.context_window, large.tier) == (99, "small")
+
+
+def test_the_documented_mesh_is_one_that_every_service_takes() -> None:
+    file = Path(__file__).parents[3] / "docs" / "machine.yaml"
+    router = settings.load("router", RouterSettings, path=file, environ={})
+    assert [(target.name, target.tier) for target in router.targets] == [("small", "small"), ("large", "large")]
+    for name in ("small", "large"):
+        engine = settings.load("local_engine", LocalEngineSettings, path=file, environ={}, name=name)
+        assert engine.vllm.cpu.kv_cache_gib == 0.25
+    settings.load("validator", ValidatorSettings, path=file, environ={})
