@@ -209,6 +209,12 @@ class LocalEngineSettings(ServiceSettings):
     share: Share = Field(Share(), description="of `local_engines`: what it gets of the machine")
     machine: MachineSettings | None = None
 
+    @model_validator(mode="after")
+    def _shares_with_somebody(self) -> LocalEngineSettings:
+        if self.machine is None and (self.share != Share() or self.tier is not None):
+            raise ValueError("share, tier: are for the engines that `local_engines` names")
+        return self
+
     @property
     def name(self) -> str:
         """What the model is called here."""

@@ -91,8 +91,7 @@ def _together(done: Together, as_json: bool) -> int:
     console = out()
     console.print(_machine(done.machine))
     for name, engine in done.engines.items():
-        gets = f", {engine.lot!r}".replace("<Lot ", "").rstrip(">")
-        console.print(Text.assemble((name, "bold green"), gets))
+        console.print(Text.assemble((name, "bold"), f": {engine.lot.place}" if engine.lot else ""))
         if engine.model and engine.fit:
             console.print(_model_table(engine.model, engine.fit))
         else:

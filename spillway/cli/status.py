@@ -50,10 +50,10 @@ async def _status(found: Reach, key: str | None) -> int:
             )
         )
     engines = [name for name in addresses if name.partition(" ")[0] == ENGINE]
-    providers, router, *loads = await asyncio.gather(
+    loads, providers, router = await asyncio.gather(
+        asyncio.gather(*(_load(addresses[name], key) for name in engines)),
         _providers(addresses.get("cloud_proxy"), key),
         _router(found.router, key),
-        *(_load(addresses[name], key) for name in engines),
     )
     said = {**dict(zip(engines, loads, strict=True)), "cloud_proxy": providers, "router": describe_router(router)}
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))

@@ -29,9 +29,17 @@ class Lot:
     devices: tuple[int, ...] = ()
     beside: str = ""
 
+    @property
+    def place(self) -> str:
+        """Where it runs, in words."""
+        places = (
+            f"cores {_list(self.cores)}" if self.cores else "",
+            f"GPU {_list(self.devices)}" if self.devices else "",
+        )
+        return ", ".join(filter(None, places)) or "anywhere"
+
     def __repr__(self) -> str:
-        places = [f"cores {_list(self.cores)}" if self.cores else "", f"GPUs {_list(self.devices)}"]
-        return f"<Lot {', '.join(filter(None, places if self.devices else places[:1])) or 'anywhere'}>"
+        return f"<Lot {self.place}>"
 
 
 @dataclass(frozen=True, slots=True)

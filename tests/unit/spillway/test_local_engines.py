@@ -71,6 +71,12 @@ def test_one_of_several_is_named_and_the_only_one_need_not_be(tmp_path: Path) ->
     assert load(tmp_path, "local_engines: {}", None).machine is None
 
 
+def test_a_share_of_a_machine_that_nobody_shares_is_a_mistake(tmp_path: Path) -> None:
+    assert "share, tier: are for the engines" in mistakes(tmp_path, "local_engine: {share: {cores: 1}}", None)[0]
+    all_alike = "{local_engine: {share: {cores: 1}}, local_engines: {small: {}, large: {}}}"
+    assert load(tmp_path, all_alike, "large").share.cores == 1
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -186,7 +186,7 @@ def test_a_command_that_is_not_there_and_one_that_fails_are_told_apart() -> None
 
 def test_cores_are_listed_with_what_shares_something_beside_each_other(tmp_path: Path) -> None:
     topology = {0: (0, 0), 1: (0, 1), 2: (1, 0), 3: (1, 1), 4: (0, 0), 5: (0, 1), 6: (1, 0)}
-    files = {}
+    files: dict[str, str] = {}
     for core, (package, number) in topology.items():
         folder = f"sys/devices/system/cpu/cpu{core}/topology"
         files |= {f"{folder}/physical_package_id": f"{package}\n", f"{folder}/core_id": f"{number}\n"}

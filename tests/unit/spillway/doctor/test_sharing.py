@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillway.doctor.configuration import EnginePart
+from spillway.doctor.configuration import EnginePart, Share
 from spillway.doctor.family import member
 from spillway.doctor.fit import GIB, Verdict, fit
 from spillway.doctor.machine import Cpu, Gpu, Machine, Memory, Software
@@ -26,7 +26,7 @@ GPUS = replace(
 ONE_GPU = replace(GPUS, gpus=GPUS.gpus[:1])
 
 
-def divided(machine: Machine, model: str | None = None, **engines: dict[str, Any]) -> Division:
+def divided(machine: Machine, model: str | None = None, **engines: Any) -> Division:
     parts = {name: EnginePart.model_validate(told) for name, told in engines.items()}
     known = member(*model_at(model)) if model else None
     return divide(machine, parts, dict.fromkeys(parts, known))
@@ -54,7 +54,8 @@ def test_an_engine_that_says_how_many_cores_gets_them_and_the_others_share_the_r
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.none() | st.integers(1, 4), min_size=2))
 def test_no_core_is_that_of_two_engines(wanted: dict[str, int | None]) -> None:
-    division = divided(CPU, **{name: {"share": {"cores": cores}} for name, cores in wanted.items()})
+    parts = {name: EnginePart(share=Share(cores=cores)) for name, cores in wanted.items()}
+    division = divide(CPU, parts, dict.fromkeys(parts))
     given_out = [core for lot in division.lots.values() for core in lot.cores]
     assert len(given_out) == len(set(given_out))
     if not division.findings:
