@@ -66,7 +66,7 @@ def settled(own: Mapping[str, Any], sections: Mapping[str, Any], mesh: Mapping[s
             port = next(port for port in range(_port(first) or _port(LISTENS[GROUND]), 2**17) if port not in ports)
             ports[port] = f"{SECTION}.{name}"
             listens[name] = f"{host}:{port}"
-        target = str(_at(own, name, "target") or name)
+        target = str(section.get("target") or name)
         if (other := targets.setdefault(target, name)) != name:
             mistakes.append(f"{SECTION}.{name}.target: {target} is that of {SECTION}.{other} too")
         server = section.get("server") if isinstance(section.get("server"), dict) else {}

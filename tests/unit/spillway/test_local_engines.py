@@ -107,6 +107,10 @@ def test_a_share_of_a_machine_that_nobody_shares_is_a_mistake(tmp_path: Path) ->
             "local_engines: {small: {}, other: {target: small}}",
             "local_engines.other.target: small is that of local_engines.small too",
         ),
+        (
+            "{local_engine: {target: one}, local_engines: {small: {}, large: {}}}",
+            "local_engines.large.target: one is that of local_engines.small too",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_its_path(tmp_path: Path, text: str, told: str) -> None:
