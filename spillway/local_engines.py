@@ -63,7 +63,7 @@ def settled(own: Mapping[str, Any], sections: Mapping[str, Any], mesh: Mapping[s
     for name, section in sections.items():
         if name not in listens:
             host, _, first = str(_at(section, "server", "listen") or LISTENS[GROUND]).rpartition(":")
-            port = next(port for port in range(_port(first) or _port(LISTENS[GROUND]), 2**17) if port not in ports)
+            port = next(port for port in range(_port(first) or _port(LISTENS[GROUND]), 2**16) if port not in ports)
             ports[port] = f"{SECTION}.{name}"
             listens[name] = f"{host}:{port}"
         target = str(section.get("target") or name)
@@ -82,15 +82,18 @@ def settled(own: Mapping[str, Any], sections: Mapping[str, Any], mesh: Mapping[s
     return found
 
 
-def routed(router: Mapping[str, Any], engines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def routed(
+    router: Mapping[str, Any], engines: Mapping[str, Mapping[str, Any]], mesh: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the section `router` with a target for each engine, before others, where no local one is listed.
 
-    A listed local target without an address is the engine of its name. A policy file states all targets itself.
+    A listed target without an address is the engine of its name. A policy file states all targets itself. Where no
+    target is listed at all, the router asks the validator of `mesh`.
     """
     listed = router.get("targets")
     if router.get("policy_file") is not None or not isinstance(listed, (list, tuple, type(None))):
         return dict(router)
-    places = {str(section["target"]): _dialled(section) for section in engines.values()}
+    places = {str(section["target"]): _dialled(section["server"]["listen"]) for section in engines.values()}
     targets = [
         {"address": places[target["name"]], **target}
         if isinstance(target, dict) and target.get("name") in places
@@ -101,7 +104,8 @@ def routed(router: Mapping[str, Any], engines: Mapping[str, Mapping[str, Any]]) 
         return {**router, "targets": targets}
     found = {**router, "targets": [*map(_target, engines.values()), *targets]}
     if listed is None:
-        found.setdefault("validator", {"address": LISTENS["validator"]})
+        listen = _at(mesh, "validator", "server", "listen") or LISTENS["validator"]
+        found.setdefault("validator", {"address": _dialled(listen)})
     return found
 
 
@@ -110,7 +114,7 @@ def _target(section: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         "name": section["target"],
         "kind": "local",
-        "address": _dialled(section),
+        "address": _dialled(section["server"]["listen"]),
         "region": section.get("region"),
         "tier": section["tier"],
         "capabilities": runtime.capabilities(section),
@@ -120,8 +124,9 @@ def _target(section: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _dialled(section: Mapping[str, Any]) -> str:
-    host, _, port = str(section["server"]["listen"]).rpartition(":")
+def _dialled(listen: object) -> str:
+    """Where this machine reaches what listens there."""
+    host, _, port = str(listen).rpartition(":")
     return f"{'127.0.0.1' if host in EVERYWHERE else host}:{port}"
 
 

@@ -123,7 +123,7 @@ def load(section: str, model: type[S], *, path: Path | None, environ: Mapping[st
         settled = {key: found[engine][key] for key in local_engines.SETTLED}
         merged = overlay(merged, {**settled, "server": {"listen": found[engine]["server"]["listen"]}})
     if section == "router" and found:
-        merged = local_engines.routed(merged, found)
+        merged = local_engines.routed(merged, found, overlay(*layers))
     try:
         return model.model_validate(merged)
     except ValidationError as error:
