@@ -119,13 +119,13 @@ def test_a_mistake_is_told_with_its_path(tmp_path: Path, text: str, told: str) -
 
 
 def test_without_targets_every_engine_is_one_by_its_tier(tmp_path: Path) -> None:
-    router = read("router", RouterSettings, tmp_path, TWO + 'validator: {server: {listen: "0.0.0.0:7"}}')
+    router = read("router", RouterSettings, tmp_path, TWO + 'validator: {server: {listen: "validator:7073"}}')
     small, large = router.targets
     assert (small.name, small.tier, small.address, small.context_window) == ("small", "small", "127.0.0.1:7071", 1024)
     assert (large.name, large.tier, large.address, large.region) == ("large", "large", "127.0.0.1:7074", "site")
     assert "regex" in large.capabilities
     assert router.validator is not None
-    assert router.validator.address == "127.0.0.1:7"
+    assert router.validator.address == "validator:7073"
 
 
 def test_cloud_targets_come_behind_and_a_listed_local_one_needs_no_address(tmp_path: Path) -> None:
