@@ -95,3 +95,13 @@ async def test_a_real_engine_keeps_to_its_cores_beside_another_and_comes_back_al
     cores = os.sched_getaffinity(up.state["pids"]["local_engine large"])
     assert len(cores) == 1 or len(os.sched_getaffinity(0)) == 1
     await dies_alone(up, run, until)
+
+
+def test_engines_that_ask_for_more_than_there_is_end_the_whole_with_the_numbers(tmp_path: Path, run: Any) -> None:
+    config = configured(tmp_path)
+    mesh = yaml.safe_load(config.read_text())
+    mesh["local_engines"]["large"]["share"]["cores"] = 4096
+    config.write_text(yaml.safe_dump(mesh))
+    ended = run(tmp_path, "up", "--config", str(config))
+    assert ended.returncode == 2, ended.stderr
+    assert "cores large 4096, small 1 or more are asked for" in ended.stderr.replace("\n", " ")
