@@ -20,6 +20,8 @@ pytestmark = pytest.mark.e2e
 MIXED = Path(__file__).parent / "mixed_local_engine.py"
 """`large` is the real engine, `small` a fake one: two real ones take a minute to start on two cores."""
 PROMPT = "Say something."
+ENGINE_S = 240.0
+"""A real engine starts on one core here, beside whatever else runs."""
 
 
 def configured(folder: Path) -> Path:
@@ -49,7 +51,7 @@ async def dies_alone(up: Any, run: Any, until: Any) -> None:
         answer = await client.generate(PROMPT, max_tokens=5, category="complex", local_only=True, deadline_s=20)
     assert answer.target == "small"
     assert "degraded" in answer.route_reason
-    until(lambda: "local_engine large is ready again" in up.said(), "the engine is ready again")
+    until(lambda: "local_engine large is ready again" in up.said(), "the engine is ready again", ENGINE_S)
     assert up.state["pids"]["local_engine small"] == pids["local_engine small"]
     assert up.state["pids"]["local_engine large"] != pids["local_engine large"]
     until(lambda: "large · first" in complex_answer(run, up), "the router has reached it again")
@@ -90,7 +92,7 @@ async def test_a_real_engine_keeps_to_its_cores_beside_another_and_comes_back_al
 ) -> None:
     mixed = f"{sys.executable} {MIXED}"
     up = starts(tmp_path, "--config", str(configured(tmp_path)), "--engine-command", mixed, engine=True)
-    up.wait_ready()
+    up.wait_ready(ENGINE_S)
     await by_tier(up)
     cores = os.sched_getaffinity(up.state["pids"]["local_engine large"])
     assert len(cores) == 1 or len(os.sched_getaffinity(0)) == 1
