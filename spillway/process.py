@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from spillway import logs, settings
 from spillway.leash import end_with_parent
+from spillway.local_engines import GROUND, SECTION
 from spillway.rpc.server import Server
 from spillway.settings import ServiceSettings, SettingsError, SettingsHopeless
 
@@ -48,13 +49,16 @@ def main(section: str, model: type[S], build: Callable[[S], AbstractAsyncContext
     """
     parser = argparse.ArgumentParser(prog=f"python -m services.{section}", description=f"Spillway's {section}.")
     parser.add_argument("--config", type=Path, help="YAML file with the sections `shared` and `" + section + "`")
+    if section == GROUND:
+        parser.add_argument("--name", help=f"which one this is of those that `{SECTION}` names")
     arguments = parser.parse_args()
+    name = getattr(arguments, "name", None)
     try:
-        read = settings.load(section, model, path=arguments.config, environ=os.environ)
+        read = settings.load(section, model, path=arguments.config, environ=os.environ, name=name)
     except SettingsError as error:
-        print(f"spillway {section}: wrong settings\n{error}", file=sys.stderr)
+        print(f"spillway {f'{section} {name}' if name else section}: wrong settings\n{error}", file=sys.stderr)
         sys.exit(EXIT_SETTINGS)
-    logs.configure(read.logs, section)
+    logs.configure(read.logs, f"{section} {name}" if name else section)
     sys.exit(asyncio.run(_serve(build, read)))
 
 

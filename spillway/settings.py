@@ -9,6 +9,7 @@ then its own section over it, then the environment over both:
 A variable's value is text or a number; one that begins with [ or { is YAML, and `null` means nothing is set.
 
 A file may also have the keys of the well-known template (docs/template.md): they are turned into ours as it is read.
+Local engines that share a machine are the entries of `local_engines`, each laid over `local_engine` (docs/machine.md).
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from spillway import template
+from spillway import local_engines, template
 
 PREFIX = "SPILLWAY_"
 SHARED = "shared"
-SECTIONS = (SHARED, "router", "local_engine", "cloud_proxy", "validator")
+SECTIONS = (SHARED, "router", "local_engine", "local_engines", "cloud_proxy", "validator")
 
 
 class SettingsError(Exception):
@@ -102,21 +103,74 @@ class ServiceSettings(Section):
 S = TypeVar("S", bound=ServiceSettings)
 
 
-def load(section: str, model: type[S], *, path: Path | None, environ: Mapping[str, str]) -> S:
-    """Read the settings of service `section`.
+def load(section: str, model: type[S], *, path: Path | None, environ: Mapping[str, str], name: str | None = None) -> S:
+    """Read the settings of service `section`; of several local engines those of `name`.
 
     Raises SettingsError naming the path of every setting that is unknown, missing or wrong.
     """
-    layers = read_mesh(path) if path else {}
-    from_environment = read_environment(environ)
+    layers = (read_mesh(path) if path else {}, read_environment(environ))
+    found = engines(*layers)
+    engine = _chosen(found, name) if section == local_engines.GROUND else None
+    places = [SHARED, section, *([f"{local_engines.SECTION}.{engine}"] if engine else [])]
+    stated: dict[str, dict[str, Any]] = {place: {} for place in places}
     merged: dict[str, Any] = {}
-    for layer in (layers, from_environment):
-        for name in (SHARED, section):
-            merged = overlay(merged, mapping(layer.get(name), name))
+    for layer in layers:
+        for place in places:
+            said = _said(layer, place)
+            stated[place] = overlay(stated[place], said)
+            merged = overlay(merged, said)
+    if engine:
+        settled = {key: found[engine][key] for key in local_engines.SETTLED}
+        merged = overlay(merged, {**settled, "server": {"listen": found[engine]["server"]["listen"]}})
+    if section == "router" and found:
+        merged = local_engines.routed(merged, found, overlay(*layers))
     try:
         return model.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError(explain(error, section, own=_laid_over(layers, from_environment, section))) from None
+        raise SettingsError(explain(error, places[-1], below=dict(list(stated.items())[::-1]))) from None
+
+
+def engines(file: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the section of each engine that `local_engines` names, by its name; none where it names none.
+
+    Raises SettingsError for engines that cannot stand side by side, and for one that the environment alone names.
+    """
+    layers = (file, environment)
+    named = [mapping(layer.get(local_engines.SECTION), local_engines.SECTION) for layer in layers]
+    if unknown := sorted(named[1].keys() - named[0].keys()) if named[0] else ():
+        known = ", ".join(map(str, named[0]))
+        raise SettingsError(f"{local_engines.SECTION}.{unknown[0]}: the environment sets it; the file names {known}")
+    own: dict[str, dict[str, Any]] = {}
+    whole: dict[str, dict[str, Any]] = {}
+    for name in map(str, named[0] or named[1]):
+        own[name], whole[name] = {}, {}
+        for layer in layers:
+            said = _said(layer, f"{local_engines.SECTION}.{name}")
+            own[name] = overlay(own[name], said)
+            whole[name] = overlay(overlay(whole[name], _said(layer, local_engines.GROUND)), said)
+    try:
+        return local_engines.settled(own, whole, overlay(file, environment)) if own else {}
+    except local_engines.EnginesError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _chosen(found: Mapping[str, object], name: str | None) -> str | None:
+    """Return which engine `name` is; the only one needs none."""
+    if name is None and len(found) < 2:
+        return next(iter(found), None)
+    there = ", ".join(found) or "none"
+    if name is None:
+        raise SettingsError(f"{local_engines.SECTION}: there are {there}: say which one this is, with --name")
+    if name not in found:
+        raise SettingsError(f"{local_engines.SECTION}.{name}: is not there; there are: {there}")
+    return name
+
+
+def _said(layer: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return what `layer` says at `place`, SECTION or SECTION.NAME."""
+    section, _, name = place.partition(".")
+    said = mapping(layer.get(section), section)
+    return mapping(said.get(name), place) if name else said
 
 
 def read_mesh(path: Path) -> dict[str, Any]:
@@ -193,24 +247,22 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def explain(error: ValidationError, section: str, own: Mapping[str, Any] | None = None) -> str:
+def explain(error: ValidationError, section: str, below: Mapping[str, Mapping[str, Any]] | None = None) -> str:
     """Return one line per mistake: its path and what is wrong.
 
-    With `own`, what the section itself sets, an unknown name that is not there is told to be of `shared`.
+    With `below`, what each place says from `section` itself down to `shared`, a mistake is told where it was made.
     """
     lines = []
     for mistake in error.errors(include_url=False, include_input=False):
-        place = section
-        if own is not None and mistake["type"] != "missing" and not _is_set(own, mistake["loc"]):
-            place = SHARED
-        path = ".".join([place, *(str(part) for part in mistake["loc"])])
+        place, where = section, mistake["loc"]
+        if where[:2] == ("machine", "engines"):  # a neighbour's
+            place, where = local_engines.SECTION, where[2:]
+        elif below is not None and mistake["type"] != "missing":
+            place = next((name for name, said in below.items() if _is_set(said, where)), SHARED)
+        path = ".".join([place, *(str(part) for part in where)])
         what = "unknown setting" if mistake["type"] == "extra_forbidden" else mistake["msg"]
         lines.append(f"{path}: {what}")
-    return "\n".join(lines)
-
-
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any], section: str) -> dict[str, Any]:
-    return overlay(mapping(below.get(section), section), mapping(above.get(section), section))
+    return "\n".join(dict.fromkeys(lines))
 
 
 def _is_set(values: Mapping[str, Any], path: tuple[int | str, ...]) -> bool:

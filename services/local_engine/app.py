@@ -28,6 +28,7 @@ from services.local_engine.settings import AdapterSettings, LocalEngineSettings
 from spillway.deadline import Clock
 from spillway.doctor import checkpoint
 from spillway.doctor.inspection import Sources, inspect
+from spillway.doctor.sharing import Lot
 from spillway.rpc.server import Server
 from spillway.settings import SettingsError
 from spillway.store.redis import Store
@@ -54,7 +55,9 @@ class LocalEngine:
 async def open_vllm(settings: LocalEngineSettings) -> Backend:
     """Load vLLM and the model. Raises SettingsError where they cannot be loaded, SettingsHopeless if they never fit."""
     model_source.require(settings.model)
-    await asyncio.to_thread(_require_room, settings)
+    lot = await asyncio.to_thread(_require_room, settings)
+    settings = room.within(settings, lot)
+    environment.confine(lot.cores, lot.devices, os.environ)
     environment.prepare(settings, os.environ)
 
     def load(abandoned: threading.Event) -> Backend:
@@ -66,9 +69,9 @@ async def open_vllm(settings: LocalEngineSettings) -> Backend:
     return await keeper.open()
 
 
-def _require_room(settings: LocalEngineSettings) -> None:
+def _require_room(settings: LocalEngineSettings) -> Lot:
     cache = checkpoint.hub_cache(os.environ)
-    room.require(settings, inspect(Sources.here(cache)), cache)
+    return room.require(settings, inspect(Sources.here(cache)), cache)
 
 
 def _base_shapes(model: str) -> adapter_source.Shapes:

@@ -91,7 +91,7 @@ class Engine:
                 why = f"the engine is starting: {error or 'no first token yet'}"
                 if why != self.why:
                     log.warning("engine.waiting", why=str(error))
-                self.why = why
+                self.state, self.why = v1.ENGINE_STATE_STARTING, why
                 await self._drop()
                 await asyncio.sleep(backoff_s(tries))
                 tries += 1
@@ -114,6 +114,7 @@ class Engine:
         """Open the backend and have it say something; return it, and when it was open."""
         self._backend = backend = await self._open()
         loaded = time.monotonic()
+        self.state = v1.ENGINE_STATE_WARMING
         await self._warm(backend)
         if v1.CAPABILITY_CHOICES in backend.capabilities and self._in_process:
             constraint = v1.OutputConstraint(choices=v1.Choices(values=["a", "b"]))
@@ -259,7 +260,7 @@ class Engine:
             yield
 
     def _ready(self) -> Backend:
-        if self._backend is None or self.state == v1.ENGINE_STATE_STARTING:
+        if self._backend is None or self.state in (v1.ENGINE_STATE_STARTING, v1.ENGINE_STATE_WARMING):
             raise TargetDown(f"{self.target}: {self.why}", retry_after_s=1.0)
         if self.state == v1.ENGINE_STATE_UNHEALTHY:
             raise TargetDown(f"{self.target}: the engine has died")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 from services.local_engine.settings import LocalEngineSettings, VllmSettings
@@ -52,6 +54,17 @@ def tracing(telemetry: TelemetrySettings) -> dict[str, str]:
         "OTEL_BSP_SCHEDULE_DELAY": str(round(telemetry.export_interval_s * 1000)),
         "OTEL_BSP_EXPORT_TIMEOUT": str(wait_ms),
     }
+
+
+def confine(cores: tuple[int, ...], devices: tuple[int, ...], environ: MutableMapping[str, str]) -> None:
+    """Keep this process, and what it starts, on `cores` and on the GPUs `devices`, where any are named."""
+    if cores:
+        for thread in Path("/proc/self/task").iterdir():
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread.name), cores)
+    if devices:
+        environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # by nvidia-smi's numbers
+        environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, devices)))
 
 
 def compile_nothing(environ: MutableMapping[str, str]) -> None:

@@ -8,46 +8,76 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from services.local_engine.settings import LocalEngineSettings
+from services.local_engine.settings import LocalEngineSettings, MachineSettings
 from spillway.doctor import checkpoint
 from spillway.doctor.diagnosis import advise
 from spillway.doctor.fit import GIB, Asked, Fit, Verdict, fit
 from spillway.doctor.machine import Machine
+from spillway.doctor.sharing import Lot, divide
 from spillway.doctor.weights import Model
 from spillway.errors import RequestInvalid
+from spillway.local_engines import GROUND, SECTION
 from spillway.logs import get_logger
 from spillway.settings import SettingsError, SettingsHopeless
 
 log = get_logger(__name__)
 
 
-def require(settings: LocalEngineSettings, machine: Machine, cache: Path) -> None:
-    """Raise SettingsHopeless, with the numbers, for a model that cannot fit `machine`.
+def require(settings: LocalEngineSettings, machine: Machine, cache: Path) -> Lot:
+    """Return what this engine gets of `machine`: all of it, unless other engines are configured beside it.
 
-    SettingsError, where it only does not fit now; or where its files are damaged, or the GPU's driver is dead. `cache`
-    is where downloaded models are; one that is not on this disk yet is not judged.
+    Raises SettingsHopeless, with the numbers, for a model or for engines that cannot fit; SettingsError, where the
+    model only does not fit now, or its files are damaged, or the GPU's driver is dead. `cache` is where downloaded
+    models are; one that is not on this disk yet is not judged.
     """
+    lot = certain = Lot(_empty(machine), asked(settings))
+    if settings.machine is not None:
+        lot, certain = _lots(settings.machine, machine, cache)
     if not machine.software.vllm:
-        return  # its absence is told where it is imported
+        return lot  # its absence is told where it is imported
     if machine.device == "gpu" and not machine.gpus:
         if machine.driver is not None and machine.driver.failure:
             raise SettingsError(f"local_engine: the NVIDIA driver does not work: {machine.driver.failure}")
-        return  # nvidia-smi may be missing where the GPU is not
+        return lot  # nvidia-smi may be missing where the GPU is not
     if machine.device == "cpu" and not machine.memory.total:
-        return
+        return lot
     model = _model(settings.model, cache)
     if model is None:
-        return
-    wanted = asked(settings)
-    empty = _empty(machine)
-    found = fit(model, empty, wanted, margin=False)
+        return lot
+    found = fit(model, certain.machine, lot.asked, margin=False)
     if found.verdict is Verdict.TOO_BIG:
-        raise SettingsHopeless(_refusal(settings, model, empty, wanted, found))
-    now = fit(model, machine, wanted, margin=False)
+        raise SettingsHopeless(_refusal(settings, model, certain, found))
+    gpus = tuple(machine.gpus[number] for number in lot.devices) or machine.gpus
+    here = replace(lot, machine=replace(machine, gpus=gpus))
+    now = fit(model, here.machine, lot.asked, margin=False)
     if now.verdict is Verdict.TOO_BIG:
-        raise SettingsError(f"{_refusal(settings, model, machine, wanted, now)}; other programs take the rest")
+        raise SettingsError(f"{_refusal(settings, model, here, now)}; other programs take the rest")
     if now.verdict is Verdict.SHORTER:  # vLLM may read a shorter context off the model than we do
         log.warning("engine.context_too_long", context=now.context, longest=now.longest)
+    return lot
+
+
+def within(settings: LocalEngineSettings, lot: Lot) -> LocalEngineSettings:
+    """Return `settings` as this engine's part of the machine has them."""
+    if settings.machine is None:
+        return settings
+    assert lot.asked.kv_cache_bytes is not None
+    cpu = settings.vllm.cpu.model_copy(update={"kv_cache_gib": lot.asked.kv_cache_bytes / GIB})
+    told = {"cpu": cpu, "gpu_memory_utilization": lot.asked.gpu_memory_utilization}
+    return settings.model_copy(update={"vllm": settings.vllm.model_copy(update=told)})
+
+
+def _lots(sharing: MachineSettings, machine: Machine, cache: Path) -> tuple[Lot, Lot]:
+    """Return this engine's lot, and the same with all that others do not take for certain."""
+    models = {name: _model(part.model, cache) if part.model else None for name, part in sharing.engines.items()}
+    # Numbers of GPUs are nvidia-smi's, so these are not sorted.
+    empty = replace(_empty(machine), gpus=tuple(replace(gpu, free=gpu.memory) for gpu in machine.gpus))
+    planned, certain = (divide(empty, sharing.engines, models, margin=margin) for margin in (True, False))
+    if planned.findings:
+        said = "\n".join(f"{SECTION}: {finding.what}: {finding.mend}" for finding in planned.findings)
+        raise SettingsHopeless(said)
+    everything = Lot(empty, Asked())  # of one whose runtime is elsewhere
+    return planned.lots.get(sharing.engine, everything), certain.lots.get(sharing.engine, everything)
 
 
 def asked(settings: LocalEngineSettings) -> Asked:
@@ -96,7 +126,10 @@ def _empty(machine: Machine) -> Machine:
     )
 
 
-def _refusal(settings: LocalEngineSettings, model: Model, machine: Machine, wanted: Asked, found: Fit) -> str:
-    error = next(finding for finding in advise(model, machine, wanted, found) if finding.severity == "error")
+def _refusal(settings: LocalEngineSettings, model: Model, lot: Lot, found: Fit) -> str:
+    advice = advise(model, lot.machine, lot.asked, found)
+    error = next(finding for finding in advice if finding.severity == "error")
+    place = f"{SECTION}.{settings.machine.engine}" if settings.machine else GROUND
+    beside = f" ({lot.beside})" if lot.beside else ""
     mend = f": {error.mend}" if error.mend else ""
-    return f"local_engine.model: {settings.model}: {error.what}{mend}"
+    return f"{place}.model: {settings.model}: {error.what}{beside}{mend}"

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from services.local_engine.lease_settings import LeaseSettings
+from spillway.doctor.configuration import EnginePart, Share
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled_model"
@@ -176,6 +177,13 @@ class RuntimeSettings(Section):
         return self
 
 
+class MachineSettings(Section):
+    """Who shares this machine: made from `local_engines`, not written by hand."""
+
+    engine: str = Field(description="which one this is")
+    engines: dict[str, EnginePart]
+
+
 class LocalEngineSettings(ServiceSettings):
     """Section `local_engine` of the configuration."""
 
@@ -197,6 +205,17 @@ class LocalEngineSettings(ServiceSettings):
     lease: LeaseSettings | None = Field(
         None, description="for a runtime that takes few calls at once; needs a store; absent: none"
     )
+    tier: Literal["small", "large"] | None = Field(
+        None, description="of `local_engines`: what the router takes it for, where it lists no local target"
+    )
+    share: Share = Field(Share(), description="of `local_engines`: what it gets of the machine")
+    machine: MachineSettings | None = None
+
+    @model_validator(mode="after")
+    def _shares_with_somebody(self) -> LocalEngineSettings:
+        if self.machine is None and (self.share != Share() or self.tier is not None):
+            raise ValueError("share, tier: are for the engines that `local_engines` names")
+        return self
 
     @property
     def name(self) -> str:

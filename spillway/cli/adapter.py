@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from rich.table import Table
 from rich.text import Text
 
 from spillway import v1
-from spillway.cli import operator, reach
+from spillway.cli import failure, operator, reach
 from spillway.cli.reach import Reach
-from spillway.cli.terminal import out, plain
+from spillway.cli.terminal import err, out, plain
+from spillway.errors import FieldViolation, RequestInvalid
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.v1.engine_admin_pb2_grpc import EngineAdminServiceStub
@@ -30,7 +33,7 @@ def show(*, address: str | None, key: str | None) -> int:
             out().print(table(told) if told.adapters else f"none of at most {told.max_loaded} is loaded")
         return 0
 
-    return operator.run(ask, engine(address), key)
+    return _run(ask, address, key)
 
 
 def load(name: str, path: str, *, address: str | None, key: str | None) -> int:
@@ -44,7 +47,7 @@ def load(name: str, path: str, *, address: str | None, key: str | None) -> int:
         out().print(plain(said), markup=False)
         return 0
 
-    return operator.run(ask, engine(address), key, seconds=LOAD_S)
+    return _run(ask, address, key, seconds=LOAD_S)
 
 
 def unload(name: str, *, address: str | None, key: str | None, wait_s: float) -> int:
@@ -56,12 +59,30 @@ def unload(name: str, *, address: str | None, key: str | None, wait_s: float) ->
         out().print(plain(f"{name}: unloaded"), markup=False)
         return 0
 
-    return operator.run(ask, engine(address), key, seconds=wait_s)
+    return _run(ask, address, key, seconds=wait_s)
+
+
+def _run(
+    ask: Callable[[Remote, Call], Awaitable[int]], address: str | None, key: str | None, seconds: float = operator.ASK_S
+) -> int:
+    try:
+        found = engine(address)
+    except RequestInvalid as error:
+        return failure.tell(error, reach.find(None), err())
+    return operator.run(ask, found, key, seconds=seconds)
 
 
 def engine(address: str | None) -> Reach:
-    """Return the local engine at `address`, else that of the mesh started in this folder, else the default one."""
-    return Reach(address or reach.find(None).addresses()["local_engine"])
+    """Return the local engine at `address`, or of that name; else that of the mesh started in this folder, else the
+    default one.
+
+    Raises RequestInvalid where several run here and `address` names none of them.
+    """
+    found = reach.find(None).engines
+    if address is None and len(found) > 1:
+        why = f"several local engines run here: name one of {', '.join(found)}"
+        raise RequestInvalid(f"address: {why}", fields=[FieldViolation("address", why)])
+    return Reach(found.get(address, address) if address else next(iter(found.values())))
 
 
 def table(told: v1.ListAdaptersResponse) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from rich.text import Text
 from spillway.cli.failure import EXIT_FAILED, EXIT_INVALID
 from spillway.cli.terminal import err, out, plain
 from spillway.doctor import checkpoint, family
-from spillway.doctor.configuration import configured
-from spillway.doctor.diagnosis import gib
+from spillway.doctor.configuration import EnginePart, configured
+from spillway.doctor.diagnosis import Finding, gib
 from spillway.doctor.family import BITS, FAMILIES
 from spillway.doctor.fit import KV_CACHE_DTYPES, UNLIMITED, Asked, Fit, Verdict
 from spillway.doctor.inspection import Sources, inspect
 from spillway.doctor.machine import Machine
 from spillway.doctor.report import Report, report
+from spillway.doctor.together import Together, judged
 from spillway.doctor.weights import Model
 from spillway.errors import FieldViolation, RequestInvalid, SpillwayError
 from spillway.settings import SettingsError
@@ -50,19 +52,26 @@ def run(
     try:
         if kv_cache_dtype is not None and not re.fullmatch(KV_CACHE_DTYPES, kv_cache_dtype):
             raise _wrong("kv_cache_dtype", f"expected auto, bfloat16, fp8, int8, ..., found {kv_cache_dtype!r:.40}")
-        asked, told = Asked(), model
-        if config:
-            part = configured(config, os.environ)
-            asked, told = part.vllm.asked(), model or (None if parameters else part.model)
+        parts = configured(config, os.environ) if config else {"": EnginePart()}
+        cache = checkpoint.hub_cache(os.environ)
+        machine = inspect(Sources.here(cache))
+        if len(parts) > 1:
+            given = {"model": model, "parameters": parameters, "bits": bits, "max_model_len": max_model_len}
+            given |= {"kv_cache_dtype": kv_cache_dtype, "tensor_parallel_size": tensor_parallel_size}
+            if named := [name for name, value in given.items() if value is not None]:
+                raise _wrong(named[0], f"{config} names several engines, {', '.join(parts)}: set it there")
+            models = {name: _model(part.model, None, None, cache) for name, part in parts.items()}
+            return _together(judged(machine, parts, models, stream_tokens=stream_tokens), as_json)
+        (part,) = parts.values()
+        told = model or (None if parameters else part.model)
+        asked = part.vllm.asked() if config else Asked()
         asked = replace(
             asked,
             max_model_len=max_model_len or asked.max_model_len,
             kv_cache_dtype=kv_cache_dtype or asked.kv_cache_dtype,
             tensor_parallel_size=tensor_parallel_size or asked.tensor_parallel_size,
         )
-        cache = checkpoint.hub_cache(os.environ)
         found = _model(told, parameters, bits, cache)
-        machine = inspect(Sources.here(cache))
         done = report(machine, asked, found, stream_tokens=stream_tokens, configured=config is not None)
     except (SpillwayError, SettingsError) as error:
         err().print(plain(str(error)), style="bold red", markup=False)
@@ -71,6 +80,23 @@ def run(
         print(json.dumps(done.as_json(), indent=2))
     else:
         _show(done, out())
+    return 0 if done.healthy else EXIT_FAILED
+
+
+def _together(done: Together, as_json: bool) -> int:
+    """Tell of several engines; return the exit code."""
+    if as_json:
+        print(json.dumps(done.as_json(), indent=2))
+        return 0 if done.healthy else EXIT_FAILED
+    console = out()
+    console.print(_machine(done.machine))
+    for name, engine in done.engines.items():
+        console.print(Text.assemble((name, "bold"), f": {engine.lot.place}" if engine.lot else ""))
+        if engine.model and engine.fit:
+            console.print(_model_table(engine.model, engine.fit))
+        else:
+            console.print(f"{plain(engine.why)}\n", style="dim", markup=False)
+    _tell(done.findings, console)
     return 0 if done.healthy else EXIT_FAILED
 
 
@@ -99,10 +125,14 @@ def _show(done: Report, console: Console) -> None:
     if done.model and done.fit:
         console.print(_model_table(done.model, done.fit))
     console.print(_families(done))
-    for finding in done.findings:
+    _tell(done.findings, console)
+
+
+def _tell(findings: Sequence[Finding], console: Console) -> None:
+    for finding in findings:
         text = Text.assemble((finding.severity, _COLOURS[finding.severity]), " ", plain(finding.what))
         console.print(text.append(f"\n  {plain(finding.mend)}", style="dim") if finding.mend else text)
-    if not any(finding.severity != "note" for finding in done.findings):
+    if not any(finding.severity != "note" for finding in findings):
         console.print("nothing stands in the way", style="green")
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from spillway.cli import configuration, ports, state
-from spillway.settings import SettingsError, overlay, read_environment, read_mesh
+from spillway.settings import SettingsError, engines, overlay, read_environment, read_mesh
 
 SERVICES = ("validator", "router", "cloud_proxy", "local_engine")
 """In the order of their start: what starts quickest first, so that the engine's start has the processor for itself."""
+ENGINE = "local_engine"
+"""One of several is called `local_engine NAME`."""
 SIMULATOR = "openai_simulator"
 DEFAULT_BASE = 7070
 OFFSETS = {"router": 0, "local_engine": 1, "cloud_proxy": 2, "validator": 3, SIMULATOR: 9}
@@ -72,9 +74,15 @@ def lay_out(wanted: Wanted, environ: Mapping[str, str]) -> Layout:
         extra["SPILLWAY_LOCAL_ENGINE__MODEL"] = _model(wanted.model)
     if wanted.config is not None:
         config = wanted.config.resolve()
-        told = overlay(read_mesh(config), told)
-        addresses = {name: _listens(told, name) for name in SERVICES}
+        file = read_mesh(config)
+        named = engines(file, told)
+        told = overlay(file, told)
+        if wanted.model and len(named) > 1:
+            raise SettingsError(f"--model: is for one engine, and {config} names {', '.join(named)}: set it there")
+        addresses = _configured(told, named)
         http = _edge(told)
+        if "cloud_proxy" not in addresses:
+            notes.append("no provider is configured (cloud_proxy.providers): nothing leaves this machine")
     else:
         config = wanted.folder / "spillway.yaml"
         simulated = not environ.get(configuration.PROVIDER_KEY)
@@ -101,6 +109,11 @@ def lay_out(wanted: Wanted, environ: Mapping[str, str]) -> Layout:
     )
 
 
+def log_file(folder: Path, name: str) -> Path:
+    """Return where the log of the process `name` is."""
+    return folder / f"{name.replace(' ', '.')}.log"
+
+
 def _model(wanted: str) -> str:
     """Return a folder's whole path, since services run elsewhere; anything else as it is."""
     return str(Path(wanted).resolve()) if Path(wanted).is_dir() else wanted
@@ -118,13 +131,28 @@ def _addresses(base: int, simulated: bool, notes: list[str]) -> dict[str, str]:
     return {name: f"{ports.LOOPBACK}:{port}" for name, port in chosen.items()}
 
 
-def _listens(told: Mapping[str, Any], name: str) -> str:
-    """Return where this machine reaches the service that a configuration describes."""
-    default = f"{ports.LOOPBACK}:{DEFAULT_BASE + OFFSETS[name]}"
-    listen = str(((told.get(name) or {}).get("server") or {}).get("listen", default))
+def _configured(told: Mapping[str, Any], named: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the services that a configuration describes, and where this machine reaches each.
+
+    The cloud proxy is one where it has a provider.
+    """
+    found = {}
+    for service in SERVICES:
+        if service == ENGINE and named:
+            for name, section in named.items():
+                found[f"{ENGINE} {name}"] = _listens(section, f"{ENGINE}s.{name}", ENGINE)
+        elif service != "cloud_proxy" or (told.get(service) or {}).get("providers"):
+            found[service] = _listens(told.get(service) or {}, service, service)
+    return found
+
+
+def _listens(section: Mapping[str, Any], path: str, service: str) -> str:
+    """Return where this machine reaches the service that `section`, at `path`, describes."""
+    default = f"{ports.LOOPBACK}:{DEFAULT_BASE + OFFSETS[service]}"
+    listen = str((section.get("server") or {}).get("listen", default))
     host, _, port = listen.rpartition(":")
     if not port.isdecimal() or int(port) == 0:
-        raise SettingsError(f"{name}.server.listen: {listen!r}: `spillway up` needs a port that is not 0")
+        raise SettingsError(f"{path}.server.listen: {listen!r}: `spillway up` needs a port that is not 0")
     return f"{_dialled(host)}:{port}"
 
 
@@ -140,13 +168,16 @@ def _dialled(host: str) -> str:
     return ports.LOOPBACK if host in ("0.0.0.0", "[::]", "::", "") else host
 
 
-def _commands(config: Path, addresses: Mapping[str, str], engine: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+def _commands(config: Path, addresses: Mapping[str, str], command: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
     commands: dict[str, tuple[str, ...]] = {}
     if SIMULATOR in addresses:
         port = addresses[SIMULATOR].rpartition(":")[2]
         commands[SIMULATOR] = (sys.executable, "-m", f"spillway.testing.{SIMULATOR}", "--port", port)
-    for name in SERVICES:
-        commands[name] = (sys.executable, "-m", f"services.{name}", "--config", str(config))
-    if engine:
-        commands["local_engine"] = (*engine, "--config", str(config))
+    for name in addresses:
+        service, _, engine = name.partition(" ")
+        if service not in SERVICES:
+            continue
+        program = command if command and service == ENGINE else (sys.executable, "-m", f"services.{service}")
+        which = ("--name", engine) if engine else ()
+        commands[name] = (*program, "--config", str(config), *which)
     return commands

@@ -56,10 +56,12 @@ PortBase = Annotated[int, typer.Option(help="First of the mesh's ports; a taken 
 LeaseName = Annotated[str, typer.Argument(help="A lease, as `spillway lease list` names it.")]
 AdapterName = Annotated[str, typer.Argument(help="What requests call the adapter.")]
 EngineAddress = Annotated[
-    str | None, typer.Option(help="host:port of the local engine. Default: the mesh started in this folder.")
+    str | None,
+    typer.Option(help="host:port of the local engine, or its name. Default: the mesh started in this folder."),
 ]
 EngineCommand = Annotated[
-    str | None, typer.Option(hidden=True, help="Run this instead of the local engine, with --config FILE added.")
+    str | None,
+    typer.Option(hidden=True, help="Run this instead of a local engine, with --config FILE and --name NAME added."),
 ]
 
 
@@ -160,7 +162,7 @@ def explain(
 
 @app.command()
 def status(address: Address = None, key: Key = None) -> None:
-    """Show the health of the four services, the engine's load, the providers, and how the router's targets stand."""
+    """Show the health of every service, the engines' load, the providers, and how the router's targets stand."""
     from spillway.cli import status as command
 
     raise typer.Exit(command.run(address=address, key=key))

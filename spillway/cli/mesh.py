@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from spillway.cli import state
 from spillway.cli.child import Child, ChildRefused, Probe, Program, Tell
-from spillway.cli.layout import SIMULATOR, Layout
+from spillway.cli.layout import SIMULATOR, Layout, log_file
 from spillway.cli.probe import Prober, listens
 from spillway.store.embedded import embedded_valkey
 from spillway.telemetry.collector import Collector
@@ -139,7 +139,7 @@ async def running(layout: Layout, *, on_line: Callable[[str, str], None], tell: 
         for name, command in layout.commands.items():
             probe: Probe = listens if name == SIMULATOR else prober.ready
             program = Program(name, command, layout.addresses[name], probe, environ)
-            log = layout.log_dir / f"{name}.log"
+            log = log_file(layout.log_dir, name)
             log.write_text("")
             children.append(Child(program, on_line=on_line, tell=tell, changed=changed, log=log))
         mesh = Mesh(layout, children, collector)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from spillway import v1
 from spillway.cli import reach
-from spillway.cli.layout import SIMULATOR
+from spillway.cli.layout import ENGINE, SIMULATOR
 from spillway.cli.probe import Prober, listens
 from spillway.cli.reach import Reach
 from spillway.cli.terminal import money, out, plain, quiet, style_of, word
@@ -49,18 +49,21 @@ async def _status(found: Reach, key: str | None) -> int:
                 strict=True,
             )
         )
-    load, providers, router = await asyncio.gather(
-        _load(addresses.get("local_engine", ""), key),
-        _providers(addresses.get("cloud_proxy", ""), key),
+    engines = [name for name in addresses if name.partition(" ")[0] == ENGINE]
+    loads, providers, router = await asyncio.gather(
+        asyncio.gather(*(_load(addresses[name], key) for name in engines)),
+        _providers(addresses.get("cloud_proxy"), key),
         _router(found.router, key),
     )
+    said = {**dict(zip(engines, loads, strict=True)), "cloud_proxy": providers, "router": describe_router(router)}
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for column in ("service", "address", "health", ""):
         table.add_column(column, no_wrap=column != "")
     for name, place in addresses.items():
         state = states[name]
-        said = {"local_engine": load, "cloud_proxy": providers, "router": describe_router(router)}.get(name, "")
-        table.add_row(Text(name, style_of(name)), place, Text(state, _COLOURS[state]), Text(plain(said), "dim"))
+        table.add_row(
+            Text(name, style_of(name)), place, Text(state, _COLOURS[state]), Text(plain(said.get(name, "")), "dim")
+        )
     console = out()
     console.print(table)
     if isinstance(router, v1.GetStatusResponse):
@@ -95,6 +98,8 @@ async def _load(address: str, key: str | None) -> str:
 def describe_load(load: v1.Load) -> str:
     """Return what the engine says of itself, leaving out what it does not say."""
     parts = []
+    if load.state not in (v1.ENGINE_STATE_UNSPECIFIED, v1.ENGINE_STATE_SERVING):
+        parts.append(word(v1.EngineState, load.state))
     if load.HasField("running"):
         parts.append(f"{load.running} running")
     if load.HasField("waiting"):
@@ -110,7 +115,9 @@ def describe_load(load: v1.Load) -> str:
     return ", ".join(parts) or "says nothing of its load"
 
 
-async def _providers(address: str, key: str | None) -> str:
+async def _providers(address: str | None, key: str | None) -> str:
+    if address is None:
+        return ""
     remote = Remote(address, tracing=Tracing("client"), key=key)
     try:
         stub = CloudProxyServiceStub(remote.channel)

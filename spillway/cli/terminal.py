@@ -52,8 +52,8 @@ def quiet() -> None:
 
 
 def style_of(service: str) -> str:
-    """Return the colour of `service`; vLLM's spans may name it in several ways."""
-    return STYLES.get(service) or (STYLES["vllm"] if "vllm" in service.lower() else "white")
+    """Return the colour of `service`, or of one of several; vLLM's spans may name it in several ways."""
+    return STYLES.get(service.partition(" ")[0]) or (STYLES["vllm"] if "vllm" in service.lower() else "white")
 
 
 def duration(ms: float | None) -> str:

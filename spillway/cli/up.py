@@ -11,7 +11,7 @@ from rich.console import Console
 
 from spillway.cli import state
 from spillway.cli.child import ChildRefused
-from spillway.cli.layout import Layout, Wanted, lay_out
+from spillway.cli.layout import Layout, Wanted, lay_out, log_file
 from spillway.cli.loglines import readable
 from spillway.cli.mesh import Mesh, running
 from spillway.cli.progress import until_healthy
@@ -105,7 +105,7 @@ class Stop:
 
 def announce(layout: Layout, console: Console) -> None:
     """Say what is about to run."""
-    console.print("[bold]Spillway[/] starts four services on this machine")
+    console.print(f"[bold]Spillway[/] starts on this machine: {', '.join(layout.commands)}")
     console.print(f"  configuration {layout.config}", style="dim")
     console.print(f"  logs {layout.log_dir}", style="dim")
     for note in layout.notes:
@@ -119,7 +119,7 @@ def say_refused(refusal: ChildRefused, logs: Path, console: Console) -> int:
     console.print(f"[bold red]{refusal}[/]")
     for line in refusal.last:
         console.print(f"  {line}", style="dim", markup=False)
-    console.print(f"whole log: {logs / refusal.name}.log", style="dim")
+    console.print(f"whole log: {log_file(logs, refusal.name)}", style="dim")
     return EXIT_SETTINGS if refusal.settings else EXIT_START
 
 

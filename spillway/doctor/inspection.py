@@ -49,12 +49,14 @@ class Sources:
     cores: int
     kind: str
     disk: Path
+    ids: frozenset[int] = frozenset()
 
     @classmethod
     def here(cls, disk: Path) -> Sources:
         """Return those of this machine; `disk` is any folder of the one to look at."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cls(Path("/"), run, installed, cores, platform.machine(), disk)
+        ids = frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ())
+        cores = len(ids) or os.cpu_count() or 1
+        return cls(Path("/"), run, installed, cores, platform.machine(), disk, ids)
 
 
 def run(command: Sequence[str]) -> Ran:
@@ -108,7 +110,20 @@ def _cpu(sources: Sources) -> Cpu:
         cores=sources.cores,
         limit=_cpu_limit(sources.root),
         features=features,
+        ids=_neighbourly(sources),
     )
+
+
+def _neighbourly(sources: Sources) -> tuple[int, ...]:
+    """Return the cores so that those which share something, a socket or a core's threads, are beside each other."""
+
+    def place(core: int) -> tuple[int, int, int]:
+        folder = sources.root / f"sys/devices/system/cpu/cpu{core}/topology"
+        told = [_text(folder / name).strip() for name in ("physical_package_id", "core_id")]
+        package, number = (int(text) if text.lstrip("-").isdecimal() else core for text in told)
+        return package, number, core
+
+    return tuple(sorted(sources.ids, key=place))
 
 
 def _cpu_limit(root: Path) -> float | None:

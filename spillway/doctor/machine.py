@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """`cores`: those this process may run on; `limit`: cores' worth of time its cgroup grants."""
+    """`cores`: those this process may run on; `limit`: cores' worth of time its cgroup grants.
+
+    `ids`: the system's numbers of those cores, the threads of one core beside each other; empty: unknown.
+    """
 
     model: str
     kind: str
     cores: int
     limit: float | None = None
     features: frozenset[str] | None = None
+    ids: tuple[int, ...] = ()
 
     @property
     def bfloat16(self) -> bool:

@@ -48,18 +48,15 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON's types. Sizes are bytes, lengths tokens; null is unknown."""
-        machine = asdict(self.machine)
-        features = self.machine.cpu.features
-        machine["cpu"]["features"] = None if features is None else sorted(features)
         return {
             "format": FORMAT,
             "healthy": self.healthy,
-            "machine": {"device": self.machine.device, **machine},
+            "machine": machine_json(self.machine),
             "asked": asdict(self.asked),
-            "model": _model(self.model) if self.model else None,
-            "fit": _fit(self.fit) if self.fit else None,
+            "model": model_json(self.model) if self.model else None,
+            "fit": fit_json(self.fit) if self.fit else None,
             "findings": [asdict(finding) for finding in self.findings],
-            "families": [{"family": row.family, "bits": row.bits, **_fit(row.fit)} for row in self.families],
+            "families": [{"family": row.family, "bits": row.bits, **fit_json(row.fit)} for row in self.families],
         }
 
     def __repr__(self) -> str:
@@ -81,7 +78,16 @@ def report(
     return Report(machine, asked, (*diagnose(machine), *advice), tuple(rows), model, found, configured)
 
 
-def _model(model: Model) -> dict[str, Any]:
+def machine_json(machine: Machine) -> dict[str, Any]:
+    """Return a machine as JSON's types."""
+    told = asdict(machine)
+    features = machine.cpu.features
+    told["cpu"]["features"] = None if features is None else sorted(features)
+    return {"device": machine.device, **told}
+
+
+def model_json(model: Model) -> dict[str, Any]:
+    """Return a model as JSON's types."""
     return {
         "name": model.name,
         "kind": model.shape.kind,
@@ -95,5 +101,6 @@ def _model(model: Model) -> dict[str, Any]:
     }
 
 
-def _fit(found: Fit) -> dict[str, Any]:
+def fit_json(found: Fit) -> dict[str, Any]:
+    """Return a fit as JSON's types."""
     return {**asdict(found), "verdict": str(found.verdict), "needed_bytes": found.needed_bytes}

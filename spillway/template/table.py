@@ -132,13 +132,13 @@ KEYS: tuple[Key, ...] = (
     Key(
         "local_engine.model",
         "Hugging Face id or folder; with `endpoint`, what the runtime there calls it",
-        "`local_engine.model`; with `endpoint`, the model of that provider",
+        "`local_engine.model`; with `endpoint`, `local_engine.runtime.model`",
         text,
     ),
     Key(
         "local_engine.endpoint",
         "a runtime on the site with an OpenAI-style API: Ollama, LM Studio, llama.cpp, vLLM",
-        "provider `local_runtime` in `cloud_proxy.providers`, and the local target of the router",
+        "`local_engine.runtime`: `kind` by port or path, else `openai`, and `address`",
         url,
     ),
     Key(
@@ -150,7 +150,8 @@ KEYS: tuple[Key, ...] = (
     Key(
         "local_engine.context_length",
         "context in tokens, prompt and answer together",
-        "`local_engine.vllm.max_model_len` and `context_window` of the local target",
+        "`local_engine.vllm.max_model_len` and `context_window` of the local target; with `endpoint`, "
+        "`local_engine.runtime.context_window`, Ollama's `num_ctx` too",
         whole(2),
     ),
     Key(

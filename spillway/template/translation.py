@@ -13,17 +13,12 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from spillway.template import runtime
 from spillway.template.provider import PROVIDERS, UNKNOWN_REGION, placed
 from spillway.template.table import KEYS, SECTIONS, known
 
 OURS_TOO = "local_engine"
 """The section that is the template's and ours."""
-RUNTIME = "local_runtime"
-"""What the provider is called that stands for `local_engine.endpoint`."""
-ENGINE_CAPABILITIES = (
-    "json_schema", "json_object", "regex", "grammar", "choices", "logprobs", "text_input", "token_input",
-)  # fmt: skip
-RUNTIME_CAPABILITIES = ("json_schema", "json_object", "tools", "logprobs", "text_input")
 CLOUD_CAPABILITIES = ("json_schema", "json_object", "tools", "text_input")
 METRICS_PORT = 9464
 LISTENS = {"local_engine": "127.0.0.1:7071", "cloud_proxy": "127.0.0.1:7072", "validator": "127.0.0.1:7073"}
@@ -31,8 +26,6 @@ LISTENS = {"local_engine": "127.0.0.1:7071", "cloud_proxy": "127.0.0.1:7072", "v
 EVERYWHERE = ("", "0.0.0.0", "[::]", "::")
 _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 _PROVIDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_NATIVE = re.compile(r"(/api(/(generate|chat))?)?/?")
-"""Paths of Ollama's own API: its OpenAI-style one is beside it."""
 
 
 class TemplateError(Exception):
@@ -138,6 +131,7 @@ class Translation:
             for key in KEYS:
                 if key.path in told and key.to and key.path.startswith("local_engine."):
                     self._wrong(key.path, "is for vLLM, but the runtime at `endpoint` loads the model: set it there")
+            self._runtime(told["local_engine.endpoint"])
             return
         if (model := told.get("local_engine.model")) is not None:
             self._put("local_engine.model", model)
@@ -148,6 +142,28 @@ class Translation:
         if (quantized := told.get("local_engine.quantization")) is not None and quantized.method:
             self._put("local_engine.vllm.quantization", quantized.method)
 
+    def _runtime(self, url: str) -> None:
+        """The runtime at `endpoint`: the local engine stands before it, so that all content may go there."""
+        if _is_public(urlsplit(url).hostname or ""):
+            self._wrong("local_engine.endpoint", "is not on the site: a provider goes into cloud_engine")
+        try:
+            kind, address = runtime.endpoint(url)
+        except ValueError as error:
+            self._wrong("local_engine.endpoint", str(error))
+            return
+        kind = str(self._stated("local_engine.runtime.kind") or kind)
+        length = self._context_length
+        found = {
+            "kind": kind,
+            "address": address,
+            "model": self.told.get("local_engine.model"),
+            "context_window": length,
+            "num_ctx": length if kind == "ollama" else None,  # else it loads what it likes and cuts prompts
+        }
+        for name, value in found.items():
+            if value is not None:
+                self._put(f"local_engine.runtime.{name}", value)
+
     @property
     def _context_length(self) -> int | None:
         found: int | None = self.told.get("local_engine.context_length", self.told.get("local_engine.max_model_len"))
@@ -155,7 +171,7 @@ class Translation:
 
     def _mesh(self) -> None:
         """Make providers and targets; where the file states no targets, have the router ask the validator too."""
-        providers = [*self._runtime(), *self._cloud()]
+        providers = list(self._cloud())
         if providers:
             self._add("cloud_proxy.providers", providers)
         if self._stated("router.policy_file") is not None:
@@ -171,60 +187,32 @@ class Translation:
                 **({"context_window": model["context_window"]} if "context_window" in model else {}),
             }
             for provider in providers
-            if provider["name"] != RUNTIME
             for model in provider["models"]
         ]
         stated = self._stated("router.targets")
         if stated is None:
             self._put("router.validator", {"address": self._address("validator")})
-        if not isinstance(stated, list) or not any(_named(entry, "kind") == "local" for entry in stated):
+        local = isinstance(stated, list) and any(_named(entry, "kind") == "local" for entry in stated)
+        if not local and not self.ours.get("local_engines"):  # each of those is a target of its own
             targets.insert(0, self._local())
         self._add("router.targets", targets)
 
     def _local(self) -> dict[str, Any]:
         own = self.ours.get(OURS_TOO) or {}
-        endpoint = "local_engine.endpoint" in self.told
         quantized = self.told.get("local_engine.quantization")
         found = {
             "name": str(own.get("target", "local")),
             "kind": "local",
-            "address": self._address("cloud_proxy" if endpoint else "local_engine"),
+            "address": self._address("local_engine"),
             "region": str(own.get("region", "site")),
-            "capabilities": list(RUNTIME_CAPABILITIES if endpoint else ENGINE_CAPABILITIES),
+            "capabilities": runtime.capabilities(own),
             "price": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0},
             "context_window": self._context_length,
             "quantization_bits": quantized.bits if quantized is not None else None,
         }
-        if endpoint:
-            found["model"] = f"{RUNTIME}/{self.told.get('local_engine.model', '')}"
+        if "local_engine.endpoint" in self.told:
             found["concurrency"] = self.told.get("local_engine.max_num_seqs")
         return {name: value for name, value in found.items() if value is not None}
-
-    def _runtime(self) -> Iterator[dict[str, Any]]:
-        """The runtime at `local_engine.endpoint`: the cloud proxy speaks to it, and it is on the site."""
-        endpoint = self.told.get("local_engine.endpoint")
-        if endpoint is None:
-            return
-        model = self.told.get("local_engine.model")
-        if model is None:
-            self._wrong("local_engine.model", "is missing: what does the runtime at `endpoint` call it?")
-            return
-        parts = urlsplit(endpoint)
-        if _is_public(parts.hostname or ""):
-            self._wrong("local_engine.endpoint", "is not on the site: a provider goes into cloud_engine")
-        if self.told.get("routing.strategy", {}).get("residency") == "local_only":
-            why = "local_only content does not pass the cloud proxy, which is what speaks to this runtime"
-            self._wrong("routing.strategy", f"is not possible with local_engine.endpoint: {why}")
-        path = "/v1" if _NATIVE.fullmatch(parts.path) else parts.path.removesuffix("/chat/completions")
-        length = self._context_length
-        yield {
-            "name": RUNTIME,
-            "base_url": f"{parts.scheme}://{parts.netloc}{path}",
-            "region": str((self.ours.get(OURS_TOO) or {}).get("region", "site")),
-            "max_sensitivity": "restricted",  # it is on the site: what the router sends to a local target may go there
-            "max_tokens_field": "max_tokens",
-            "models": [_model(model, length, RUNTIME_CAPABILITIES, free=True)],
-        }
 
     def _cloud(self) -> Iterator[dict[str, Any]]:
         told = {path.partition(".")[2]: value for path, value in self.told.items() if path.startswith("cloud_engine.")}
@@ -237,7 +225,7 @@ class Translation:
                 self._wrong(path, "is missing")
         if name is None or first is None:
             return
-        if name == RUNTIME or not _PROVIDER.fullmatch(name) or (name not in PROVIDERS and endpoint is None):
+        if not _PROVIDER.fullmatch(name) or (name not in PROVIDERS and endpoint is None):
             some = f"known: {', '.join(PROVIDERS)}; any other OpenAI-style one needs its `endpoint`"
             self._wrong("cloud_engine.provider", f"unknown provider; {some}")
             return
@@ -320,12 +308,10 @@ class Translation:
         return f"<Translation {len(self.told)} keys, {len(self.mistakes)} mistakes>"
 
 
-def _model(name: str, length: int | None, capabilities: tuple[str, ...], *, free: bool = False) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": name, "capabilities": list(capabilities)}
+def _model(name: str, length: int | None, can: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name, "capabilities": list(can)}
     if length is not None:
         found["context_window"] = length
-    if free:
-        found["price"] = {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0}
     return found
 
 

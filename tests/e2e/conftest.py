@@ -89,8 +89,8 @@ class Up:
         self.seen |= descendants(self.process.pid)
         return self.seen & parents().keys()
 
-    def wait_ready(self) -> None:
-        wait_until(lambda: self.state.get("ready") or self.process.poll() is not None, "ready")
+    def wait_ready(self, within_s: float = START_S) -> None:
+        wait_until(lambda: self.state.get("ready") or self.process.poll() is not None, "ready", within_s)
         assert self.process.poll() is None, self.said()
 
     def said(self) -> str:

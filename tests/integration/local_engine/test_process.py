@@ -103,6 +103,25 @@ async def test_a_notice_to_stop_lets_streams_end_whole_and_ends_the_process_well
         await remote.close()
 
 
+async def test_it_says_how_far_its_start_has_come(tmp_path: Path) -> None:
+    states: list[v1.EngineState.ValueType] = []
+    async with (
+        started("local_engine", SMALL, tmp_path / "spillway.yaml", ready=False) as (address, process),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        telemetry = engine_pb2_grpc.EngineTelemetryServiceStub(channel)
+        async for told in telemetry.WatchLoad(v1.WatchLoadRequest(interval_ms=20), wait_for_ready=True):
+            states += [told.load.state] if told.load.state not in states else []
+            if told.load.state == v1.ENGINE_STATE_WARMING:
+                answer = await health.Check(health_pb2.HealthCheckRequest())
+                assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            if told.load.state == v1.ENGINE_STATE_SERVING:
+                break
+            assert process.returncode is None
+    assert states == [v1.ENGINE_STATE_STARTING, v1.ENGINE_STATE_WARMING, v1.ENGINE_STATE_SERVING]
+
+
 async def test_when_the_process_is_killed_nothing_of_the_engine_lives_on(tmp_path: Path) -> None:
     async with started("local_engine", SMALL, tmp_path / "spillway.yaml") as (_, process):
         core = engine_core(process.pid)

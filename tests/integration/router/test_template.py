@@ -1,4 +1,4 @@
-"""A mesh whose file is in the template's words, in process: router, cloud proxy, a simulated provider."""
+"""A mesh whose file is in the template's words, in process: router, engine, cloud proxy, a simulated provider."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import pytest
 
 from services.cloud_proxy import app as cloud_proxy
 from services.cloud_proxy.settings import CloudProxySettings
+from services.local_engine import app as local_engine
+from services.local_engine.settings import LocalEngineSettings
 from services.router import app as router
 from services.router.settings import RouterSettings
 from spillway import v1
 from spillway.cli import ports
 from spillway.deadline import Deadline
-from spillway.errors import PolicyBlocked, TargetDown
+from spillway.errors import AllTargetsFailed, TargetDown
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.settings import load
@@ -35,6 +37,7 @@ routing:
 local_engine:
   model: {model}
   quantization: Q3_K_M
+  server: {{listen: "{engine}", announce_s: 0, drain_s: 0}}
   {endpoint}
 cloud_engine:
   provider: simulated
@@ -77,24 +80,30 @@ class Built:
 @asynccontextmanager
 async def built(folder: Path, *, runtime: bool = False) -> AsyncIterator[Built]:
     """A mesh from a file; with `runtime` its local target is one with an OpenAI-style API."""
-    engine, provider, local = FakeEngine(model="small"), OpenAISimulator(), OpenAISimulator()
+    engine, provider, local = FakeEngine(model="small"), OpenAISimulator(), OpenAISimulator(models=("llama3.1:8b",))
     async with AsyncExitStack() as stack:
         on_site = await stack.enter_async_context(serving_engine(engine))
         endpoint = (await stack.enter_async_context(serving_openai(local))).removesuffix("/v1")
+        chosen = ports.choose({"cloud_proxy": 47_390, "local_engine": 47_391})
         file = folder / "mesh.yaml"
         text = TEMPLATE.format(
             model="llama3.1:8b" if runtime else "some/model",
-            endpoint=f"endpoint: {endpoint}" if runtime else f"server: {{listen: '{on_site.address}'}}",
+            engine=f"{ports.LOOPBACK}:{chosen['local_engine']}" if runtime else on_site.address,
+            endpoint=f"endpoint: {endpoint}" if runtime else "",
             provider=await stack.enter_async_context(serving_openai(provider)),
-            proxy=f"{ports.LOOPBACK}:{ports.choose({'cloud_proxy': 47_390})['cloud_proxy']}",
+            proxy=f"{ports.LOOPBACK}:{chosen['cloud_proxy']}",
             store=await stack.enter_async_context(embedded_valkey()),
         )
         file.write_text(text)
         proxy = load("cloud_proxy", CloudProxySettings, path=file, environ={})
         await stack.enter_async_context(cloud_proxy.build(proxy, environ={}, tracing=Tracing("cloud_proxy")))
+        if runtime:
+            before = load("local_engine", LocalEngineSettings, path=file, environ={})
+            app = await stack.enter_async_context(local_engine.build(before, tracing=Tracing("local_engine")))
+            await app.starting
         settings = load("router", RouterSettings, path=file, environ={})
-        app = await stack.enter_async_context(router.build(settings, tracing=Tracing("router")))
-        remote = Remote(app.server.address, tracing=Tracing("test"))
+        built_router = await stack.enter_async_context(router.build(settings, tracing=Tracing("router")))
+        remote = Remote(built_router.server.address, tracing=Tracing("test"))
         stack.push_async_callback(remote.close)
         yield Built(remote, engine, provider, local)
 
@@ -126,7 +135,7 @@ async def test_a_task_that_needs_more_bits_than_the_quantization_leaves_goes_to_
 async def test_a_runtime_at_an_endpoint_is_the_local_target(tmp_path: Path) -> None:
     async with built(tmp_path, runtime=True) as mesh:
         assert await mesh.target("hello") == "local"
-        assert [seen.body["model"] for seen in mesh.runtime.seen] == ["llama3.1:8b"]
+        assert [seen.body["model"] for seen in mesh.runtime.seen] == ["llama3.1:8b"] * 2  # the first was the warm-up
         assert await mesh.target(LONG) == "simulated/big"
         assert mesh.asked == ["big"]
 
@@ -136,10 +145,12 @@ async def test_a_runtime_at_an_endpoint_is_the_local_target(tmp_path: Path) -> N
     [v1.DataPolicy(residency=v1.RESIDENCY_LOCAL_ONLY), v1.DataPolicy(sensitivity=v1.SENSITIVITY_CONFIDENTIAL)],
     ids=["local_only", "confidential"],
 )
-async def test_content_that_must_stay_is_refused_before_a_runtime_that_only_the_proxy_reaches(
+async def test_content_that_must_stay_is_answered_by_the_runtime_and_by_it_alone(
     tmp_path: Path, stays: v1.DataPolicy
 ) -> None:
     async with built(tmp_path, runtime=True) as mesh:
-        with pytest.raises(PolicyBlocked):
+        assert await mesh.target("hello", v1.RoutingPolicy(data_policy=stays)) == "local"
+        mesh.runtime.models = ()
+        with pytest.raises(AllTargetsFailed):
             await mesh.generate("hello", v1.RoutingPolicy(data_policy=stays))
-        assert (mesh.asked, mesh.runtime.seen) == ([], [])
+        assert (mesh.asked, len(mesh.runtime.seen)) == ([], 3)  # the first word of all, the answer, the refusal

@@ -93,3 +93,20 @@ def test_torch_is_not_loaded() -> None:
         "print([name for name in ('torch', 'vllm', 'transformers') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_engines_that_share_a_machine_are_judged_together(tmp_path: Path) -> None:
+    config = tmp_path / "mesh.yaml"
+    own = f"model: {BUNDLED_MODEL}, vllm: {{max_model_len: 512, cpu: {{kv_cache_gib: 0.1}}}}"
+    config.write_text(f"local_engines: {{small: {{{own}}}, large: {{{own}}}}}\n")
+    report = told("--config", str(config))
+    assert set(report) == {"format", "healthy", "machine", "engines", "findings"}
+    assert list(report["engines"]) == ["small", "large"]
+    assert report["engines"]["large"]["model"]["name"] == BUNDLED_MODEL.name
+    config.write_text(f"local_engines: {{small: {{{own}}}, large: {{{own}, share: {{cores: 4096}}}}}}\n")
+    answered = CliRunner().invoke(app, ["doctor", "--config", str(config)])
+    assert answered.exit_code == 1
+    assert "large 4096, small 1 or more are asked for" in answered.stdout.replace("\n", " ")
+    refused = CliRunner().invoke(app, ["doctor", "--config", str(config), "--model", "8B"])
+    assert refused.exit_code == 2
+    assert "names several engines, small, large: set it there" in refused.stderr.replace("\n", " ")

@@ -9,8 +9,9 @@ from services.cloud_proxy.settings import CloudProxySettings
 from services.local_engine.settings import LocalEngineSettings
 from services.router.settings import RouterSettings
 from services.validator.settings import ValidatorSettings
-from spillway.cli import ports
+from spillway.cli import ports, state
 from spillway.cli.layout import SERVICES, SIMULATOR, Wanted, lay_out
+from spillway.cli.reach import Reach
 from spillway.settings import ServiceSettings, SettingsError, load
 
 SETTINGS: dict[str, type[ServiceSettings]] = {
@@ -85,6 +86,7 @@ def test_a_given_configuration_says_where_the_services_are_and_what_is_embedded(
         "shared: {store: {url: 'redis://127.0.0.1:1/0'}}\n"
         "router: {server: {listen: '0.0.0.0:8000'}, http: {listen: '0.0.0.0:8080'}}\n"
         "validator: {server: {listen: 'localhost:8003'}}\n"
+        "cloud_proxy: {providers: [{name: openai, region: us, models: [{name: gpt-4o}]}]}\n"
     )
     layout = lay_out(wanted(tmp_path, config=config), {"SPILLWAY_LOCAL_ENGINE__SERVER__LISTEN": "127.0.0.1:9000"})
     assert layout.addresses == {
@@ -118,3 +120,49 @@ def test_a_given_configuration_may_be_in_the_templates_words(tmp_path: Path) -> 
     file.write_text("cloud_engine: {provider: openai, model: gpt-4o, nonsense: 1}")
     with pytest.raises(SettingsError, match=r"cloud_engine\.nonsense: unknown setting"):
         lay_out(wanted(tmp_path, config=file), {})
+
+
+SEVERAL = """
+local_engine: {server: {listen: "0.0.0.0:7071"}}
+local_engines:
+  small: {}
+  large: {server: {listen: "127.0.0.1:9000"}}
+  third: {}
+"""
+
+
+def test_each_of_several_engines_is_a_process_with_a_name_and_a_port(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(SEVERAL)
+    layout = lay_out(wanted(tmp_path, config=config, engine_command=("fake",)), {})
+    assert layout.addresses == {
+        "validator": "127.0.0.1:7073",
+        "router": "127.0.0.1:7070",
+        "local_engine small": "127.0.0.1:7071",
+        "local_engine large": "127.0.0.1:9000",
+        "local_engine third": "127.0.0.1:7074",
+    }
+    assert layout.commands["local_engine large"] == ("fake", "--config", str(config), "--name", "large")
+    assert layout.notes == ("no provider is configured (cloud_proxy.providers): nothing leaves this machine",)
+    for name, address in layout.addresses.items():
+        service, _, engine = name.partition(" ")
+        if engine:
+            read = load(service, LocalEngineSettings, path=config, environ=layout.environ, name=engine)
+            assert (read.server.listen.rpartition(":")[2], read.target) == (address.rpartition(":")[2], engine)
+
+
+def test_one_model_is_not_that_of_several_engines(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(SEVERAL)
+    with pytest.raises(SettingsError, match=r"--model: is for one engine, .* names small, large, third"):
+        lay_out(wanted(tmp_path, config=config, model="some/model"), {})
+
+
+def test_commands_find_every_engine_by_its_name() -> None:
+    running = state.Running(
+        pid=1, addresses={"local_engine large": "a:1", "router": "a:0", "local_engine small": "a:2"}
+    )
+    found = Reach("a:0", running)
+    assert list(found.addresses()) == ["router", "local_engine large", "local_engine small"]
+    assert found.engines == {"large": "a:1", "small": "a:2"}
+    assert Reach("a:0").engines == {"": "127.0.0.1:7071"}

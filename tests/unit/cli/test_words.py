@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from spillway import v1
-from spillway.cli import ask, failure, state
+from spillway.cli import adapter, ask, failure, state
 from spillway.cli.figures import Figures, table
 from spillway.cli.loglines import readable
 from spillway.cli.plan_table import plan_table
@@ -159,6 +159,8 @@ def test_log_lines_become_readable_and_noise_stays_in_the_file() -> None:
 def test_a_load_that_is_unknown_is_not_told_as_zero() -> None:
     assert describe_load(v1.Load()) == "says nothing of its load"
     assert describe_load(v1.Load(running=0, waiting=2)) == "0 running, 2 waiting"
+    assert describe_load(v1.Load(state=v1.ENGINE_STATE_SERVING, running=0)) == "0 running"
+    assert describe_load(v1.Load(state=v1.ENGINE_STATE_WARMING)) == "warming"
 
 
 def test_a_simulated_provider_is_called_so() -> None:
@@ -202,3 +204,15 @@ def test_the_plan_of_a_router_stands_below_it() -> None:
     plan = v1.Plan(candidates=[v1.Candidate(target="edge", taken=True, plan=there), v1.Candidate(target="spare")])
     lines = [line.split()[:2] for line in printed(plan_table(plan)).splitlines()[1:5]]
     assert lines == [["1", "edge"], ["1", "site"], ["✗", "away"], ["✗", "spare"]]
+
+
+def test_of_several_engines_one_is_asked_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    addresses = {"router": "127.0.0.1:9", "local_engine small": "127.0.0.1:1", "local_engine large": "127.0.0.1:2"}
+    state.write(tmp_path / state.FOLDER, state.Running(pid=os.getpid(), addresses=addresses, ready=True))
+    monkeypatch.chdir(tmp_path)
+    assert adapter.engine("large").router == "127.0.0.1:2"
+    assert adapter.engine("elsewhere:3").router == "elsewhere:3"
+    assert adapter.show(address=None, key=None) == 2
+    assert "several local engines run here: name one of small, large" in capsys.readouterr().err

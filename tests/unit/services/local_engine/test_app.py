@@ -43,6 +43,8 @@ class Scripted:
     hangs: bool = False
     pauses: bool = False
     """It says the rest when `goes_on` is set."""
+    greets: asyncio.Event | None = None
+    """It says its first word of all when this is set."""
     context_window: int = 10
     capabilities: tuple[v1.Capability.ValueType, ...] = (v1.CAPABILITY_TEXT_INPUT,)
     adapters: AdapterLoader | None = None
@@ -63,6 +65,9 @@ class Scripted:
         self.left.clear()
         self.windows.append(window())
         try:
+            if self.greets is not None and call.request_id == "warm-up":
+                self.hanging.set()
+                await self.greets.wait()
             yield v1.GenerationEvent(started=v1.Started(prompt_tokens=1))
             for word in self.words:
                 yield v1.GenerationEvent(delta=v1.Delta(text=word, tokens=1))
@@ -176,6 +181,20 @@ async def test_it_listens_before_the_engine_is_up_and_refuses_until_it_is() -> N
         assert (await client.load()).state == v1.ENGINE_STATE_SERVING
         assert (await client.generate()).choices[0].content.text == "one two"
         await client.remote.close()
+
+
+async def test_loaded_it_is_warming_and_refuses_until_its_first_token() -> None:
+    greets = asyncio.Event()
+    backend = Scripted(greets=greets)
+    async with running(backend, ready=False) as (app, client):
+        await backend.hanging.wait()
+        assert (await client.load()).state == v1.ENGINE_STATE_WARMING
+        assert not app.server.health.ready
+        with pytest.raises(TargetDown, match="starting"):
+            await client.generate()
+        greets.set()
+        await app.starting
+        assert (await client.load()).state == v1.ENGINE_STATE_SERVING
 
 
 async def test_an_engine_that_cannot_start_is_a_wrong_setting() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +53,18 @@ def test_on_many_cores_or_as_told_vllm_binds_its_worker() -> None:
     assert computed(32) == {"VLLM_CPU_OMP_THREADS_BIND": "auto"}
     assert computed(2, bind="0-1") == {"VLLM_CPU_OMP_THREADS_BIND": "0-1"}
     assert computed(2, bind="nobind", threads=3) == {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "3"}
+
+
+def test_an_engine_stays_on_its_cores_and_gpus_with_all_it_starts() -> None:
+    program = (
+        "import os, threading; from services.local_engine.environment import confine\n"
+        "up, down = threading.Event(), threading.Event()\n"
+        "early = threading.Thread(target=lambda: (up.set(), down.wait())); early.start(); up.wait()\n"
+        "core = max(os.sched_getaffinity(0)); environ = {'CUDA_VISIBLE_DEVICES': '5'}\n"
+        "confine((core,), (0, 1), environ); other = {}; confine((), (0, 1), other); confine((), (), {})\n"
+        "assert {core} == os.sched_getaffinity(0) == os.sched_getaffinity(early.native_id)\n"
+        "assert environ['CUDA_VISIBLE_DEVICES'] == '5' and other['CUDA_VISIBLE_DEVICES'] == '0,1'\n"
+        "down.set()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.local_engine.room import asked, require
-from services.local_engine.settings import CpuSettings, LocalEngineSettings, VllmSettings
+from services.local_engine.room import asked, require, within
+from services.local_engine.settings import CpuSettings, LocalEngineSettings, MachineSettings, VllmSettings
 from spillway.doctor.configuration import EnginePart, VllmPart
 from spillway.doctor.fit import Asked
 from spillway.doctor.machine import Cpu, Driver, Gpu, Machine, Memory, Software
@@ -159,3 +159,45 @@ def test_the_doctor_reads_the_engines_settings_as_the_engine_does() -> None:
         ours = EnginePart.model_validate({"vllm": vllm})
         assert ours.vllm.asked() == asked(LocalEngineSettings.model_validate({"vllm": vllm}))
     assert replace(VllmPart().asked(), kv_cache_bytes=None) == Asked()
+
+
+def beside(folder: Path, *, engine: str = "large", **share: Any) -> LocalEngineSettings:
+    """The engine `large`, which has the 8B model and `share`, with one beside it that has the same model."""
+    large = EnginePart.model_validate({"model": str(folder), "share": share})
+    engines = {"small": EnginePart(model=str(folder)), "large": large}
+    machine = MachineSettings(engine=engine, engines=engines)
+    return LocalEngineSettings(model=str(folder), machine=machine, share=large.share)
+
+
+def test_two_engines_that_do_not_fit_together_are_refused_with_what_each_takes(llama: Path) -> None:
+    narrow = replace(MACHINE, memory=Memory(24 * GIB, 24 * GIB))
+    require(settings(llama), narrow, llama)
+    with pytest.raises(SettingsHopeless) as refused:
+        require(beside(llama), narrow, llama)
+    assert str(refused.value).startswith(f"local_engines.large.model: {llama}: ")
+    assert "needs 16.0 GiB, and this machine has 8.0 GiB for it: 7.9 GiB too little" in str(refused.value)
+    assert "(small takes 16.0 GiB)" in str(refused.value)
+    wide = replace(MACHINE, memory=Memory(64 * GIB, 60 * GIB))
+    assert require(beside(llama), wide, llama).asked.kv_cache_bytes == GIB
+
+
+def test_a_share_becomes_what_vllm_is_told(llama: Path) -> None:
+    wide = replace(MACHINE, memory=Memory(64 * GIB, 60 * GIB))
+    told = beside(llama, memory=0.5)
+    lot = require(told, wide, llama)
+    kept = within(told, lot).vllm.cpu.kv_cache_gib
+    assert 14 < kept < 32 - WEIGHTS_BYTES / GIB
+    with pytest.raises(SettingsHopeless, match=r"needs 16\.0 GiB, and this machine has 8\.0 GiB"):
+        require(beside(llama, memory=0.125), wide, llama)
+
+
+def test_engines_on_one_gpu_get_a_part_of_it_each(llama: Path) -> None:
+    big = replace(GPU, gpus=(Gpu("a GPU", 80 * GIB, 80 * GIB),))
+    told = beside(llama, memory=0.5)
+    assert within(told, require(told, big, llama)).vllm.gpu_memory_utilization == 0.5
+    small = beside(llama, engine="small")
+    assert within(small, require(small, big, llama)).vllm.gpu_memory_utilization == 0.42
+    with pytest.raises(
+        SettingsHopeless, match=r"local_engines: GPU 0 has 80\.0 GiB, .*: large 0\.90 \(72\.0 GiB\), small"
+    ):
+        require(beside(llama, memory=0.9), big, llama)

@@ -182,3 +182,14 @@ def test_this_machine_is_read(tmp_path: Path) -> None:
 def test_a_command_that_is_not_there_and_one_that_fails_are_told_apart() -> None:
     assert run(("no-such-command-here",)) == Ran(None, "")
     assert run(("sh", "-c", "echo out; echo err >&2; exit 3")) == Ran(3, "out\nerr\n")
+
+
+def test_cores_are_listed_with_what_shares_something_beside_each_other(tmp_path: Path) -> None:
+    topology = {0: (0, 0), 1: (0, 1), 2: (1, 0), 3: (1, 1), 4: (0, 0), 5: (0, 1), 6: (1, 0)}
+    files: dict[str, str] = {}
+    for core, (package, number) in topology.items():
+        folder = f"sys/devices/system/cpu/cpu{core}/topology"
+        files |= {f"{folder}/physical_package_id": f"{package}\n", f"{folder}/core_id": f"{number}\n"}
+    told = replace(sources(tmp_path, files), ids=frozenset(topology))
+    assert inspect(told).cpu.ids == (0, 4, 1, 5, 2, 6, 3)
+    assert inspect(replace(sources(tmp_path / "bare"), ids=frozenset({2, 1}))).cpu.ids == (1, 2)

@@ -11,12 +11,15 @@ import pytest
 import yaml
 
 from services.cloud_proxy.settings import CloudProxySettings
+from services.local_engine.presets import PRESETS
 from services.local_engine.settings import LocalEngineSettings
 from services.router.policy_document import opened
 from services.router.settings import RouterSettings
 from services.validator.settings import ValidatorSettings
+from spillway import v1
 from spillway.settings import SettingsError, load
 from spillway.template import KEYS, TemplateError, translated
+from spillway.template.runtime import CAPABILITIES, capabilities
 from spillway.template.table import METRICS
 from spillway.template.translation import LISTENS
 
@@ -139,15 +142,11 @@ def test_what_is_given_is_not_changed() -> None:
         ("local_engine: {gpu_memory_utilization: 2}", "local_engine.gpu_memory_utilization: expected a number above 0"),
         ("local_engine: {max_model_len: 9, context_length: 9}", "local_engine.max_model_len: is the same as"),
         ("local_engine: {endpoint: 'localhost:11434', model: a}", "local_engine.endpoint: expected http://"),
-        ("local_engine: {endpoint: 'http://localhost:11434'}", "local_engine.model: is missing"),
+        ("local_engine: {endpoint: 'http://localhost:9/api/x'}", "local_engine.endpoint: expected the runtime's root"),
         ("local_engine: {endpoint: 'http://8.8.8.8', model: a}", "local_engine.endpoint: is not on the site"),
         (
             "local_engine: {endpoint: 'http://localhost:11434', model: a, gpu_memory_utilization: 0.5}",
             "local_engine.gpu_memory_utilization: is for vLLM",
-        ),
-        (
-            "{routing: {strategy: local_only}, local_engine: {endpoint: 'http://localhost:11434', model: a}}",
-            "routing.strategy: is not possible with local_engine.endpoint",
         ),
         ("cloud_engine: {model: gpt-4o}", "cloud_engine.provider: is missing"),
         ("cloud_engine: {provider: openai}", "cloud_engine.model: is missing"),
@@ -196,7 +195,7 @@ def test_whatever_stands_at_a_key_it_is_taken_or_refused_with_its_path(path: str
         try:
             translated(told)
         except TemplateError as error:
-            assert all(line.startswith((path, "local_engine.model: is missing")) for line in str(error).splitlines())
+            assert all(line.startswith(path) for line in str(error).splitlines())
 
 
 def test_ours_win_over_a_key_of_the_template_that_says_the_same(tmp_path: Path) -> None:
@@ -268,28 +267,51 @@ def test_a_strategy_becomes_a_policy(tmp_path: Path, strategy: str, settings: di
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "base_url"),
+    ("endpoint", "kind", "address"),
     [
-        ("http://localhost:11434", "http://localhost:11434/v1"),
-        ("http://localhost:11434/", "http://localhost:11434/v1"),
-        ("http://10.0.0.5:11434/api/generate", "http://10.0.0.5:11434/v1"),
-        ("http://studio:1234/v1", "http://studio:1234/v1"),
-        ("https://gpu.example.com/v1/chat/completions", "https://gpu.example.com/v1"),
+        ("http://localhost:11434", "ollama", "http://localhost:11434"),
+        ("http://localhost:11434/", "ollama", "http://localhost:11434"),
+        ("http://10.0.0.5:5000/api/generate", "ollama", "http://10.0.0.5:5000"),
+        ("http://studio:1234/v1", "lm-studio", "http://studio:1234"),
+        ("http://localhost:8080", "openai", "http://localhost:8080"),
+        ("https://gpu.example.com/v1/chat/completions", "openai", "https://gpu.example.com"),
+        ("http://docker:12434/engines/v1", "openai", "http://docker:12434/engines"),
     ],
 )
-def test_an_endpoint_is_a_runtime_on_the_site_that_the_cloud_proxy_speaks_to(
-    tmp_path: Path, endpoint: str, base_url: str
+def test_an_endpoint_is_a_runtime_that_the_local_engine_stands_before(
+    tmp_path: Path, endpoint: str, kind: str, address: str
 ) -> None:
     engine = f"{{endpoint: '{endpoint}', model: 'llama3.1:8b', quantization: Q3_K_M, max_num_seqs: 2}}"
     read = mesh(tmp_path, CLOUD + f"local_engine: {engine}")
 
     local = read.router.targets[0]
-    assert (local.kind, local.model, local.region) == ("local", "local_runtime/llama3.1:8b", "site")
-    assert (local.address, local.quantization_bits, local.concurrency) == (read.proxy.server.listen, 3, 2)
-    runtime = read.proxy.providers[0]
-    assert (runtime.base_url, runtime.region, runtime.max_sensitivity) == (base_url, "site", "restricted")
-    assert (runtime.key_env, runtime.max_tokens_field) == (None, "max_tokens")
-    assert read.engine == LocalEngineSettings()
+    assert (local.kind, local.model, local.region) == ("local", "", "site")
+    assert (local.address, local.quantization_bits, local.concurrency) == (read.engine.server.listen, 3, 2)
+    runtime = read.engine.runtime
+    assert (runtime.kind, runtime.address, runtime.model) == (kind, address, "llama3.1:8b")
+    assert [provider.name for provider in read.proxy.providers] == ["openai"]
+
+
+def test_a_runtime_is_told_the_context_that_the_template_names(tmp_path: Path) -> None:
+    ollama = mesh(tmp_path, CLOUD + "local_engine: {endpoint: 'http://localhost:11434', context_length: 8192}")
+    assert (ollama.engine.runtime.num_ctx, ollama.router.targets[0].context_window) == (8192, 8192)
+    other = mesh(tmp_path, CLOUD + "local_engine: {endpoint: 'http://localhost:8000', context_length: 8192}")
+    assert (other.engine.runtime.num_ctx, other.engine.runtime.context_window) == (None, 8192)
+
+
+def test_ours_say_which_runtime_it_is_where_its_port_does_not(tmp_path: Path) -> None:
+    text = "local_engine: {endpoint: 'http://localhost:8080', runtime: {kind: llama-cpp}}"
+    read = mesh(tmp_path, CLOUD + text)
+    assert (read.engine.runtime.kind, read.engine.runtime.address) == ("llama-cpp", "http://localhost:8080")
+    assert "grammar" in read.router.targets[0].capabilities
+
+
+def test_a_target_has_the_capabilities_of_its_runtime() -> None:
+    told = {preset.name: {v1.Capability.Name(one) for one in preset.capabilities} for preset in PRESETS.values()}
+    ours = {kind: {f"CAPABILITY_{name.upper()}" for name in names} for kind, names in CAPABILITIES.items()}
+    assert {kind: names for kind, names in ours.items() if kind != "vllm"} == told
+    stated = {"runtime": {"kind": "ollama", "capabilities": ["tools"]}}
+    assert capabilities(stated) == ["tools"]
 
 
 def test_fallback_models_keep_their_order_and_find_their_providers(tmp_path: Path) -> None:
