@@ -65,6 +65,9 @@ class AdapterSettings(Section):
 class VllmSettings(Section):
     """What vLLM is told. Absent means vLLM's own default for the machine."""
 
+    task: Literal["auto", "generate", "embed"] = Field(
+        "auto", description="what the model is for; auto: as its files say; embed: vectors also of one that generates"
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="auto: the model's own; float32 for a small model on a CPU that has no bfloat16"
     )
