@@ -8,6 +8,8 @@ from spillway import v1
 from spillway.errors import FieldViolation, RequestInvalid, TargetDown
 from spillway.generation import MAX_PROMPT_BYTES
 
+Spec = v1.GenerationSpec | v1.EmbeddingSpec
+"""What may be asked of a mesh."""
 MAX_INPUTS = 2048
 """Inputs of one request: what OpenAI takes too."""
 

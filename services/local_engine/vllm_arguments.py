@@ -65,9 +65,17 @@ def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, A
 
 
 def pooling(arguments: Mapping[str, Any], context: int) -> dict[str, Any]:
-    """Return `arguments` for a model that pools: it samples nothing, and may read every input in one piece."""
-    left_out = ("logits_processors", "speculative_config")
-    told = {name: value for name, value in arguments.items() if name not in left_out}
+    """Return `arguments` for a model that pools: it samples nothing, and may read every input in one piece.
+
+    Caching of prefixes and prefill in parts are for those alone that read forward: vLLM knows which do, and dies where
+    it is told otherwise.
+    """
+    told = dict(arguments)
+    for name in ("logits_processors", "speculative_config"):
+        told.pop(name, None)
+    for name in ("enable_prefix_caching", "enable_chunked_prefill"):
+        if told.get(name):
+            del told[name]
     return {**told, "max_num_batched_tokens": max(told["max_num_batched_tokens"], context)}
 
 

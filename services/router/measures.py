@@ -25,7 +25,7 @@ from .inspection import Inspection
 from .journal import Attempt
 from .ledger import Ledger
 from .spend import Spend
-from .work import Work
+from .work import Planned
 
 _STATES: Mapping[type[Event], str] = {Opened: "open", HalfOpened: "half_open", Closed: "closed", Held: "held"}
 _FELL_SHORT = {
@@ -103,15 +103,17 @@ class Measures:
         finally:
             self._duration.record(self._clock() - began, attributes)
 
-    def work(self, work: Work) -> None:
+    def work(self, work: Planned) -> None:
         """Measure what was done about a request; all its attempts are settled."""
         journal = work.journal
         if not self._metrics.recording or not journal.attempts:
             return
         task = {names.TASK: work.plan.facts.task or "unspecified"}
         short, escalated = "", False
+        facts = work.plan.facts
+        operation = "embeddings" if facts.embeds else "chat" if facts.chat else "text_completion"
         for attempt in journal.attempts:
-            self._attempt(attempt, task, "chat" if work.plan.facts.chat else "text_completion")
+            self._attempt(attempt, task, operation)
             record = attempt.record
             if not record.left_site and record.outcome in _FELL_SHORT:
                 short = _FELL_SHORT[record.outcome] or record.reason or "failed"
