@@ -123,6 +123,7 @@ RuntimeCapability = Literal[
     "reasoning_effort",
     "text_input",
     "prefill",
+    "embeddings",
 ]
 
 
@@ -174,6 +175,8 @@ class RuntimeSettings(Section):
             raise ValueError(f"{', '.join(others)}: for a runtime that runs by itself; `kind: vllm-serve` is one")
         if self.kind != "ollama" and (others := sorted({"num_ctx", "keep_alive"} & told)):
             raise ValueError(f"{', '.join(others)}: for `kind: ollama` alone")
+        if "embeddings" in (self.capabilities or ()) and (others := sorted({"num_ctx", "keep_alive"} & told)):
+            raise ValueError(f"{', '.join(others)}: not for a model that embeds")
         return self
 
 

@@ -204,9 +204,7 @@ class Policy:
             return [f"degraded: tier {target.tier} answers a complex request if nothing better can"], 100.0
         if facts.category is Category.SAFETY_CRITICAL:
             return ["safety-critical requests need tier large"], 300.0 + 10.0 * target.local
-        long = (
-            facts.prompt_tokens > self.local_context_limit and not facts.embeds
-        )  # the limit is of what is read slowly
+        long = facts.prompt_tokens > self.local_context_limit and not facts.embeds
         if target.local:
             if long:
                 limit = f"{facts.prompt_tokens} prompt tokens are over the local limit of {self.local_context_limit}"

@@ -41,6 +41,8 @@ class Scripted:
 
     words: tuple[str, ...] = ("one", " two")
     hangs: bool = False
+    loses: int = 0
+    """Vectors that are missing from its answers."""
     pauses: bool = False
     """It says the rest when `goes_on` is set."""
     context_window: int = 10
@@ -78,6 +80,15 @@ class Scripted:
         finally:
             self.running -= 1
             self.left.set()
+
+    async def embed(self, spec: v1.EmbeddingSpec, call: Call, alive: Callable[[], None]) -> v1.EmbedResponse:
+        alive()
+        if self.hangs and call.request_id != "warm-up":
+            self.hanging.set()
+            await self.dead.wait()
+            raise TargetDown("the engine died")
+        vectors = [v1.Embedding(values=[1.0, 0.0])] * (len(spec.inputs) - self.loses)
+        return v1.EmbedResponse(embeddings=vectors, usage=v1.Usage(prompt_tokens=1, completion_tokens=0))
 
     async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
         return Count(7)
