@@ -57,7 +57,8 @@ class TargetClient:
 
         Raises TargetTimeout after `silence_s` without a first token.
         """
-        return await self._whole(self._generate, attempt, request, call, journal, silence_s, _require_answer)
+        answer = self._generate, v1.GenerateResponse, _require_answer
+        return await self._whole(*answer, attempt, request, call, journal, silence_s)
 
     async def embed(
         self, attempt: Attempt, request: v1.EmbedRequest, call: Call, journal: Journal, silence_s: float
@@ -66,20 +67,21 @@ class TargetClient:
 
         Raises TargetTimeout after `silence_s` without a sign of life.
         """
-        check = partial(embedding.require_whole, request.spec)
-        response = await self._whole(self._embed, attempt, request, call, journal, silence_s, check)
+        vectors = self._embed, v1.EmbedResponse, partial(embedding.require_whole, request.spec)
+        response = await self._whole(*vectors, attempt, request, call, journal, silence_s)
         journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=response.model, usage=response.usage)
         return response
 
     async def _whole(
         self,
         method: grpc.aio.UnaryStreamMultiCallable[Any, Response],
+        kind: type[Response],
+        check: Callable[[Response], None],
         attempt: Attempt,
         request: Any,
         call: Call,
         journal: Journal,
         silence_s: float,
-        check: Callable[[Response], None],
     ) -> Response:
         """Return the one response of `method`, which `check` lets pass; else the attempt is settled as failed."""
         try:
@@ -92,7 +94,7 @@ class TargetClient:
                     journal.first_token(attempt)
                 response = await rpc.read()
                 code = await rpc.code()
-            if not isinstance(response, Message) or code is not grpc.StatusCode.OK:
+            if not isinstance(response, kind) or code is not grpc.StatusCode.OK:
                 raise TargetDown("the target's answer did not end well")
             check(response)
             journal.first_token(attempt)  # of a target whose headers said nothing

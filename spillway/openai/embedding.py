@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jiter
-from google.protobuf.json_format import MessageToDict
 
 from spillway import embedding, v1
 from spillway.errors import ConstraintUnsupported, FieldViolation, SpillwayError
 from spillway.openai.exchange import Exchange
+from spillway.openai.request import extra_of
 
 MAX_BODY_BYTES = 64 * 2**20
 """Of an answer: numbers written out take up to five times the room of the vectors that they become."""
@@ -26,14 +26,11 @@ def body_of(spec: v1.EmbeddingSpec, model: str) -> dict[str, Any]:
     Vectors are asked for as base64, as OpenAI's own clients do: exact, and a quarter of the size. A server that knows
     no base64 answers with numbers, which are read too.
     """
-    body: dict[str, Any] = MessageToDict(spec.extra) if spec.HasField("extra") else {}
+    body = extra_of(spec)
     kinds = {one.WhichOneof("input") for one in spec.inputs}
     if len(kinds) > 1:
         index = next(at for at, one in enumerate(spec.inputs) if one.HasField("tokens"))
-        field, said = (
-            f"spec.inputs[{index}].tokens",
-            "texts and tokens do not go together here: send two requests",
-        )
+        field, said = f"spec.inputs[{index}].tokens", "texts and tokens do not go together here: send two requests"
         raise ConstraintUnsupported(f"{field}: {said}", fields=[FieldViolation(field, said)])
     texts = kinds == {"text"}
     body["model"] = model

@@ -39,7 +39,7 @@ EMBEDDING = (v1.CAPABILITY_EMBEDDINGS, v1.CAPABILITY_TOKEN_INPUT)
 class Seen:
     """A request the engine got, with its call."""
 
-    request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.EmbedRequest
+    request: v1.GenerateRequest | v1.StreamGenerateRequest
     call: Call
     deadline: Deadline
 
@@ -51,7 +51,7 @@ class FakeEngine:
     An answer is continued after the tokens that a request says are there already, or after their text.
     Tokens that have come due when the caller pulls are merged into one delta, as a real engine's collector does.
     `running` counts generations in flight, `finished`, `failed` and `cancelled` those that ended so; `seen` keeps what
-    was asked.
+    was asked, `embeds` what was to be embedded.
     """
 
     model: str = "fake"
@@ -68,6 +68,7 @@ class FakeEngine:
     """Makes the vector of an input: the engine then embeds, and generates nothing."""
     faults: Script = field(default_factory=Script)
     seen: list[Seen] = field(default_factory=list)
+    embeds: list[v1.EmbedRequest] = field(default_factory=list)
     others: int = 0
     """Generations that the load tells of besides those in flight here."""
     running: int = 0
@@ -94,7 +95,7 @@ class FakeEngine:
     async def embed(self, request: v1.EmbedRequest, call: Call) -> v1.EmbedResponse:
         """A vector for every input, faults included: `Cut` loses the last ones."""
         spec = request.spec
-        self.seen.append(Seen(request, call, call.deadline))
+        self.embeds.append(request)
         embedding.check(spec)
         self._admit_model(spec.model)
         if self.vector is None:

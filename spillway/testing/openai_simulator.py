@@ -76,8 +76,8 @@ class OpenAISimulator:
     `calls` returns the tools that the model calls; by default only those that the request demands. `key`: absent, any
     key is good, even none. `models`: absent, any model is served. `takes_prefill`: a conversation may end with words of
     the assistant's, and the answer goes on after them. `parameters`: what a request may hold, anything else is refused.
-    `tells_usage`: of a stream without being asked, in its last chunk. `says_done`: when it is over. `packs`: vectors come
-    as base64 where that is asked for. Times are seconds.
+    `tells_usage`: of a stream without being asked, in its last chunk. `says_done`: when it is over. `packs`: vectors
+    come as base64 where that is asked for. Times are seconds.
     """
 
     answer: Callable[[Mapping[str, Any]], str] = simulated_answer

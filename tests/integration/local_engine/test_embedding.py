@@ -53,7 +53,8 @@ def encoder(folder: Path) -> Path:
         initializer_range=0.4,
     )
     config.is_matryoshka = True
-    BertModel(config).eval().save_pretrained(folder)
+    model: Any = BertModel
+    model(config).save_pretrained(folder)
     return with_tokenizer(folder)
 
 
