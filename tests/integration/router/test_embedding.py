@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 
 from services.cloud_proxy.app import build as build_cloud_proxy
-from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, PriceSettings, ProviderSettings
+from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
 from services.router.app import build
 from services.router.journal import Attempt
-from services.router.policy_settings import PolicySettings, TargetSettings
+from services.router.policy_settings import PolicySettings, PriceSettings, TargetSettings
 from services.router.settings import RouterSettings
 from spillway import v1
 from spillway.client import Client, connect
@@ -53,6 +53,7 @@ class Mesh:
     embedder: FakeEngine
     generator: FakeEngine
     provider: OpenAISimulator
+    address: str
     kept: list[Attempt]
 
     def outcomes(self) -> list[str]:
@@ -76,7 +77,7 @@ async def running(
             {
                 "name": "e5",
                 "capabilities": ["embeddings"],
-                "price": PriceSettings(input_usd_per_mtok=1, output_usd_per_mtok=0),
+                "price": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2},
             }
         )
         cloud = await stack.enter_async_context(
@@ -104,6 +105,7 @@ async def running(
                     model="e5",
                     weights=weights,
                     context_window=40,
+                    price=PriceSettings(input_usd_per_mtok=0, output_usd_per_mtok=0),
                     capabilities=frozenset(declared),
                 ),
                 TargetSettings(
@@ -114,6 +116,7 @@ async def running(
                     region="us",
                     weights=weights,
                     capabilities=frozenset({"embeddings"}),
+                    price=PriceSettings(input_usd_per_mtok=1, output_usd_per_mtok=2),
                 ),
             ),
             policy=PolicySettings.model_validate(policy or {}),
@@ -121,7 +124,7 @@ async def running(
         kept: list[Attempt] = []
         app = await stack.enter_async_context(build(settings, keep=lambda attempt, call: kept.append(attempt)))
         client = await stack.enter_async_context(connect(app.server.address))
-        yield Mesh(client, embedder, generator, provider, kept)
+        yield Mesh(client, embedder, generator, provider, app.server.address, kept)
 
 
 async def test_texts_are_embedded_on_the_site_and_the_answer_says_where_and_why(valkey: str) -> None:
@@ -242,3 +245,36 @@ async def test_options_of_the_client_are_checked_before_anything_is_sent(valkey:
         with pytest.raises(RequestInvalid, match=r"inputs\[1\]"):
             await mesh.client.embed(["a", 1.5])  # type: ignore[list-item]
     assert mesh.embedder.embeds == []
+
+
+async def test_a_router_embeds_for_another_and_both_accounts_are_whole(valkey: str) -> None:
+    async with running(valkey, weights="e5") as mesh, AsyncExitStack() as stack:
+        site = TargetSettings(
+            name="site", kind="local", address=mesh.address, router=True, capabilities=frozenset({"embeddings"})
+        )
+        outer = await stack.enter_async_context(build(RouterSettings(server=LOOPBACK, targets=(site,))))
+        client = await stack.enter_async_context(connect(outer.server.address))
+        mesh.embedder.faults = DOWN
+        found = await client.embed("two words", sensitivity="internal")
+        with pytest.raises(AllTargetsFailed):
+            await client.embed("two words", local_only=True)
+    (attempt,) = found.attempts
+    assert (attempt.target, attempt.model, attempt.left_site, attempt.region) == ("site", "e5-simulated", True, "us")
+    assert [inner.target for inner in attempt.attempts] == ["near", "near", "far"]
+    assert found.target == "site"
+    assert "there" in found.route_reason
+    assert len(mesh.provider.seen) == 1
+
+
+async def test_what_a_budget_has_left_keeps_an_embedding_on_the_site(valkey: str) -> None:
+    async with running(valkey, weights="e5", policy={"order": ["cloud", "local"], "max_cost_usd": 1e-6}) as mesh:
+        assert (await mesh.client.embed("ab")).target == "far"  # about one token, for 1e-6 USD
+        assert (await mesh.client.embed(["ab", "ab"])).target == "near"  # every input costs
+    assert len(mesh.provider.seen) == 1
+
+
+async def test_inputs_that_nobody_could_inspect_stay_on_the_site(valkey: str) -> None:
+    async with running(valkey, weights="e5", policy={"order": ["cloud", "local"]}) as mesh:
+        found = await mesh.client.embed(["call me"], inspect_input=True)
+    assert found.target == "near"
+    assert mesh.provider.seen == []
