@@ -35,6 +35,8 @@ _FELL_SHORT = {
 }
 """Outcomes after which another target is tried, and how they are called."""
 _TASKS = {number: name.removeprefix("TASK_").lower() for name, number in v1.Task.items()}
+EMBEDDINGS = "embeddings"
+"""gen_ai.operation.name of what makes vectors."""
 LOCAL_PROVIDER = "spillway"
 """gen_ai.provider.name of what answers on the site."""
 
@@ -111,7 +113,7 @@ class Measures:
         task = {names.TASK: work.plan.facts.task or "unspecified"}
         short, escalated = "", False
         facts = work.plan.facts
-        operation = "embeddings" if facts.embeds else "chat" if facts.chat else "text_completion"
+        operation = EMBEDDINGS if facts.embeds else "chat" if facts.chat else "text_completion"
         for attempt in journal.attempts:
             self._attempt(attempt, task, operation)
             record = attempt.record
@@ -124,7 +126,11 @@ class Measures:
         if costs:
             self._cost.record(sum(costs) / 1e9, task)
         last = journal.attempts[-1]
-        if last.record.outcome == v1.ATTEMPT_OUTCOME_ANSWERED and last.record.HasField("first_token_ms"):
+        if (
+            not facts.embeds
+            and last.record.outcome == v1.ATTEMPT_OUTCOME_ANSWERED
+            and last.record.HasField("first_token_ms")
+        ):
             self._first.record(last.began - journal.began + last.record.first_token_ms / 1000, task)
 
     def inspection(self, found: Inspection) -> None:
@@ -205,7 +211,7 @@ class Measures:
             names.MODEL: target.model or target.name,
             names.ANSWERED_BY: record.model,
         }
-        if record.HasField("first_token_ms"):
+        if record.HasField("first_token_ms") and operation != EMBEDDINGS:  # vectors have no first token
             self._call_first.record(record.first_token_ms / 1000, told)
         counts = {
             "input": record.prompt_tokens if record.HasField("prompt_tokens") else None,

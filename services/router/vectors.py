@@ -1,7 +1,8 @@
 """Vectors of different models do not compare: which model embeds must not be chance. Pure.
 
-What is looked at is the same from one request to the next: not who is well, how much is left to spend, or how sensitive
-an input is. Otherwise a store would be fed by one model today and by another tomorrow, and nobody would be told.
+What is looked at is the same from one request to the next: not who is well, what is left to spend, how sensitive an
+input is, or which policy that gave it. Otherwise a store would be fed by one model today and by another tomorrow, and
+nobody would be told.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from .facts import Facts
 from .policy import Policy
 from .target import Target
 
-LASTING = ("rpc", "model", "wishes", "order", "capability")
-"""Rules that leave out the same targets whatever happens."""
+LASTING = ("rpc", "model", "wishes")
+"""Rules that leave out the same targets whatever happens, and whatever is embedded."""
 
 
 def comparable(one: Target, other: Target) -> bool:

@@ -212,5 +212,7 @@ async def test_an_embedding_is_counted_as_one() -> None:
         found = await scrape(mesh)
     told = {"gen_ai_operation_name": "embeddings", "gen_ai_response_model": "small"}
     assert found.value("gen_ai_client_operation_duration_seconds_count", **told) == 1
+    assert found.value("gen_ai_client_operation_time_to_first_chunk_seconds_count") == 0
+    assert found.value("spillway_router_request_time_to_first_token_seconds_count") == 0
     assert found.value("spillway_router_tokens_total", gen_ai_token_type="input") == 2
     assert found.value("local_dispatch_count_total", spillway_target="local") == 1
