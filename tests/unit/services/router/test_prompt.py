@@ -86,7 +86,8 @@ def test_every_text_of_an_embedding_is_read_and_its_tokens_cannot_be() -> None:
         v1.EmbeddingInput(text="two"),
         v1.EmbeddingInput(tokens=v1.EmbeddingTokens(ids=[7])),
     ]
-    spec = v1.EmbeddingSpec(request_id="r", model="m", inputs=inputs, extra={"prompt": "three"})
+    spec = v1.EmbeddingSpec(request_id="r", model="m", inputs=inputs)
+    spec.extra.update({"prompt": "three"})
     found = read_prompt(spec)
     assert set(found.texts) == {"one", "two", "prompt", "three"}
     assert found.unreadable == ("token ids",)
