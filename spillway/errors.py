@@ -70,6 +70,10 @@ class ConstraintUnsupported(RequestInvalid):
     reason = "CONSTRAINT_UNSUPPORTED"
 
 
+UNSUPPORTED_RPC = "rpc"
+"""In the metadata of ConstraintUnsupported: the rpc that is not this target's, though it may be another's."""
+
+
 class SchemaInvalid(RequestInvalid):
     reason = "SCHEMA_INVALID"
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 
 import aiohttp
 import jiter
@@ -16,6 +17,7 @@ from services.cloud_proxy.provider import Exchange, Prepared
 from services.cloud_proxy.settings import ProviderSettings
 from spillway import v1
 from spillway.errors import DeadlineExceeded, ProviderError, SpillwayError, TargetDown, TargetTimeout
+from spillway.openai import embedding
 from spillway.openai.answer import Answer
 from spillway.openai.connection import Spares, read_body
 from spillway.openai.errors import understood
@@ -39,7 +41,6 @@ class OpenAI:
         self._settings = settings
         self._key = key
         self._proxy = proxy
-        self._url = f"{settings.base_url}/chat/completions"
         self._spares = Spares()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=settings.max_connections),
@@ -62,32 +63,14 @@ class OpenAI:
         return Prepared(json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(), max(1, spec.sampling.n))
 
     async def stream(self, prepared: Prepared, call: Call, exchange: Exchange) -> AsyncGenerator[list[v1.Delta], None]:
-        name, left = self._settings.name, call.deadline.left()
-        if left <= 0:
-            raise DeadlineExceeded(f"no time is left to call {name}")
         failed: SpillwayError | None = None
         response: aiohttp.ClientResponse | None = None
         whole = False
         try:
-            exchange.sent = True
-            response = await self._session.post(
-                self._url,
-                data=prepared.body,
-                headers=self._headers(call, left),
-                timeout=ClientTimeout(
-                    total=left,
-                    sock_connect=self._settings.connect_timeout_s,
-                    sock_read=self._settings.idle_s,
-                    ceil_threshold=NEVER_CEIL_S,
-                ),
-                proxy=self._proxy,
-                allow_redirects=False,  # content and key go where the settings say, nowhere else
-            )
-            exchange.status = response.status
-            exchange.provider_request_id = response.headers.get("x-request-id", "")[:100]
+            response = await self._post("chat/completions", prepared.body, call, exchange)
             if response.status != 200:
                 raise await self._refusal(response)
-            answer = Answer(name, prepared.choices, exchange)
+            answer = Answer(self._settings.name, prepared.choices, exchange)
             if response.content_type == "text/event-stream":
                 events, limit_s = EventParser(), None
                 while not answer.done:
@@ -113,6 +96,52 @@ class OpenAI:
                     response.close()  # not released: the provider sees the connection end, and stops
         if failed is not None:
             raise failed  # out of the handler: the foreign error may know the request's headers, the key among them
+
+    async def embed(self, spec: v1.EmbeddingSpec, model: str, call: Call, exchange: Exchange) -> v1.EmbedResponse:
+        name, body = self._settings.name, json.dumps(embedding.body_of(spec, model), separators=(",", ":")).encode()
+        failed: SpillwayError
+        response: aiohttp.ClientResponse | None = None
+        try:
+            response = await self._post("embeddings", body, call, exchange)
+            if response.status != 200:
+                raise await self._refusal(response)
+            told = await read_body(response, embedding.MAX_BODY_BYTES)
+        except FOREIGN as error:
+            exchange.sent = not isinstance(error, NOT_REACHED)
+            failed = self._meant(error)
+        else:
+            self._spares.keep(response)
+            response = None
+            # In a thread: numbers that are written out take long to read.
+            read = partial(embedding.read_vectors, name, told, spec, exchange, broken=ProviderError)
+            return await asyncio.to_thread(read)
+        finally:
+            if response is not None:
+                response.close()
+        raise failed  # out of the handler, as above
+
+    async def _post(self, path: str, body: bytes, call: Call, exchange: Exchange) -> aiohttp.ClientResponse:
+        """Send `body` under `call`'s deadline, and tell `exchange` with which status the answer begins."""
+        left = call.deadline.left()
+        if left <= 0:
+            raise DeadlineExceeded(f"no time is left to call {self._settings.name}")
+        exchange.sent = True
+        response = await self._session.post(
+            f"{self._settings.base_url}/{path}",
+            data=body,
+            headers=self._headers(call, left),
+            timeout=ClientTimeout(
+                total=left,
+                sock_connect=self._settings.connect_timeout_s,
+                sock_read=self._settings.idle_s,
+                ceil_threshold=NEVER_CEIL_S,
+            ),
+            proxy=self._proxy,
+            allow_redirects=False,  # content and key go where the settings say, nowhere else
+        )
+        exchange.status = response.status
+        exchange.provider_request_id = response.headers.get("x-request-id", "")[:100]
+        return response
 
     async def _read(self, response: aiohttp.ClientResponse, limit_s: float | None) -> bytes:
         """What comes next. Raises TargetTimeout after `limit_s` of silence; None: the session's own limit holds."""

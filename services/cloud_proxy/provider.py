@@ -36,6 +36,13 @@ class Provider(Protocol):
         """
         ...
 
+    async def embed(self, spec: v1.EmbeddingSpec, model: str, call: Call, exchange: Exchange) -> v1.EmbedResponse:
+        """Return the vectors that `model` makes under `call`'s deadline, all of them, in the order of the inputs.
+
+        Raises `SpillwayError` where they do not come. Cancelled, it closes the connection to the provider at once.
+        """
+        ...
+
     async def close(self) -> None:
         """Give up all connections."""
         ...

@@ -1,11 +1,11 @@
-"""A generation by a provider: gate, limits, exchange, account."""
+"""A generation or an embedding by a provider: gate, limits, exchange, account."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,18 @@ from services.cloud_proxy.limits import CLOSED, NOTHING, Amounts, Limits, estima
 from services.cloud_proxy.provider import Exchange, Provider
 from services.cloud_proxy.settings import ModelSettings, ProviderSettings
 from services.cloud_proxy.spend import Tariff, Tokens
-from spillway import v1
+from spillway import embedding, v1
 from spillway.coalescing import pulled, window_s
 from spillway.deadline import Clock
-from spillway.errors import FieldViolation, ModelUnknown, ProviderRateLimited, RequestInvalid, SpillwayError
+from spillway.errors import (
+    UNSUPPORTED_RPC,
+    ConstraintUnsupported,
+    FieldViolation,
+    ModelUnknown,
+    ProviderRateLimited,
+    RequestInvalid,
+    SpillwayError,
+)
 from spillway.generation import check, prompt_bytes
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
@@ -91,14 +99,73 @@ class CloudProxy:
         self, spec: v1.GenerationSpec, stamp: v1.PolicyStamp | None, call: Call
     ) -> AsyncGenerator[v1.GenerationEvent, None]:
         """Yield the events of one answer. Closed early, it ends the provider's work at once."""
-        began = self._clock()
-        route = self.find(spec.model)
-        provider = route.provider
-        admit(stamp, provider=provider.name, region=provider.region, max_sensitivity=provider.max_sensitivity)
+        route, began = self.find(spec.model), self._clock()
+        self._admit(route, stamp)
         check(spec)
+        if "embeddings" in route.model.capabilities:
+            raise _other_rpc("Generate", f"{route.name} embeds, and generates nothing")
         prepared = route.adapter.prepare(spec, route.model.name)
         prompt_tokens = prompt_estimate(spec)
-        reservation = await self._reserve(route, spec, prompt_tokens, call)
+        sampling = spec.sampling
+        amounts = estimate(
+            prompt_tokens=prompt_tokens,
+            max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
+            choices=max(1, sampling.n),
+            default=route.provider.default_answer_tokens,
+            limits=route.limits,
+        )
+        async with self._attempt(route, call, began, prompt_tokens, amounts) as (attempt, call):
+            exchange = attempt.exchange
+            source = route.adapter.stream(prepared, call, exchange)
+            window = window_s(spec.coalescing, self._window)
+            async with aclosing(source), aclosing(pulled(source, window)) as merged:
+                async for deltas in merged:
+                    if attempt.first is None:
+                        attempt.first = self._clock()
+                        yield attempt.event(started=self._started(route, call, exchange))
+                    for delta in deltas:
+                        yield attempt.event(delta=delta)
+            if attempt.first is None:  # an answer without a word
+                yield attempt.event(started=self._started(route, call, exchange))
+            yield attempt.event(finished=v1.Finished(choices=exchange.finishes))
+            attempt.outcome = "ANSWERED"
+            yield attempt.event(usage=self._usage(route, attempt))
+
+    async def embed(self, spec: v1.EmbeddingSpec, stamp: v1.PolicyStamp | None, call: Call) -> v1.EmbedResponse:
+        """Return a vector for every input. Cancelled, it ends the provider's work at once."""
+        route, began = self.find(spec.model), self._clock()
+        self._admit(route, stamp)
+        embedding.check(spec)
+        if "embeddings" not in route.model.capabilities:
+            raise _other_rpc("Embed", f"{route.name} generates, and embeds nothing")
+        if "token_input" not in route.model.capabilities:
+            for index, one in enumerate(spec.inputs):
+                if one.HasField("tokens"):
+                    path, what = f"spec.inputs[{index}].tokens", "this model is given text, not tokens"
+                    raise ConstraintUnsupported(f"{path}: {what}", fields=[FieldViolation(path, what)])
+        tokens = sum(tokens_of(embedding.input_bytes(one)) + len(one.tokens.ids) for one in spec.inputs)
+        async with self._attempt(route, call, began, tokens, Amounts(1, tokens)) as (attempt, call):
+            response = await route.adapter.embed(spec, route.model.name, call, attempt.exchange)
+            attempt.outcome = "ANSWERED"
+            response.request_id, response.target = call.request_id, route.name
+            response.model = attempt.exchange.model or route.model.name
+            response.usage.CopyFrom(self._usage(route, attempt))
+            return response
+
+    def _admit(self, route: Route, stamp: v1.PolicyStamp | None) -> None:
+        provider = route.provider
+        admit(stamp, provider=provider.name, region=provider.region, max_sensitivity=provider.max_sensitivity)
+
+    @asynccontextmanager
+    async def _attempt(
+        self, route: Route, call: Call, began: float, prompt_tokens: int, amounts: Amounts
+    ) -> AsyncIterator[tuple[_Attempt, Call]]:
+        """Reserve `amounts`, and account for what the block does at the provider, whatever becomes of it.
+
+        The call that is yielded is under the attempt's span.
+        """
+        provider = route.provider
+        reservation = await self._reserve(route, amounts, call)
         attempt = _Attempt(began=began, queued=self._clock())
         span = self._tracing.start(
             names.PROVIDER_REQUEST,
@@ -113,20 +180,7 @@ class CloudProxy:
         )
         exchange = attempt.exchange
         try:
-            source = route.adapter.stream(prepared, call.under(span), exchange)
-            window = window_s(spec.coalescing, self._window)
-            async with aclosing(source), aclosing(pulled(source, window)) as merged:
-                async for deltas in merged:
-                    if attempt.first is None:
-                        attempt.first = self._clock()
-                        yield attempt.event(started=self._started(route, call, exchange))
-                    for delta in deltas:
-                        yield attempt.event(delta=delta)
-            if attempt.first is None:  # an answer without a word
-                yield attempt.event(started=self._started(route, call, exchange))
-            yield attempt.event(finished=v1.Finished(choices=exchange.finishes))
-            attempt.outcome = "ANSWERED"
-            yield attempt.event(usage=self._usage(route, attempt))
+            yield attempt, call.under(span)
         except SpillwayError as error:
             attempt.outcome = error.reason
             fail(span, error.reason)
@@ -146,17 +200,9 @@ class CloudProxy:
             self._tell(route, attempt, span)
             await self.limiter.settle(reservation, _used(exchange, prompt_tokens))
 
-    async def _reserve(self, route: Route, spec: v1.GenerationSpec, prompt_tokens: int, call: Call) -> Reservation:
-        """Take what the call needs of the provider's limits, waiting as long as the settings and the deadline let."""
+    async def _reserve(self, route: Route, amounts: Amounts, call: Call) -> Reservation:
+        """Take `amounts` of the provider's limits, waiting as long as the settings and the deadline let."""
         id, provider = uuid.uuid4().hex, route.provider
-        sampling = spec.sampling
-        amounts = estimate(
-            prompt_tokens=prompt_tokens,
-            max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
-            choices=max(1, sampling.n),
-            default=provider.default_answer_tokens,
-            limits=route.limits,
-        )
         until = self._clock() + min(provider.max_wait_s, call.deadline.left())
         while True:
             decision, reservation = await self.limiter.reserve(id, provider.name, route.limits, amounts)
@@ -217,6 +263,12 @@ class CloudProxy:
             duration_ms=round((self._clock() - attempt.began) * 1000, 1),
             simulated=route.provider.simulated,
         )
+
+
+def _other_rpc(rpc: str, said: str) -> ConstraintUnsupported:
+    """The error for an rpc that is not this model's; by its metadata a router knows that another target may have it."""
+    fields = [FieldViolation("spec.model", said)]
+    return ConstraintUnsupported(f"{rpc}: {said}", fields=fields, metadata={UNSUPPORTED_RPC: rpc})
 
 
 def prompt_estimate(spec: v1.GenerationSpec) -> int:

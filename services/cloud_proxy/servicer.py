@@ -45,6 +45,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                     await context.send_initial_metadata(_headers(event.started))
                 yield v1.StreamGenerateResponse(event=event)
 
+    async def Embed(self, request: v1.EmbedRequest, context: Any) -> v1.EmbedResponse:
+        return await self._proxy.embed(request.spec, _stamp(request), current_call())
+
     async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
         check(request.spec)
         if request.spec.model:
@@ -86,7 +89,7 @@ class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
         return told
 
 
-def _stamp(request: v1.GenerateRequest | v1.StreamGenerateRequest) -> v1.PolicyStamp | None:
+def _stamp(request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.EmbedRequest) -> v1.PolicyStamp | None:
     return request.stamp if request.HasField("stamp") else None
 
 

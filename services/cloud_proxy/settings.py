@@ -11,7 +11,16 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
 CapabilityName = Literal[
-    "json_schema", "json_object", "tools", "images", "logprobs", "reasoning_effort", "text_input", "prefill"
+    "json_schema",
+    "json_object",
+    "tools",
+    "images",
+    "logprobs",
+    "reasoning_effort",
+    "text_input",
+    "prefill",
+    "embeddings",
+    "token_input",
 ]
 PrefillName = Literal["plain", "prefix", "continue_final_message"]
 SensitivityName = Literal["public", "internal", "confidential", "restricted"]
@@ -33,6 +42,15 @@ class ModelSettings(Section):
     context_window: Count | None = Field(None, description="tokens, prompt and answer together")
     capabilities: frozenset[CapabilityName] = frozenset({"json_schema", "json_object", "tools", "text_input"})
     price: PriceSettings | None = Field(None, description="absent: looked up in the price list, else unknown")
+
+    @model_validator(mode="after")
+    def _generates_or_embeds(self) -> ModelSettings:
+        embeds = "embeddings" in self.capabilities
+        if embeds and (others := sorted(self.capabilities - {"embeddings", "token_input"})):
+            raise ValueError(f"capabilities: a model that embeds generates nothing: remove {', '.join(others)}")
+        if not embeds and "token_input" in self.capabilities:
+            raise ValueError("capabilities: token_input goes with embeddings: providers take no prompts as tokens")
+        return self
 
 
 class LimitSettings(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +59,14 @@ class Backend(Protocol):
 
         Deltas after the first are merged for up to `window()` seconds. With `whole` there is one when the first token
         is there, as a sign of life, and one with all the rest.
+        """
+        ...
+
+    async def embed(self, spec: v1.EmbeddingSpec, call: Call, alive: Callable[[], None]) -> v1.EmbedResponse:
+        """Return a vector for every input, and Usage with prompt_tokens; names are left to the caller.
+
+        `alive` is told when the first vectors are there, where that is known before the last are. Asked only of a model
+        with CAPABILITY_EMBEDDINGS, which is asked for nothing else.
         """
         ...
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+
+from opentelemetry.trace import Span
 
 from services.local_engine import support
 from services.local_engine.adapters import Adapters
 from services.local_engine.backend import AdapterLoader, Backend, Count
 from services.local_engine.pace import Window
 from services.local_engine.settings import LocalEngineSettings
-from spillway import v1
+from spillway import embedding, v1
 from spillway.deadline import Deadline
 from spillway.errors import SpillwayError, TargetBusy, TargetDown, TargetDraining, TargetUnavailable
 from spillway.generation import check
@@ -136,12 +138,7 @@ class Engine:
         check(spec)
         support.require(spec, self._names, backend.capabilities, self._adapter_names)
         window = self._window(spec.coalescing)
-        span = self._tracing.start(
-            names.ENGINE_GENERATE, call.span, attributes={names.MODEL: self.model, names.TARGET: self.target}
-        )
-        self.running += 1
-        self._idle.clear()
-        try:
+        with self._work(names.ENGINE_GENERATE, call) as span:
             events = backend.generate(spec, call.under(span), window=window, whole=whole)
             async with self._adapter(spec.adapter), aclosing(events):
                 sequence = 0
@@ -156,6 +153,30 @@ class Engine:
                             span.set_attribute(names.INPUT_TOKENS, event.usage.prompt_tokens)
                             span.set_attribute(names.OUTPUT_TOKENS, event.usage.completion_tokens)
                     yield event
+
+    async def embed(self, spec: v1.EmbeddingSpec, call: Call, alive: Callable[[], None]) -> v1.EmbedResponse:
+        """Return a vector for every input; `alive` is told of the first, where that is known."""
+        backend = self._ready()
+        embedding.check(spec)
+        support.require_embedding(spec, self._names, backend.capabilities)
+        with self._work(names.ENGINE_EMBED, call) as span:
+            response = await backend.embed(spec, call.under(span), alive)
+            embedding.require_whole(spec, response)
+            response.request_id, response.model, response.target = call.request_id, self.model, self.target
+            if response.usage.HasField("prompt_tokens"):
+                span.set_attribute(names.INPUT_TOKENS, response.usage.prompt_tokens)
+            return response
+
+    @contextmanager
+    def _work(self, span_name: str, call: Call) -> Iterator[Span]:
+        """Count an answer among those that are made, and tell of it in a span, for the block."""
+        span = self._tracing.start(
+            span_name, call.span, attributes={names.MODEL: self.model, names.TARGET: self.target}
+        )
+        self.running += 1
+        self._idle.clear()
+        try:
+            yield span
         except SpillwayError as error:
             fail(span, error.reason)
             raise
@@ -175,7 +196,8 @@ class Engine:
         """Return the tokens of the prompt of `spec`."""
         backend = self._ready()
         check(spec)
-        support.require(spec, self._names, backend.capabilities, self._adapter_names)
+        generates = tuple(can for can in backend.capabilities if can != v1.CAPABILITY_EMBEDDINGS)
+        support.require(spec, self._names, generates, self._adapter_names)
         return await backend.count_tokens(spec)
 
     def models(self) -> list[v1.Model]:
@@ -233,6 +255,8 @@ class Engine:
     async def _warm(self, backend: Backend) -> None:
         while True:
             try:
+                if v1.CAPABILITY_EMBEDDINGS in backend.capabilities:
+                    return await _first_vector(backend)
                 return await _first_token(backend, v1.GenerationSpec())
             except TargetBusy as busy:  # another has the runtime now: it is there, and will be free
                 log.info("engine.waits", why=busy.message)
@@ -287,3 +311,9 @@ async def _first_token(backend: Backend, spec: v1.GenerationSpec) -> None:
     async with asyncio.timeout(WARM_S), aclosing(events):
         async for _ in events:
             pass
+
+
+async def _first_vector(backend: Backend) -> None:
+    spec = v1.EmbeddingSpec(inputs=[v1.EmbeddingInput(text="Hello")])
+    async with asyncio.timeout(WARM_S):
+        await backend.embed(spec, Call("warm-up", Deadline.after(WARM_S)), lambda: None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from services.local_engine.backend import AdapterLoader, Backend, Count
@@ -66,6 +66,11 @@ class Guarded:
         finally:
             task.cancel()
             await asyncio.wait([task])
+
+    async def embed(self, spec: v1.EmbeddingSpec, call: Call, alive: Callable[[], None]) -> v1.EmbedResponse:
+        # Nobody reads while it is made: the lease can cancel the caller's own task.
+        async with self._lease.held(call, background=spec.priority == v1.PRIORITY_BACKGROUND):
+            return await self._backend.embed(spec, call, alive)
 
     async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
         return await self._backend.count_tokens(spec)

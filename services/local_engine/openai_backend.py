@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 from services.local_engine import runtime_load, runtime_model
@@ -24,6 +25,7 @@ from spillway import v1
 from spillway.errors import SpillwayError, TargetDown, TargetTimeout
 from spillway.generation import prompt_bytes
 from spillway.logs import get_logger
+from spillway.openai import embedding
 from spillway.openai.exchange import Exchange
 from spillway.rpc.call import Call
 from spillway.settings import SettingsError
@@ -132,10 +134,29 @@ class OpenAIBackend:
         finally:
             self._running -= 1
 
-    async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
-        body = self._dialect.body(spec, self._about.model)
+    async def embed(self, spec: v1.EmbeddingSpec, call: Call, alive: Callable[[], None]) -> v1.EmbedResponse:
+        began = time.monotonic()
+        body = embedding.body_of(spec, self._about.model)
+        self._running += 1
         try:
-            tokens = await self._counted(body)
+            path = f"{self._preset.base}/embeddings"
+            told = await self._client.answer(path, body, call, embedding.MAX_BODY_BYTES)
+            # In a thread: numbers that are written out take long to read.
+            read = partial(embedding.read_vectors, self._preset.name, told, spec, Exchange(), broken=TargetDown)
+            response = await asyncio.to_thread(read)
+        except SpillwayError as error:
+            patient(error)
+            raise
+        finally:
+            self._running -= 1
+        response.usage.timings.total_ms = (time.monotonic() - began) * 1000
+        return response
+
+    async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
+        embeds = v1.CAPABILITY_EMBEDDINGS in self.capabilities
+        body = {} if embeds else self._dialect.body(spec, self._about.model)
+        try:
+            tokens = await (self._counted_text(spec.text.text) if embeds else self._counted(body))
         except (SpillwayError, KeyError, TypeError, ValueError):
             tokens = None  # an older one, or a prompt it does not count: an estimate is better than nothing
         return Count(estimated(prompt_bytes(spec)), exact=False) if tokens is None else Count(tokens)
@@ -182,6 +203,13 @@ class OpenAIBackend:
                 return int((await self._client.ask("/tokenize", asked))["count"])
         return None
 
+    async def _counted_text(self, text: str) -> int | None:
+        """Return the runtime's count of a text to be embedded, None where it has no way to."""
+        if self._preset.counts != "tokenize":
+            return None
+        asked = {"model": self._about.model, "prompt": text}
+        return int((await self._client.ask("/tokenize", asked))["count"])
+
     async def _watch(self) -> None:
         """Look at the runtime's health and load for ever."""
         while True:
@@ -220,8 +248,10 @@ class OpenAIBackend:
 
 
 def spoken(runtime: RuntimeSettings) -> tuple[Dialect, Preset]:
-    """Return how the runtime is spoken to, and what it is like then."""
+    """Return how the runtime is spoken to, and what it is like then. Raises SettingsError for what it never has."""
     preset = PRESETS[runtime.kind]
+    if v1.CAPABILITY_EMBEDDINGS in capabilities(runtime, preset) and not preset.embeddings:
+        raise SettingsError(f"local_engine.runtime.capabilities: {preset.name} has no embeddings")
     if runtime.num_ctx is None and runtime.keep_alive is None:
         return OpenAIDialect(preset, capabilities(runtime, preset)), preset
     dialect = OllamaDialect(capabilities(runtime, preset), num_ctx=runtime.num_ctx, keep_alive=runtime.keep_alive)

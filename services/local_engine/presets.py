@@ -61,6 +61,8 @@ class Preset:
     counts: Literal["tokenize", "input_tokens"] | None = None
     """How it counts the tokens of a prompt, by its own template."""
     tells_load: Literal["vllm", "slots"] | None = None
+    embeddings: bool = False
+    """It has /embeddings; which model embeds is for the settings to say."""
 
 
 VLLM_SERVE = Preset(
@@ -74,6 +76,7 @@ VLLM_SERVE = Preset(
     context="max_model_len",
     counts="tokenize",
     tells_load="vllm",
+    embeddings=True,
 )
 """Tools need `--enable-auto-tool-choice` and a parser: `capabilities` of the settings say so."""
 
@@ -90,6 +93,7 @@ LLAMA_CPP = Preset(
     context="props",
     counts="input_tokens",
     tells_load="slots",
+    embeddings=True,
 )
 
 OLLAMA = Preset(
@@ -101,6 +105,7 @@ OLLAMA = Preset(
     version=("/api/version", "version"),
     tool_choice=False,
     context="ollama",
+    embeddings=True,
 )
 
 LM_STUDIO = Preset(
@@ -111,6 +116,7 @@ LM_STUDIO = Preset(
     health="/v1/models",
     names={"repetition_penalty": "repeat_penalty"},
     context="lm_studio",
+    embeddings=True,
 )
 
 JAN = Preset(
@@ -165,6 +171,7 @@ OPENAI = Preset(
     (*JSON, v1.CAPABILITY_TOOLS, *TEXT),
     COMMON | {"n", "logit_bias"},
     health="/v1/models",
+    embeddings=True,
 )
 """Any other server that speaks OpenAI's chat completions."""
 

@@ -20,11 +20,11 @@ class Tokenizer(Protocol):
     def apply_chat_template(self, messages: Any, **options: Any) -> Any: ...
 
 
-def known(ids: Sequence[int], vocabulary: int) -> list[int]:
+def known(ids: Sequence[int], vocabulary: int, field: str = "spec.tokens.ids") -> list[int]:
     """Return the caller's own token ids; raises RequestInvalid for one that the model does not have."""
     if (highest := max(ids)) >= vocabulary:
         said = f"has the id {highest}; this model's ids end at {vocabulary - 1}"
-        raise RequestInvalid(f"spec.tokens.ids: {said}", fields=[FieldViolation("spec.tokens.ids", said)])
+        raise RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])
     return list(ids)
 
 
@@ -102,10 +102,14 @@ def room(prompt_tokens: int, context: int, source: str | None) -> int:
     """
     if prompt_tokens < context:
         return context - prompt_tokens
-    field = f"spec.{source}"
-    said = f"has {prompt_tokens} tokens; the context has {context}, the answer's included"
-    raise ContextLengthExceeded(
+    raise too_long(f"spec.{source}", prompt_tokens, context, ", the answer's included")
+
+
+def too_long(field: str, tokens: int, context: int, included: str = "") -> ContextLengthExceeded:
+    """Return the error for `field`, whose `tokens` do not fit the context."""
+    said = f"has {tokens} tokens; the context has {context}{included}"
+    return ContextLengthExceeded(
         f"{field}: {said}",
         fields=[FieldViolation(field, said)],
-        metadata={"tokens": str(prompt_tokens), "limit": str(context)},
+        metadata={"tokens": str(tokens), "limit": str(context)},
     )

@@ -95,6 +95,30 @@ class RuntimeClient:
         if failed is not None:
             raise failed  # out of the handler: the foreign error may know the request's headers, the key among them
 
+    async def answer(self, path: str, body: object, call: Call, limit: int) -> bytes:
+        """Return what `path` answers to `body`, a little over `limit` bytes at most, when it is whole.
+
+        Left early, it closes the connection at once.
+        """
+        failed: SpillwayError
+        response: aiohttp.ClientResponse | None = None
+        watch = _Watch(self.name, call, self._settings)
+        try:
+            response = await watch.wait(self._post(path, body))
+            if response.status != 200:
+                raise await self._refusal(response)
+            told = await watch.wait(read_body(response, limit))
+        except FOREIGN as error:
+            failed = meant(self.name, error)
+        else:
+            self._spares.keep(response)
+            response = None
+            return told
+        finally:
+            if response is not None:
+                response.close()
+        raise failed  # out of the handler, as above
+
     async def close(self) -> None:
         self._spares.close()
         await self._session.close()

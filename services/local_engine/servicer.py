@@ -17,6 +17,7 @@ from spillway.rpc import metadata
 from spillway.rpc.call import current_call
 from spillway.rpc.keys import ADMIN
 from spillway.rpc.server import Service
+from spillway.rpc.sign import sign_of_life
 from spillway.v1 import engine_admin_pb2_grpc, engine_pb2_grpc, inference_pb2_grpc
 
 INFERENCE, TELEMETRY = "spillway.v1.InferenceService", "spillway.v1.EngineTelemetryService"
@@ -52,6 +53,10 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
                 if event.HasField("started"):
                     await context.send_initial_metadata(self._headers)
                 yield v1.StreamGenerateResponse(event=event)
+
+    async def Embed(self, request: v1.EmbedRequest, context: Any) -> v1.EmbedResponse:
+        async with sign_of_life(context, self._headers) as alive:
+            return await self._engine.embed(request.spec, current_call(), alive)
 
     async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
         count = await self._engine.count_tokens(request.spec)

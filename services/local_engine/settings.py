@@ -66,6 +66,9 @@ class AdapterSettings(Section):
 class VllmSettings(Section):
     """What vLLM is told. Absent means vLLM's own default for the machine."""
 
+    task: Literal["auto", "generate", "embed"] = Field(
+        "auto", description="what the model is for; auto: as its files say; embed: vectors also of one that generates"
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="auto: the model's own; float32 for a small model on a CPU that has no bfloat16"
     )
@@ -123,6 +126,7 @@ RuntimeCapability = Literal[
     "reasoning_effort",
     "text_input",
     "prefill",
+    "embeddings",
 ]
 
 
@@ -174,6 +178,8 @@ class RuntimeSettings(Section):
             raise ValueError(f"{', '.join(others)}: for a runtime that runs by itself; `kind: vllm-serve` is one")
         if self.kind != "ollama" and (others := sorted({"num_ctx", "keep_alive"} & told)):
             raise ValueError(f"{', '.join(others)}: for `kind: ollama` alone")
+        if "embeddings" in (self.capabilities or ()) and (others := sorted({"num_ctx", "keep_alive"} & told)):
+            raise ValueError(f"{', '.join(others)}: not for a model that embeds")
         return self
 
 

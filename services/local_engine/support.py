@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spillway import v1
-from spillway.errors import AdapterUnknown, ConstraintUnsupported, FieldViolation, ModelUnknown
+from spillway.errors import UNSUPPORTED_RPC, AdapterUnknown, ConstraintUnsupported, FieldViolation, ModelUnknown
 
 CAPABILITIES: tuple[v1.Capability.ValueType, ...] = (
     v1.CAPABILITY_JSON_SCHEMA,
@@ -18,6 +18,8 @@ CAPABILITIES: tuple[v1.Capability.ValueType, ...] = (
     v1.CAPABILITY_TOKEN_INPUT,
     v1.CAPABILITY_PREFILL,
 )
+EMBEDDING: tuple[v1.Capability.ValueType, ...] = (v1.CAPABILITY_EMBEDDINGS, v1.CAPABILITY_TOKEN_INPUT)
+"""Of a model that embeds."""
 
 
 def require(
@@ -31,11 +33,9 @@ def require(
     `names` is what a spec's model may be; empty always means the one model there is. `capabilities` are the backend's,
     `adapters` those loaded.
     """
-    if spec.model and spec.model not in names:
-        said = f"is not served here; served: {', '.join(sorted(names))}"
-        raise ModelUnknown(
-            f"spec.model: {spec.model[:100]!r} {said}", fields=[FieldViolation("spec.model", said)], resource=spec.model
-        )
+    _require_model(spec.model, names)
+    if v1.CAPABILITY_EMBEDDINGS in capabilities:
+        raise _other_rpc("Generate", "this model embeds, and generates nothing")
     if spec.adapter and spec.adapter not in adapters:
         raise unknown_adapter("spec.adapter", spec.adapter, adapters)
     if spec.text.HasField("suffix") and v1.CAPABILITY_SUFFIX not in capabilities:
@@ -48,6 +48,34 @@ def require(
     effort = spec.reasoning_effort not in (v1.REASONING_EFFORT_UNSPECIFIED, v1.REASONING_EFFORT_NONE)
     if effort and v1.CAPABILITY_REASONING_EFFORT not in capabilities:
         raise unsupported("spec.reasoning_effort", "this model has no reasoning effort to set")
+
+
+def require_embedding(
+    spec: v1.EmbeddingSpec, names: frozenset[str], capabilities: tuple[v1.Capability.ValueType, ...]
+) -> None:
+    """Raise ModelUnknown or ConstraintUnsupported naming the first field that asks too much. See `require`."""
+    _require_model(spec.model, names)
+    if v1.CAPABILITY_EMBEDDINGS not in capabilities:
+        raise _other_rpc("Embed", "this model generates, and embeds nothing")
+    if v1.CAPABILITY_TOKEN_INPUT not in capabilities:
+        for index, one in enumerate(spec.inputs):
+            if one.HasField("tokens"):
+                raise unsupported(f"spec.inputs[{index}].tokens", "this runtime is given text, not tokens")
+
+
+def _require_model(model: str, names: frozenset[str]) -> None:
+    if model and model not in names:
+        said = f"is not served here; served: {', '.join(sorted(names))}"
+        raise ModelUnknown(
+            f"spec.model: {model[:100]!r} {said}", fields=[FieldViolation("spec.model", said)], resource=model
+        )
+
+
+def _other_rpc(rpc: str, said: str) -> ConstraintUnsupported:
+    """The error for an rpc that is not this model's; by its metadata a router knows that another target may have it."""
+    return ConstraintUnsupported(
+        f"{rpc}: {said}", fields=[FieldViolation("spec.model", said)], metadata={UNSUPPORTED_RPC: rpc}
+    )
 
 
 def unknown_adapter(field: str, name: str, loaded: Sequence[str]) -> AdapterUnknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from services.local_engine import model_source
 from services.local_engine.settings import LocalEngineSettings, SpeculationSettings
 from spillway.doctor.fit import BATCHED_TOKENS, SMALL_WEIGHTS_BYTES
 
+RUNNERS = {"auto": "auto", "generate": "generate", "embed": "pooling"}
+"""Task of the settings -> vLLM's word."""
 PENALTIES = "services.local_engine.vllm_penalties:EarlierPenalties"
 
 
@@ -20,6 +23,7 @@ def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, A
     arguments: dict[str, Any] = {
         "model": settings.model,
         "served_model_name": settings.name,
+        "runner": RUNNERS[vllm.task],
         "dtype": _dtype(settings) if cpu else vllm.dtype,
         "quantization": vllm.quantization,
         "max_num_batched_tokens": max(batched, vllm.max_num_seqs or 0),
@@ -59,6 +63,21 @@ def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, A
         if vllm.speculation is None:  # with it vLLM takes none; on GPUs it has another sampler, with other seams
             arguments["logits_processors"] = [PENALTIES]
     return arguments
+
+
+def pooling(arguments: Mapping[str, Any], context: int) -> dict[str, Any]:
+    """Return `arguments` for a model that pools: it samples nothing, and may read every input in one piece.
+
+    Caching of prefixes and prefill in parts are for those alone that read forward: vLLM knows which do, and dies where
+    it is told otherwise.
+    """
+    told = dict(arguments)
+    for name in ("logits_processors", "speculative_config"):
+        told.pop(name, None)
+    for name in ("enable_prefix_caching", "enable_chunked_prefill"):
+        if told.get(name):
+            del told[name]
+    return {**told, "max_num_batched_tokens": max(told["max_num_batched_tokens"], context)}
 
 
 def speculative_config(speculation: SpeculationSettings) -> dict[str, Any]:

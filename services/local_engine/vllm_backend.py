@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import lru_cache
@@ -39,9 +39,10 @@ from services.local_engine.resumption import Resumption
 from services.local_engine.seats import Seats
 from services.local_engine.settings import LocalEngineSettings
 from services.local_engine.spawned import standing_apart
-from services.local_engine.support import CAPABILITIES, unsupported
+from services.local_engine.support import CAPABILITIES, EMBEDDING, unsupported
 from services.local_engine.vllm_adapters import VllmAdapters
-from services.local_engine.vllm_arguments import engine_arguments
+from services.local_engine.vllm_arguments import engine_arguments, pooling
+from services.local_engine.vllm_embedder import VllmEmbedder
 from spillway import v1
 from spillway.errors import TargetDown
 from spillway.generation import prompt_bytes
@@ -87,6 +88,10 @@ class VllmBackend:
         self._seats = Seats(llm.vllm_config.scheduler_config.max_num_seqs, settings.vllm.interactive_share)
         self._vocabulary = int(llm.model_config.get_vocab_size())
         self.context_window = int(llm.model_config.max_model_len)
+        self._embedder: VllmEmbedder | None = None
+        if llm.model_config.runner_type == "pooling":
+            self.capabilities = EMBEDDING
+            self._embedder = VllmEmbedder(llm, self._encoded, self._seats, self._trace)
         ends = llm.model_config.try_get_generation_config().get("eos_token_id")
         ends = ends if isinstance(ends, list) else [ends]
         self._eos = frozenset(end for end in (self._tokenizer.eos_token_id, *ends) if end is not None)
@@ -100,6 +105,11 @@ class VllmBackend:
         try:
             cpu = current_platform.is_cpu()
             arguments = engine_arguments(settings, cpu=cpu)
+            model = AsyncEngineArgs(**arguments).create_model_config()
+            if model.runner_type == "pooling":
+                if model.convert_type == "classify":
+                    raise SettingsError("it scores texts, and neither generates nor embeds")
+                arguments = pooling(arguments, int(model.max_model_len))
             if cpu:
                 environment.compute_on_cpu(settings.vllm, len(os.sched_getaffinity(0)), os.environ)
             if arguments["enforce_eager"]:
@@ -148,7 +158,7 @@ class VllmBackend:
                 tokens_input(seen) if how.guide is None else {"prompt_token_ids": seen},
                 _parameters(how, structure, whole=whole),
                 name,
-                trace_headers=(inject(call.span) or None) if self._traced else None,
+                trace_headers=self._trace(call),
                 priority=BACKGROUND if background else 0,
                 lora_request=None if self.adapters is None else self.adapters.request(spec.adapter),
             )
@@ -185,6 +195,13 @@ class VllmBackend:
             del self._reports.paces[name]
             if not over:
                 await asyncio.shield(self._llm.abort(name))
+
+    async def embed(self, spec: v1.EmbeddingSpec, call: Call, alive: Callable[[], None]) -> v1.EmbedResponse:
+        assert self._embedder is not None, "asked of a model without CAPABILITY_EMBEDDINGS"
+        if not self._llm.get_num_unfinished_requests():
+            self._busy_since = time.monotonic()
+        background = spec.priority == v1.PRIORITY_BACKGROUND
+        return await self._embedder.embed(spec, call, alive, priority=BACKGROUND if background else 0)
 
     async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
         return Count(len(await self._tokens(spec)))
@@ -223,6 +240,16 @@ class VllmBackend:
             return prompt.tokens(spec, self._tokenizer)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, prompt.tokens, spec, self._long_tokenizer)
+
+    async def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of `texts`, special tokens included."""
+        if sum(len(text.encode()) for text in texts) <= LONG_PROMPT_BYTES:
+            return [self._tokenizer.encode(text) for text in texts]
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: [self._long_tokenizer.encode(text) for text in texts])
+
+    def _trace(self, call: Call) -> Mapping[str, str] | None:
+        return (inject(call.span) or None) if self._traced else None
 
     def _resumption(self, spec: v1.GenerationSpec, ids: list[int]) -> Resumption:
         prompt.known(spec.continuation.token_ids, self._vocabulary)

@@ -18,6 +18,7 @@ from spillway.telemetry.tracing import Tracing
 from .attempts import Attempts
 from .breakers import Breakers
 from .cache import Cache
+from .embedder import Embedder
 from .fleet import Fleet
 from .gate import Gate
 from .http.edge import application
@@ -141,10 +142,12 @@ async def build(
             tracing=tracing,
             max_waiting=settings.admission.max_waiting,
         )
+        attempts = Attempts(settings.name, fleet, judge, breakers, budget, loads, spend)
         router = Router(
             planner=planner,
             fleet=fleet,
-            strategies=strategies(Attempts(settings.name, fleet, judge, breakers, budget, loads, spend)),
+            strategies=strategies(attempts),
+            embedder=Embedder(attempts, fleet),
             keep=keep or (lambda attempt, call: None),
             announce=announce,
             clock=clock,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from spillway import v1
 from spillway.errors import BreakerOpen, CostCap, SpillwayError, TargetBusy, ValidatorUnavailable
@@ -18,15 +20,16 @@ from .fleet import Fleet
 from .journal import Attempt
 from .judge import Judge, accepted, correction, worst
 from .loads import Loads
-from .observation import kind_of_work
+from .observation import kind_of_spec
 from .plan import Candidate
 from .reading import tell_data_policy
 from .retry_budget import RetryBudget
 from .spend import Hold, Spend
-from .work import Work
+from .work import Planned, Work
 
 log = get_logger(__name__)
 
+Made = TypeVar("Made")
 Doubt = Callable[[v1.GenerateResponse, v1.Verdict | None], bool]
 """Whether an answer that was not refused is still not good enough."""
 
@@ -85,7 +88,8 @@ class Attempts:
         spec = spec or work.spec
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
-                answer = await self._once(work, candidate, spec, doubt)
+                asked = partial(self._asked, work, candidate, spec=spec, doubt=doubt)
+                answer = await self.once(work, candidate, asked)
             except SpillwayError as error:
                 failures.add(error)
                 return None
@@ -98,12 +102,15 @@ class Attempts:
             spec = correction(spec, answer.verdict)
         return None
 
-    async def _once(self, work: Work, candidate: Candidate, spec: v1.GenerationSpec, doubt: Doubt | None) -> Answer:
-        """Ask one target for an answer, and again where it fails in a fleeting way. Raises SpillwayError."""
+    async def once(self, work: Planned, candidate: Candidate, ask: Callable[[Attempt], Awaitable[Made]]) -> Made:
+        """Have `ask` make an attempt at one target, and another where it fails in a fleeting way.
+
+        `ask` settles the attempt that it is given. Raises SpillwayError.
+        """
         attempt = await self._begin(work, candidate)
         while True:
             try:
-                return await self._asked(work, candidate, attempt, spec, doubt)
+                return await ask(attempt)
             except SpillwayError:
                 again = await self._again(work, candidate, attempt)
                 if again is None:
@@ -111,12 +118,12 @@ class Attempts:
                 attempt = again
 
     async def _asked(
-        self, work: Work, candidate: Candidate, attempt: Attempt, spec: v1.GenerationSpec, doubt: Doubt | None
+        self, work: Work, candidate: Candidate, attempt: Attempt, *, spec: v1.GenerationSpec, doubt: Doubt | None
     ) -> Answer:
         """Carry out `attempt` and have its answer judged. Raises SpillwayError."""
         target = candidate.target
         wished = wishes(work.policy, work.plan, target)
-        request = v1.GenerateRequest(spec=spec, stamp=self._stamp(work, attempt), policy=wished)
+        request = v1.GenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
         request.spec.model = target.model
         response = await self._fleet.client(target).generate(
             attempt, request, work.journal.onward(attempt), work.journal, silence_s(work, candidate)
@@ -154,7 +161,7 @@ class Attempts:
         wished = wishes(work.policy, work.plan, target)
         attempt = await self._begin(work, candidate)
         while True:
-            request = v1.StreamGenerateRequest(spec=spec, stamp=self._stamp(work, attempt), policy=wished)
+            request = v1.StreamGenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
             request.spec.model = target.model
             hold = _probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
             probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
@@ -215,7 +222,7 @@ class Attempts:
         """Whether the budget has a hedge for `work`; if so it is taken."""
         return self._budget.take(work.journal.clock())
 
-    async def _begin(self, work: Work, candidate: Candidate) -> Attempt:
+    async def _begin(self, work: Planned, candidate: Candidate) -> Attempt:
         """Open an attempt. Raises BreakerOpen, TargetBusy or CostCap where the target may not be tried now.
 
         The place that it has at the target, and what is held of the tenant's budget, end when it is settled.
@@ -238,7 +245,7 @@ class Attempts:
         await journal.intend(attempt)
         return attempt
 
-    async def _hold(self, work: Work, candidate: Candidate) -> Hold | None:
+    async def _hold(self, work: Planned, candidate: Candidate) -> Hold | None:
         """Set aside what an attempt may cost, where the tenant has a budget; raises CostCap where it does not fit."""
         budget, cost = work.plan.budget, candidate.estimated_cost_nano_usd
         if budget is None or not budget.counts(candidate.target, cost):
@@ -249,7 +256,7 @@ class Attempts:
             error.elsewhere = not budget.refuse
             raise
 
-    async def _again(self, work: Work, candidate: Candidate, failed: Attempt) -> Attempt | None:
+    async def _again(self, work: Planned, candidate: Candidate, failed: Attempt) -> Attempt | None:
         """Open another attempt at the target that `failed`; None where that is not worth it or not allowed."""
         journal = work.journal
         failures = sum(attempt.target is failed.target for attempt in journal.attempts if attempt.error is not None)
@@ -283,7 +290,8 @@ class Attempts:
                 choice.content.text = verdict.accepted_json
         return worst(verdicts)
 
-    def _stamp(self, work: Work, attempt: Attempt) -> v1.PolicyStamp:
+    def stamp(self, work: Planned, attempt: Attempt) -> v1.PolicyStamp:
+        """What was decided, as every target is told."""
         return v1.PolicyStamp(
             router=self._router,
             policy_revision=work.plan.policy_revision,
@@ -296,17 +304,21 @@ class Attempts:
     def _sign(self, started: v1.Started, work: Work, candidate: Candidate) -> None:
         started.request_id = work.call.request_id
         started.target = candidate.target.name
+        started.route_reason = self.reason(work, candidate, started.route_reason)
+
+    def reason(self, work: Planned, candidate: Candidate, told: str = "") -> str:
+        """Why this target has answered, in one line; `told` is what it said itself."""
         number = len(work.journal.attempts)
         failed = "; ".join(
             f"{attempt.target.name} {attempt.record.reason or _WORDS[attempt.record.outcome]}"
             for attempt in work.journal.attempts[:-1]
             if attempt.settled
         )
-        there = f"; there {started.route_reason}" if candidate.target.router else ""
+        there = f"; there {told}" if candidate.target.router else ""
         reason = f"{candidate.reasons[0]} (attempt {number}, after {failed})" if failed else candidate.reasons[0]
         inspection = work.plan.facts.inspection
         found = f"; {inspection.told}" if inspection is not None and inspection.result != "clean" else ""
-        started.route_reason = reason + found + there
+        return reason + found + there
 
     def __repr__(self) -> str:
         return f"<Attempts of {self._router} over {self._fleet!r}>"
@@ -320,12 +332,12 @@ _WORDS = {
 }
 
 
-def kind_of(work: Work) -> str:
+def kind_of(work: Planned) -> str:
     """What the quality of an answer to `work` is counted by."""
-    return kind_of_work(work.plan.facts.task, work.spec.constraint)
+    return kind_of_spec(work.plan.facts.task, work.spec)
 
 
-def silence_s(work: Work, candidate: Candidate) -> float:
+def silence_s(work: Planned, candidate: Candidate) -> float:
     """Seconds a target may stay silent: its share of what is left; for the last one the deadline itself rules."""
     if candidate is work.plan.taken[-1]:
         return work.call.deadline.left() + 1.0
@@ -338,7 +350,7 @@ def idle_s(work: Work, candidate: Candidate) -> float:
     return limit if candidate is work.plan.taken[-1] else min(limit, share_s(work, candidate))
 
 
-def share_s(work: Work, candidate: Candidate) -> float:
+def share_s(work: Planned, candidate: Candidate) -> float:
     """Seconds of the deadline that are this target's, to show itself."""
     left = work.call.deadline.left()
     return min(left, max(candidate.target.first_token_floor_s, left * work.plan.limits.first_token_share))

@@ -106,8 +106,15 @@ class Facts:
     """What came of it, once the prompt was inspected."""
     purse: Purse | None = None
     """What is left of the tenant's budget, once that was looked at."""
+    beside_tokens: int = 0
+    """Tokens of the other inputs that are embedded beside the longest: they cost, and need no room beside it."""
     policy_because: str = ""
     """What chose the policy, once the rulebook has."""
+
+    @property
+    def embeds(self) -> bool:
+        """Vectors are asked for, not an answer. The prompt is then the longest input."""
+        return "embeddings" in self.needs
 
     @property
     def prompt_tokens(self) -> int:

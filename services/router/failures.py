@@ -21,7 +21,7 @@ from spillway.errors import (
 from .journal import Attempt
 from .plan import Candidate
 from .target import Target
-from .work import Work
+from .work import Planned
 
 FLEETING_MS = 1000.0
 """A target that took longer to fail has had its chance."""
@@ -30,7 +30,7 @@ FLEETING_MS = 1000.0
 class Failures:
     """The failures of one request, in order."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Planned) -> None:
         self._work = work
         self._error: SpillwayError | None = None
         self._verdict: v1.Verdict | None = None
@@ -132,7 +132,7 @@ def fleeting(attempt: Attempt) -> bool:
     )
 
 
-def interrupted(error: SpillwayError, sequence: int, tokens: int, work: Work) -> SpillwayError:
+def interrupted(error: SpillwayError, sequence: int, tokens: int, work: Planned) -> SpillwayError:
     """The error of a stream that had already begun; the caller has been given `sequence` events and `tokens` tokens."""
     if isinstance(error, DeadlineExceeded):
         return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spillway import v1
+from spillway.embedding import Spec
 from spillway.errors import SpillwayError
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
@@ -26,7 +27,7 @@ class Inspector:
         if remote is not None:
             self._inspect = validator_pb2_grpc.ValidatorServiceStub(remote.channel).InspectInput
 
-    async def inspect(self, spec: v1.GenerationSpec, call: Call) -> Inspection:
+    async def inspect(self, spec: Spec, call: Call) -> Inspection:
         """Say what is sensitive in the prompt, within the timeout and the deadline."""
         prompt = read_prompt(spec)
         if prompt.unreadable:

@@ -25,7 +25,7 @@ from .inspection import Inspection
 from .journal import Attempt
 from .ledger import Ledger
 from .spend import Spend
-from .work import Work
+from .work import Planned
 
 _STATES: Mapping[type[Event], str] = {Opened: "open", HalfOpened: "half_open", Closed: "closed", Held: "held"}
 _FELL_SHORT = {
@@ -35,6 +35,8 @@ _FELL_SHORT = {
 }
 """Outcomes after which another target is tried, and how they are called."""
 _TASKS = {number: name.removeprefix("TASK_").lower() for name, number in v1.Task.items()}
+EMBEDDINGS = "embeddings"
+"""gen_ai.operation.name of what makes vectors."""
 LOCAL_PROVIDER = "spillway"
 """gen_ai.provider.name of what answers on the site."""
 
@@ -103,15 +105,17 @@ class Measures:
         finally:
             self._duration.record(self._clock() - began, attributes)
 
-    def work(self, work: Work) -> None:
+    def work(self, work: Planned) -> None:
         """Measure what was done about a request; all its attempts are settled."""
         journal = work.journal
         if not self._metrics.recording or not journal.attempts:
             return
         task = {names.TASK: work.plan.facts.task or "unspecified"}
         short, escalated = "", False
+        facts = work.plan.facts
+        operation = EMBEDDINGS if facts.embeds else "chat" if facts.chat else "text_completion"
         for attempt in journal.attempts:
-            self._attempt(attempt, task, "chat" if work.plan.facts.chat else "text_completion")
+            self._attempt(attempt, task, operation)
             record = attempt.record
             if not record.left_site and record.outcome in _FELL_SHORT:
                 short = _FELL_SHORT[record.outcome] or record.reason or "failed"
@@ -122,7 +126,11 @@ class Measures:
         if costs:
             self._cost.record(sum(costs) / 1e9, task)
         last = journal.attempts[-1]
-        if last.record.outcome == v1.ATTEMPT_OUTCOME_ANSWERED and last.record.HasField("first_token_ms"):
+        if (
+            not facts.embeds
+            and last.record.outcome == v1.ATTEMPT_OUTCOME_ANSWERED
+            and last.record.HasField("first_token_ms")
+        ):
             self._first.record(last.began - journal.began + last.record.first_token_ms / 1000, task)
 
     def inspection(self, found: Inspection) -> None:
@@ -203,7 +211,7 @@ class Measures:
             names.MODEL: target.model or target.name,
             names.ANSWERED_BY: record.model,
         }
-        if record.HasField("first_token_ms"):
+        if record.HasField("first_token_ms") and operation != EMBEDDINGS:  # vectors have no first token
             self._call_first.record(record.first_token_ms / 1000, told)
         counts = {
             "input": record.prompt_tokens if record.HasField("prompt_tokens") else None,

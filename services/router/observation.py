@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from spillway import v1
+from spillway.embedding import Spec
 from spillway.errors import ProviderRateLimited, SpillwayError
 
 from .journal import Attempt
@@ -42,6 +43,11 @@ def observe(attempt: Attempt, error: SpillwayError | None = None) -> Observation
     if _hasty(attempt):
         outcome = Outcome.NEUTRAL
     return Observation(outcome, began, _retry_after_s(error))
+
+
+def kind_of_spec(task: str, spec: Spec) -> str:
+    """What the quality of what is made of `spec` is counted by; empty: vectors are not judged."""
+    return "" if isinstance(spec, v1.EmbeddingSpec) else kind_of_work(task, spec.constraint)
 
 
 def kind_of_work(task: str, constraint: v1.OutputConstraint) -> str:

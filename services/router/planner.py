@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 from zlib import crc32
 
 from spillway import v1
 from spillway.egress import DataPolicy
+from spillway.embedding import Spec
 from spillway.errors import SpillwayError
 from spillway.generation import check, check_routing
 from spillway.rpc.call import Call
@@ -25,14 +27,17 @@ from .inspection import Inspection
 from .inspector import Inspector
 from .loads import Loads
 from .measures import Measures
-from .observation import kind_of_work
+from .observation import kind_of_spec
 from .plan import Plan
 from .policy import worth_counting
-from .reading import read_facts, tell_data_policy
+from .reading import countable, read_facts, tell_data_policy
 from .refusal import refusal
 from .rulebook import Rulebook
 from .spend import Spend
-from .work import Work
+from .vectors import require_one_model
+from .work import Planned
+
+Made = TypeVar("Made", bound=Planned)
 
 COUNT_TIMEOUT_S = 2.0
 EXPLAIN_TIMEOUT_S = 2.0
@@ -67,13 +72,15 @@ class Planner:
 
     async def plan(
         self,
-        spec: v1.GenerationSpec,
+        spec: Spec,
         policy: v1.RoutingPolicy,
         stamped: v1.DataPolicy,
         call: Call,
         inspection: Inspection | None = None,
     ) -> Plan:
         """Return the plan for a request; it may have taken no target.
+
+        Raises RequestInvalid where it is left open which model embeds.
 
         `inspection` is what came of it where the request was planned before.
         """
@@ -86,12 +93,14 @@ class Planner:
             if inspection is not None:
                 said = replace(said, inspection=inspection)
             facts, rules = book.read(said)
-            standings = self._breakers.snapshot(kind_of_work(facts.task, spec.constraint))
+            require_one_model(facts, rules, book.declared)
+            standings = self._breakers.snapshot(kind_of_spec(facts.task, spec))
             draw = _number(call.request_id)
             start = _number(facts.session) if facts.session else draw
             targets = book.cohorts.shortlist(rules.names(facts), standings, start)
             if worth_counting(facts, targets, rules):
-                counted = await self._count_locally(spec, book, standings, call.under(span))
+                model = facts.model if facts.embeds else None
+                counted = await self._count_locally(countable(spec), book, standings, call.under(span), model)
                 if counted is not None:
                     said = said.counted(counted)
                     facts, rules = book.read(said)
@@ -105,7 +114,7 @@ class Planner:
                 facts = replace(facts, purse=await self._spend.look(facts.tenant, plan.budget))
                 plan = rules.decide(facts, targets, standings, draw, self._loads.snapshot())
                 self._spend.refused += any(out.left_out_by == "budget" for out in plan.left_out)
-            if not plan.taken and plan.opens_in_s is None:
+            if not plan.taken and plan.opens_in_s is None and isinstance(spec, v1.GenerationSpec):
                 counting = partial(self._count_locally, book=book, standings=standings, call=call.under(span))
                 plan = await Fitter(rules, targets, standings, draw, counting).fitted(spec, plan)
             span.set_attribute(names.ROUTE_REASON, plan.reason)
@@ -115,7 +124,7 @@ class Planner:
 
     async def patient(
         self,
-        spec: v1.GenerationSpec,
+        spec: Spec,
         policy: v1.RoutingPolicy,
         stamped: v1.DataPolicy,
         call: Call,
@@ -137,7 +146,7 @@ class Planner:
             inspection = plan.facts.inspection
             await self._breakers.change(min(plan.opens_in_s, left_s))
 
-    async def again(self, work: Work, *, patient: bool = False) -> Work:
+    async def again(self, work: Made, *, patient: bool = False) -> Made:
         """Return `work` as it is planned now, of which nothing was tried. Raises the plan's refusal."""
         before = work.plan
         asked = (work.spec, work.policy, tell_data_policy(before.facts.data_policy), work.call, before.facts.inspection)
@@ -195,12 +204,23 @@ class Planner:
         return await self._fleet.client(target).count_tokens(target, spec, call)
 
     async def _count_locally(
-        self, spec: v1.GenerationSpec, book: Rulebook, standings: Mapping[str, Standing], call: Call
+        self,
+        spec: v1.GenerationSpec,
+        book: Rulebook,
+        standings: Mapping[str, Standing],
+        call: Call,
+        embedder: str | None = None,
     ) -> int | None:
-        """Ask a local target that is well for an exact count; None if none tells in time."""
+        """Ask a local target that is well for an exact count; None if none tells in time.
+
+        `embedder`: of those that embed, one that is called so; empty: any.
+        """
         call = call.until(call.deadline.within(COUNT_TIMEOUT_S))
         for target in book.targets:
             well = standings.get(target.name, SOUND).state is State.CLOSED
+            meant = not embedder or embedder in (target.name, target.called, target.model, target.weights)
+            if not meant or not target.serves(embeds=embedder is not None):
+                continue
             if target.local and well and not target.router and not target.unresolved:
                 try:
                     return (await self._fleet.client(target).count_tokens(target, spec, call)).tokens

@@ -6,7 +6,7 @@ category, then cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -46,6 +46,8 @@ class Policy:
     when_all_open: str = "try"
     context: ContextName = ContextName.LARGER
     context_limits: ContextLimits = CONDENSED
+    mixes_vectors: bool = False
+    """Targets of different models embed for one another."""
     inspect: bool = False
     sensitivity_of: Mapping[str, Sensitivity] = field(default_factory=dict)
 
@@ -148,6 +150,10 @@ class Policy:
             stays=facts.data_policy.sensitivity > self.cloud_sensitivity_limit,
         )
 
+    def could(self, facts: Facts, target: Target, rules: Iterable[str]) -> bool:
+        """Whether none of these `rules` objects to `target`."""
+        return not any(OBJECTIONS[rule](self, facts, target) for rule in rules)
+
     def _ahead_but_for(self, rule: str, facts: Facts, left_out: Sequence[Candidate], score: float) -> Target | None:
         """Return a target that would be ahead of `score`, did `rule` alone not leave it out."""
         for out in left_out:
@@ -160,8 +166,8 @@ class Policy:
     def _strategy(self, facts: Facts, taken: Sequence[Candidate]) -> tuple[StrategyName, str]:
         """Return how the plan is carried out, and why it is not as it was asked."""
         wanted = facts.strategy or self.strategy
-        if wanted is StrategyName.DIRECT:
-            return wanted, ""
+        if wanted is StrategyName.DIRECT or facts.embeds:
+            return StrategyName.DIRECT, ""
         name = wanted.name.lower()
         if len({candidate.target.called for candidate in taken}) < 2:
             return StrategyName.DIRECT, f"{name} needs two targets, so direct"
@@ -198,12 +204,13 @@ class Policy:
             return [f"degraded: tier {target.tier} answers a complex request if nothing better can"], 100.0
         if facts.category is Category.SAFETY_CRITICAL:
             return ["safety-critical requests need tier large"], 300.0 + 10.0 * target.local
+        long = facts.prompt_tokens > self.local_context_limit and not facts.embeds
         if target.local:
-            if facts.prompt_tokens > self.local_context_limit:
+            if long:
                 limit = f"{facts.prompt_tokens} prompt tokens are over the local limit of {self.local_context_limit}"
                 return [f"fallback: {limit}"], 100.0
             return ["JSON goes local first" if facts.json else "local first"], 200.0
-        if facts.prompt_tokens > self.local_context_limit:
+        if long:
             return [
                 f"{facts.prompt_tokens} prompt tokens are over the local limit of {self.local_context_limit}"
             ], 150.0
@@ -216,6 +223,11 @@ class Policy:
 
     # Objections, in the order of precedence. Each returns why `target` may not answer, or an empty string.
 
+    def _rpc(self, facts: Facts, target: Target) -> str:
+        if target.serves(embeds=facts.embeds):
+            return ""
+        return "it generates, and does not embed" if facts.embeds else "it embeds, and generates nothing"
+
     def _data_policy(self, facts: Facts, target: Target) -> str:
         if target.local:
             return ""
@@ -223,7 +235,7 @@ class Policy:
         return f"data policy: {objection}" if objection else ""
 
     def _model(self, facts: Facts, target: Target) -> str:
-        if facts.model in ("", target.name, target.called, target.model):
+        if not facts.model or named(facts, target):
             return ""
         return f"model {facts.model!r} was asked for"
 
@@ -245,8 +257,9 @@ class Policy:
 
     def _context(self, facts: Facts, target: Target) -> str:
         window = target.context_window
-        # At least one token must be left for the answer; an uncounted prompt is left out by estimate only.
-        if window is None or facts.prompt_tokens_at_most < window or facts.prompt_tokens < window:
+        # At least one token must be left for an answer; an uncounted prompt is left out by estimate only.
+        room = window if window is None or not facts.embeds else window + 1
+        if room is None or facts.prompt_tokens_at_most < room or facts.prompt_tokens < room:
             return ""
         return f"{facts.prompt_tokens} prompt tokens do not fit its context of {window}"
 
@@ -296,6 +309,7 @@ def _in_force(owner: DataPolicy, floor: Sensitivity, asked: DataPolicy) -> DataP
 
 
 OBJECTIONS: Mapping[str, Callable[[Policy, Facts, Target], str]] = {
+    "rpc": Policy._rpc,
     "data_policy": Policy._data_policy,
     "model": Policy._model,
     "wishes": Policy._wishes,
@@ -321,12 +335,25 @@ def estimate(facts: Facts, target: Target) -> int | None:
     """Cost of an answer in 1e-9 USD before it is made, or None where the price is unknown."""
     if target.price is None:
         return None
-    return target.price.cost(facts.prompt_tokens, facts.max_tokens or _ASSUMED_ANSWER_TOKENS)
+    answer = 0 if facts.embeds else facts.max_tokens or _ASSUMED_ANSWER_TOKENS
+    return target.price.cost(facts.prompt_tokens + facts.beside_tokens, answer)
+
+
+def named(facts: Facts, target: Target) -> bool:
+    """Whether the request names `target`; vectors may be asked for by the weights that several targets share."""
+    names = (target.name, target.called, target.model, target.weights if facts.embeds else "")
+    return bool(facts.model) and facts.model in names
 
 
 def worth_counting(facts: Facts, targets: Sequence[Target], policy: Policy) -> bool:
     """Whether an exact token count could change the decision."""
     if facts.counted_tokens is not None:
         return False
-    bounds = [target.context_window for target in targets if target.local and target.context_window is not None]
-    return facts.prompt_tokens_at_most >= min([policy.local_context_limit, *bounds])
+    bounds = [
+        target.context_window
+        for target in targets
+        if target.local and target.context_window is not None and target.serves(embeds=facts.embeds)
+    ]
+    if not facts.embeds:
+        bounds.append(policy.local_context_limit)
+    return bool(bounds) and facts.prompt_tokens_at_most >= min(bounds)

@@ -23,6 +23,7 @@ CapabilityName = Literal[
     "text_input",
     "suffix",
     "prefill",
+    "embeddings",
 ]
 TaskName = Literal["chat", "classify", "tag", "extract", "summarize", "translate", "write", "code", "reason"]
 CategoryName = Literal["routine", "complex", "safety_critical"]
@@ -130,6 +131,9 @@ class PolicySettings(Section):
     )
     continue_on: Literal["same_weights", "any_model"] = Field(
         "same_weights", description="who may go on with a stream that was cut; any_model is told in RouteChanged"
+    )
+    embed_with: Literal["one_model", "any_model"] = Field(
+        "one_model", description="whose vectors a request may get; any_model: where one model's targets fail, another's"
     )
     max_attempts: int = Field(8, gt=0, description="attempts for one request, at all routers it passes together")
     probe_tokens: int = Field(8, gt=0, description="tokens held in PROBED delivery, at most for the share above")

@@ -22,12 +22,15 @@ NOT_READ = frozenset(
         "spillway.v1.GenerationSpec.session_id",
         "spillway.v1.GenerationSpec.model",
         "spillway.v1.GenerationSpec.adapter",
+        "spillway.v1.EmbeddingSpec.request_id",
+        "spillway.v1.EmbeddingSpec.model",
     }
 )
 """Names, by which requests are told apart and targets chosen."""
 UNREADABLE = {
     "spillway.v1.TokenPrompt.ids": "token ids",
     "spillway.v1.Continuation.token_ids": "token ids",
+    "spillway.v1.EmbeddingTokens.ids": "token ids",
     "spillway.v1.Part.image": "images",
 }
 """Content in a form that only a target reads."""
@@ -44,7 +47,7 @@ class Prompt:
         return f"<Prompt {len(self.texts)} texts, unreadable: {', '.join(self.unreadable) or 'nothing'}>"
 
 
-def read_prompt(spec: v1.GenerationSpec) -> Prompt:
+def read_prompt(spec: v1.GenerationSpec | v1.EmbeddingSpec) -> Prompt:
     """Read all of `spec` that a target would see."""
     texts: dict[str, None] = {}
     unreadable: dict[str, None] = {}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from spillway import v1
 from spillway.egress import DataPolicy
+from spillway.embedding import Spec, input_bytes
 from spillway.generation import prompt_bytes
+from spillway.tokens import BYTES_PER_TOKEN, estimated
 
 from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
 from .plan import Fit, Plan
@@ -29,25 +32,16 @@ _PRIORITIES = {
 KINDS = {"local": v1.TARGET_KIND_LOCAL, "cloud": v1.TARGET_KIND_CLOUD}
 
 
-def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: str) -> Facts:
+def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: str) -> Facts:
     """Read off a request what policy decides on; `asked` is the data policy of its caller and earlier routers."""
-    constraint = spec.constraint.WhichOneof("constraint") or ""
-    return Facts(
+    said = Facts(
         tenant=tenant,
         model=spec.model,
         category=Category(policy.category),
         task=_TASKS.get(policy.task, ""),
         labels=frozenset(policy.labels),
         priority=_PRIORITIES[spec.priority],
-        session=spec.session_id,
         data_policy=asked,
-        needs=_needs(spec, constraint),
-        json=constraint in ("json_schema", "json_object"),
-        chat=spec.WhichOneof("input") == "chat",
-        constrained=bool(constraint or spec.tools),
-        prompt_bytes=prompt_bytes(spec),
-        counted_tokens=len(spec.tokens.ids) or None,
-        max_tokens=spec.sampling.max_tokens if spec.sampling.HasField("max_tokens") else None,
         allowed=frozenset(policy.allowed_targets),
         denied=frozenset(policy.denied_targets),
         max_cost_nano_usd=policy.max_cost_nano_usd if policy.HasField("max_cost_nano_usd") else None,
@@ -59,6 +53,44 @@ def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPol
         context=ContextName(policy.context_policy),
         inspect=policy.inspect_input,
     )
+    return _embedding(said, spec) if isinstance(spec, v1.EmbeddingSpec) else _generation(said, spec)
+
+
+def _generation(said: Facts, spec: v1.GenerationSpec) -> Facts:
+    constraint = spec.constraint.WhichOneof("constraint") or ""
+    return replace(
+        said,
+        session=spec.session_id,
+        needs=_needs(spec, constraint),
+        json=constraint in ("json_schema", "json_object"),
+        chat=spec.WhichOneof("input") == "chat",
+        constrained=bool(constraint or spec.tools),
+        prompt_bytes=prompt_bytes(spec),
+        counted_tokens=len(spec.tokens.ids) or None,
+        max_tokens=spec.sampling.max_tokens if spec.sampling.HasField("max_tokens") else None,
+    )
+
+
+def _embedding(said: Facts, spec: v1.EmbeddingSpec) -> Facts:
+    """Every input has the context to itself, so the longest stands for the prompt."""
+    sizes = [input_bytes(one) for one in spec.inputs]
+    counts = [len(one.tokens.ids) for one in spec.inputs]
+    exact = not any(sizes)
+    facts = replace(
+        said,
+        needs=frozenset({"embeddings", "token_input"} if any(counts) else {"embeddings"}),
+        chat=False,
+        prompt_bytes=max([*sizes, *(count * BYTES_PER_TOKEN for count in counts)]),
+        counted_tokens=max(counts) if exact else None,
+    )
+    return replace(facts, beside_tokens=sum(map(estimated, sizes)) + sum(counts) - facts.prompt_tokens)
+
+
+def countable(spec: Spec) -> v1.GenerationSpec:
+    """Return the prompt of `spec` as a target can be asked to count it: of an embedding the longest text."""
+    if isinstance(spec, v1.GenerationSpec):
+        return spec
+    return v1.GenerationSpec(text=v1.TextPrompt(text=max((one.text for one in spec.inputs), key=len)))
 
 
 def _needs(spec: v1.GenerationSpec, constraint: str) -> frozenset[str]:

@@ -15,7 +15,7 @@ from spillway.errors import (
 )
 
 from .plan import Candidate, Plan
-from .policy import OBJECTIONS
+from .policy import OBJECTIONS, named
 
 _FIELD_OF = {
     "json_schema": "spec.constraint.json_schema",
@@ -44,6 +44,10 @@ def refusal(plan: Plan) -> SpillwayError:
     furthest = max((rules.index(out.left_out_by) for out in known), default=0)
     facts, why = plan.facts, plan.reason
     match rules[furthest]:
+        case "rpc" | "model" if any(_named(plan, out) for out in known if out.left_out_by == "rpc"):
+            return ConstraintUnsupported(why, fields=[FieldViolation("spec.model", why)])
+        case "rpc":
+            return ConstraintUnsupported(why, fields=[FieldViolation("spec", why)])
         case "model" if not any(_named(plan, out) for out in known if out.left_out_by == "data_policy"):
             return ModelUnknown(
                 f"spec.model: {facts.model!r} is served by no target that may answer; {why}", resource=facts.model
@@ -54,10 +58,12 @@ def refusal(plan: Plan) -> SpillwayError:
             if helping := ", ".join(name.name.lower() for name in plan.would_help):
                 said += f"; context_policy {helping} would make it fit"
                 told["context_policies"] = helping
-            fields = [FieldViolation("spec.input", said)]
-            return ContextLengthExceeded(f"spec.input: {said}", fields=fields, metadata=told)
+            field = "spec.inputs" if facts.embeds else "spec.input"
+            return ContextLengthExceeded(f"{field}: {said}", fields=[FieldViolation(field, said)], metadata=told)
         case "capability":
-            fields = [FieldViolation(_FIELD_OF.get(need, "spec"), why) for need in sorted(facts.needs)]
+            fields_of = {**_FIELD_OF, "token_input": "spec.inputs"} if facts.embeds else _FIELD_OF
+            needs = sorted(facts.needs - {"embeddings"})
+            fields = [FieldViolation(fields_of.get(need, "spec"), why) for need in needs]
             return ConstraintUnsupported(why, fields=fields)
         case "cost":
             return CostCap(why)
@@ -74,5 +80,4 @@ def refusal(plan: Plan) -> SpillwayError:
 
 
 def _named(plan: Plan, candidate: Candidate) -> bool:
-    target = candidate.target
-    return plan.facts.model in (target.name, target.called, target.model)
+    return named(plan.facts, candidate.target)

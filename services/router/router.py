@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import ExitStack, aclosing, contextmanager, nullcontext
 from dataclasses import replace
+from typing import TypeVar
 
-from spillway import v1
+from spillway import embedding, v1
 from spillway.deadline import Clock
 from spillway.egress import Residency
 from spillway.errors import BreakerOpen, SpillwayError
@@ -20,6 +21,7 @@ from .cache import Cache
 from .chain import account
 from .condenser import Condenser
 from .departures import Departures
+from .embedder import Embedder
 from .facts import Delivery, StrategyName
 from .fleet import Fleet
 from .gate import Gate
@@ -28,12 +30,15 @@ from .journal import Announce, Attempt, Journal, Keep
 from .load_watch import LoadWatches
 from .loads import Loads
 from .measures import Measures
+from .plan import Plan
 from .planner import Planner
 from .retry_budget import RetryBudget
 from .rulebook import Rulebook
 from .spend import Spend, charge
 from .strategies import Strategy
-from .work import Work
+from .work import Embedding, Planned, Work
+
+Made = TypeVar("Made", bound=Planned)
 
 
 class Router:
@@ -45,6 +50,7 @@ class Router:
         planner: Planner,
         fleet: Fleet,
         strategies: Mapping[StrategyName, Strategy],
+        embedder: Embedder,
         keep: Keep,
         announce: Announce | None,
         clock: Clock,
@@ -68,6 +74,7 @@ class Router:
         self._idempotency = idempotency
         self._fleet = fleet
         self._strategies = strategies
+        self._embedder = embedder
         self._keep = keep
         self._announce = announce
         self._clock = clock
@@ -124,6 +131,22 @@ class Router:
                     return _within(block.pop_all(), self.cache.stream(work, terms, self._make))
             return self._make(work, block.pop_all())
 
+    async def embed(
+        self, request: v1.EmbedRequest, call: Call, alive: Callable[[], None] = lambda: None
+    ) -> v1.EmbedResponse:
+        """Return a vector for every input, all of one target. `alive` is told of every target's first sign of life."""
+        with self._measures.request(request.policy.task):
+            embedding.check(request.spec)
+            plan, journal = await self._planned(request, call, alive)
+            work = Embedding(request.spec, request.policy, plan, journal.call, journal, request.HasField("stamp"))
+            while True:
+                try:
+                    ticket, work = await self._admit(work)
+                    with self._running(ticket, work):
+                        return await self._embedder.embed(work)
+                except BreakerOpen as error:
+                    work = await self._later(work, error)
+
     def adopt(self, book: Rulebook) -> None:
         """Decide by `book` from now on; what was decided before goes on as it was."""
         self.planner.book = book
@@ -150,7 +173,7 @@ class Router:
                 except BreakerOpen as error:
                     work = await self._later(work, error)
 
-    async def _later(self, work: Work, error: BreakerOpen) -> Work:
+    async def _later(self, work: Made, error: BreakerOpen) -> Made:
         """Plan `work` anew, of which nothing was tried since others took the probes; raise `error` where it is over."""
         if work.journal.attempts or work.plan.when_all_open != "wait":
             raise error
@@ -160,7 +183,7 @@ class Router:
         strategy = self._strategies[work.plan.strategy]
         return strategy if work.plan.fit is None else Condenser(self._strategies[StrategyName.DIRECT], strategy)
 
-    async def _admit(self, work: Work) -> tuple[Ticket, Work]:
+    async def _admit(self, work: Made) -> tuple[Ticket, Made]:
         """Wait until `work` may run. After a wait it is planned anew: breakers, loads and the policy have moved on."""
         call, plan = work.call, work.plan
         background = plan.facts.priority == "background"
@@ -175,7 +198,7 @@ class Router:
             raise
 
     @contextmanager
-    def _running(self, ticket: Ticket, work: Work) -> Iterator[None]:
+    def _running(self, ticket: Ticket, work: Planned) -> Iterator[None]:
         """Measure what is done about `work` in the block, and give its place back after it.
 
         Another router is told what was done with an error too.
@@ -197,6 +220,15 @@ class Router:
         alive: Callable[[], None] = lambda: None,
     ) -> Work:
         check(request.spec)
+        plan, journal = await self._planned(request, call, alive)
+        return Work(request.spec, request.policy, plan, journal.call, journal, request.HasField("stamp"))
+
+    async def _planned(
+        self,
+        request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.EmbedRequest,
+        call: Call,
+        alive: Callable[[], None],
+    ) -> tuple[Plan, Journal]:
         check_routing(request.policy)
         call = call.onward()
         plan = await self.planner.patient(request.spec, request.policy, request.stamp.data_policy, call)
@@ -215,7 +247,7 @@ class Router:
             stays=stays,
             alive=alive,
         )
-        return Work(request.spec, request.policy, plan, call, journal, request.HasField("stamp"))
+        return plan, journal
 
     def _settled(self, attempt: Attempt, call: Call) -> None:
         self.loads.give_back(attempt.target.name)

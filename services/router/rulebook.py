@@ -248,6 +248,7 @@ def compiled(
             chunk_tokens=settings.chunk_tokens,
             max_chunks=settings.max_chunks,
         ),
+        mixes_vectors=settings.embed_with == "any_model",
         inspect=settings.inspect,
         sensitivity_of=levels(settings.sensitivity_of),
     )

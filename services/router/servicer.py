@@ -12,6 +12,7 @@ from spillway.rpc import metadata
 from spillway.rpc.call import current_call
 from spillway.rpc.keys import ADMIN
 from spillway.rpc.server import Service
+from spillway.rpc.sign import sign_of_life
 from spillway.v1 import inference_pb2_grpc, router_admin_pb2_grpc, router_pb2_grpc
 
 from .leases import Leases
@@ -38,16 +39,8 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
             context.set_trailing_metadata(_headers(response.started))
             return response
         # The router before this one waits for a sign of life: the first token, here as at an engine.
-        signs: list[asyncio.Task[None]] = []
-
-        def alive() -> None:
-            if not signs:
-                signs.append(asyncio.create_task(context.send_initial_metadata(metadata.ALIVE)))
-
-        try:
+        async with sign_of_life(context, metadata.ALIVE) as alive:
             return await self._router.generate(request, current_call(), alive)
-        finally:
-            await asyncio.gather(*signs, return_exceptions=True)
 
     async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: Any
@@ -61,6 +54,15 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
                 yield v1.StreamGenerateResponse(event=event)
         finally:
             await events.aclose()
+
+    async def Embed(self, request: v1.EmbedRequest, context: Any) -> v1.EmbedResponse:
+        _by_key(request)
+        if not request.HasField("stamp"):
+            response = await self._router.embed(request, current_call())
+            context.set_trailing_metadata(_headers(response))
+            return response
+        async with sign_of_life(context, metadata.ALIVE) as alive:
+            return await self._router.embed(request, current_call(), alive)
 
     async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
         call, policy = current_call(), v1.RoutingPolicy()
@@ -115,7 +117,9 @@ class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):
         return v1.ReleaseLeaseResponse(lease=await self._leases.release(request.name))
 
 
-def _by_key(request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.ExplainRouteRequest) -> None:
+def _by_key(
+    request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.EmbedRequest | v1.ExplainRouteRequest,
+) -> None:
     """Lay the defaults of the caller's key under `request`; of one for others only what concerns content and cost.
 
     Whether there is a stamp is the caller's word, so that alone must loosen nothing.
@@ -127,7 +131,7 @@ def _by_key(request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.ExplainR
         defaults.fill(request.spec, request.policy)
 
 
-def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:
+def _headers(started: v1.Started | v1.EmbedResponse) -> tuple[tuple[str, str], ...]:
     return (
         (metadata.TARGET, metadata.ascii_value(started.target)),
         (metadata.MODEL, metadata.ascii_value(started.model)),

@@ -70,6 +70,10 @@ class Target:
         """What requests and policies call it: replicas at the addresses of one name have that name together."""
         return self.replica_of or self.name
 
+    def serves(self, *, embeds: bool) -> bool:
+        """Whether it has this rpc: what embeds generates nothing, but a router may have targets of either kind."""
+        return ("embeddings" in self.capabilities) is embeds or (self.router and not embeds)
+
     @property
     def local(self) -> bool:
         return self.kind == "local"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
-from spillway import v1
-from spillway.errors import Cancelled, SpillwayError, TargetDown, TargetTimeout
+from spillway import embedding, v1
+from spillway.errors import UNSUPPORTED_RPC, Cancelled, SpillwayError, TargetDown, TargetTimeout
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.watchdog import Watchdog
@@ -18,6 +21,8 @@ from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 from .chain import ITS_OWN
 from .journal import Attempt, Journal
 from .target import Target
+
+Response = TypeVar("Response", bound=Message)
 
 
 class TargetClient:
@@ -36,6 +41,11 @@ class TargetClient:
             request_serializer=v1.GenerateRequest.SerializeToString,
             response_deserializer=v1.GenerateResponse.FromString,
         )
+        self._embed = remote.channel.unary_stream(
+            "/spillway.v1.InferenceService/Embed",
+            request_serializer=v1.EmbedRequest.SerializeToString,
+            response_deserializer=v1.EmbedResponse.FromString,
+        )
         self._stream = stub.StreamGenerate
         self._count = stub.CountTokens
         self._explain = router_pb2_grpc.RouterServiceStub(remote.channel).ExplainRoute
@@ -47,22 +57,46 @@ class TargetClient:
 
         Raises TargetTimeout after `silence_s` without a first token.
         """
+        answer = self._generate, v1.GenerateResponse, _require_answer
+        return await self._whole(*answer, attempt, request, call, journal, silence_s)
+
+    async def embed(
+        self, attempt: Attempt, request: v1.EmbedRequest, call: Call, journal: Journal, silence_s: float
+    ) -> v1.EmbedResponse:
+        """Return the target's vectors, one for every input.
+
+        Raises TargetTimeout after `silence_s` without a sign of life.
+        """
+        vectors = self._embed, v1.EmbedResponse, partial(embedding.require_whole, request.spec)
+        response = await self._whole(*vectors, attempt, request, call, journal, silence_s)
+        journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=response.model, usage=response.usage)
+        return response
+
+    async def _whole(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[Any, Response],
+        kind: type[Response],
+        check: Callable[[Response], None],
+        attempt: Attempt,
+        request: Any,
+        call: Call,
+        journal: Journal,
+        silence_s: float,
+    ) -> Response:
+        """Return the one response of `method`, which `check` lets pass; else the attempt is settled as failed."""
         try:
             async with (
                 asyncio.timeout(silence_s) as silence,
-                self._remote.stream(
-                    self._generate, request, call, span_name=names.ATTEMPT, attributes=_told(attempt)
-                ) as rpc,
+                self._remote.stream(method, request, call, span_name=names.ATTEMPT, attributes=_told(attempt)) as rpc,
             ):
                 if await rpc.initial_metadata():  # of a refusal they are empty
                     silence.reschedule(None)
                     journal.first_token(attempt)
                 response = await rpc.read()
                 code = await rpc.code()
-            if not isinstance(response, v1.GenerateResponse) or code is not grpc.StatusCode.OK:
+            if not isinstance(response, kind) or code is not grpc.StatusCode.OK:
                 raise TargetDown("the target's answer did not end well")
-            if not response.HasField("usage") or not response.choices:
-                raise TargetDown("the target's answer has no usage or no choice")
+            check(response)
             journal.first_token(attempt)  # of a target whose headers said nothing
         except BaseException as error:
             raise self._fail(error, journal, attempt, silence_s) from None
@@ -154,6 +188,7 @@ class TargetClient:
             error = TargetDown("the target ended the call")
         if isinstance(error, SpillwayError):
             error.elsewhere |= attempt.target.router and error.reason in ITS_OWN
+            error.elsewhere |= UNSUPPORTED_RPC in error.metadata  # it is declared as what it is not
             journal.settle(attempt, v1.ATTEMPT_OUTCOME_FAILED, error=error, model=model, usage=usage)
         else:
             journal.settle(attempt, v1.ATTEMPT_OUTCOME_CANCELLED, model=model, usage=usage)
@@ -161,6 +196,11 @@ class TargetClient:
 
     def __repr__(self) -> str:
         return f"<TargetClient {self._remote.address}>"
+
+
+def _require_answer(response: v1.GenerateResponse) -> None:
+    if not response.HasField("usage") or not response.choices:
+        raise TargetDown("the target's answer has no usage or no choice")
 
 
 def _told(attempt: Attempt) -> dict[str, str | int]:

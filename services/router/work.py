@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spillway import v1
+from spillway.embedding import Spec
 from spillway.rpc.call import Call
 
 from .journal import Journal
@@ -12,13 +13,27 @@ from .plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Planned:
     """A request with the plan made for it."""
 
-    spec: v1.GenerationSpec
+    spec: Spec
     policy: v1.RoutingPolicy
     plan: Plan
     call: Call
     journal: Journal
     stamped: bool = False
     """It came from another router."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Planned):
+    """A generation."""
+
+    spec: v1.GenerationSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding(Planned):
+    """An embedding."""
+
+    spec: v1.EmbeddingSpec

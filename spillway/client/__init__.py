@@ -19,7 +19,8 @@ already has, within the caller's deadline.
 
 from spillway.client.answer import Answer
 from spillway.client.client import Client, connect
-from spillway.client.request import Options, Prompt
+from spillway.client.embeddings import Embeddings
+from spillway.client.request import EmbedOptions, Options, Prompt
 from spillway.client.stream import AnswerStream
 
-__all__ = ["Answer", "AnswerStream", "Client", "Options", "Prompt", "connect"]
+__all__ = ["Answer", "AnswerStream", "Client", "EmbedOptions", "Embeddings", "Options", "Prompt", "connect"]

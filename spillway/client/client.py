@@ -11,9 +11,21 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from spillway import v1
 from spillway.client.answer import Answer
-from spillway.client.request import Options, Prompt, build_policy, build_spec, check_names, deadline_s
+from spillway.client.embeddings import Embeddings
+from spillway.client.request import (
+    EmbedOptions,
+    Inputs,
+    Options,
+    Prompt,
+    build_embedding,
+    build_policy,
+    build_spec,
+    check_names,
+    deadline_s,
+)
 from spillway.client.stream import AnswerStream
 from spillway.deadline import Deadline
+from spillway.embedding import Spec
 from spillway.errors import SpillwayError
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
@@ -24,6 +36,7 @@ from spillway.v1.router_pb2_grpc import RouterServiceStub
 
 _GENERATE = "spillway.v1.InferenceService/Generate"
 _STREAM = "spillway.v1.InferenceService/StreamGenerate"
+_EMBED = "spillway.v1.InferenceService/Embed"
 _COUNT = "spillway.v1.InferenceService/CountTokens"
 _MODELS = "spillway.v1.InferenceService/ListModels"
 _EXPLAIN = "spillway.v1.RouterService/ExplainRoute"
@@ -76,6 +89,14 @@ class Client:
             finally:
                 _describe(call.span, answer.so_far)
 
+    async def embed(self, inputs: Inputs, **options: Unpack[EmbedOptions]) -> Embeddings:
+        """Return a vector for every input, all by one model. Every keyword argument is one of `EmbedOptions`."""
+        request = v1.EmbedRequest(spec=build_embedding(inputs, options), policy=build_policy(options))
+        async with self._request(request.spec, options) as call:
+            found = Embeddings(await self._remote.unary(self._inference.Embed, request, call, span_name=_EMBED))
+            _describe(call.span, found)
+            return found
+
     async def explain(self, prompt: Prompt, **options: Unpack[Options]) -> v1.Plan:
         """Return what a router would do with `prompt` now, and why. Nothing is generated."""
         request = v1.ExplainRouteRequest(spec=build_spec(prompt, options), policy=build_policy(options))
@@ -103,7 +124,7 @@ class Client:
         await self._remote.close()
 
     @asynccontextmanager
-    async def _request(self, spec: v1.GenerationSpec, options: Options) -> AsyncIterator[Call]:
+    async def _request(self, spec: Spec, options: Options | EmbedOptions) -> AsyncIterator[Call]:
         """The call of one request under its root span."""
         deadline = Deadline.after(deadline_s(options))
         spec.request_id = spec.request_id or uuid.uuid4().hex
@@ -124,7 +145,7 @@ class Client:
         return f"<Client {self._remote.address}>"
 
 
-def _describe(span: Span, answer: Answer) -> None:
+def _describe(span: Span, answer: Answer | Embeddings) -> None:
     """Tell `span` who answered, never what."""
     if not span.is_recording():
         return

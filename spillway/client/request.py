@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from opentelemetry.trace import Span
 
 from spillway import v1
+from spillway.embedding import Spec
 from spillway.errors import FieldViolation, RequestInvalid
 
 Prompt = str | Sequence[Mapping[str, str] | v1.Message] | v1.GenerationSpec
@@ -103,7 +104,37 @@ class Options(TypedDict, total=False):
     """The span this request belongs to."""
 
 
+class EmbedOptions(TypedDict, total=False):
+    """Keyword arguments of an embedding. Those that `Options` has too mean the same."""
+
+    model: str
+    """A model, an alias, a target, or weights that several targets share."""
+    dimensions: int
+    """Length of the vectors, where the model can shorten its own."""
+    priority: str
+    extra: Mapping[str, Any]
+    category: str
+    task: str
+    labels: Sequence[str]
+    local_only: bool
+    residency: str
+    regions: Sequence[str]
+    sensitivity: str
+    inspect_input: bool
+    allowed_targets: Sequence[str]
+    denied_targets: Sequence[str]
+    max_cost_usd: float
+    failover: str
+    request_id: str
+    deadline_s: float
+    parent: Span
+
+
+Inputs = str | Sequence[str | Sequence[int]] | v1.EmbeddingSpec
+"""One text; several, each a text or token ids of the target's own tokenizer; or a spec that is whole in itself."""
+
 NAMES = frozenset(Options.__annotations__)
+_EMBED_NAMES = frozenset(EmbedOptions.__annotations__)
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
     *("seed", "max_tokens", "min_tokens", "n"),
@@ -113,11 +144,11 @@ _CONSTRAINTS = ("json_schema", "regex", "grammar", "choices", "json_object")
 _ROLES = {"system": v1.ROLE_SYSTEM, "user": v1.ROLE_USER, "assistant": v1.ROLE_ASSISTANT, "tool": v1.ROLE_TOOL}
 
 
-def check_names(options: Mapping[str, Any]) -> None:
+def check_names(options: Mapping[str, Any], names: frozenset[str] = NAMES) -> None:
     """Raise TypeError for a keyword that no request has."""
     for name in options:
-        if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, 1)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
             raise TypeError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
@@ -155,15 +186,43 @@ def build_spec(prompt: Prompt, options: Options) -> v1.GenerationSpec:
         spec.priority = _enum("priority", priority, v1.Priority)
     if (window_ms := options.get("coalescing_ms")) is not None:
         _set(spec.coalescing, "window_ms", window_ms, "coalescing_ms")
-    if (extra := options.get("extra")) is not None:
+    _add_extra(spec, options.get("extra"))
+    return spec
+
+
+def build_embedding(inputs: Inputs, options: EmbedOptions) -> v1.EmbeddingSpec:
+    """Return what is to be embedded. Raises TypeError or RequestInvalid naming the option that is wrong."""
+    check_names(options, _EMBED_NAMES)
+    spec = v1.EmbeddingSpec()
+    if isinstance(inputs, v1.EmbeddingSpec):
+        spec.CopyFrom(inputs)
+    elif isinstance(inputs, Sequence):
+        for index, one in enumerate([inputs] if isinstance(inputs, str) else inputs):
+            try:
+                told = {"text": one} if isinstance(one, str) else {"tokens": v1.EmbeddingTokens(ids=one)}
+                spec.inputs.append(v1.EmbeddingInput(**told))
+            except (TypeError, ValueError):
+                raise _wrong(f"inputs[{index}]", f"is a text or token ids, not {type(one).__name__}") from None
+    else:
+        raise _wrong("inputs", f"is a text, a list of inputs or a v1.EmbeddingSpec, not {type(inputs).__name__}")
+    for name in ("request_id", "model", "dimensions"):
+        if (value := options.get(name)) is not None:
+            _set(spec, name, value)
+    if (priority := options.get("priority")) is not None:
+        spec.priority = _enum("priority", priority, v1.Priority)
+    _add_extra(spec, options.get("extra"))
+    return spec
+
+
+def _add_extra(spec: Spec, extra: Mapping[str, Any] | None) -> None:
+    if extra is not None:
         try:
             spec.extra.update(extra)
         except (TypeError, ValueError) as error:
             raise _wrong("extra", f"is not a JSON object: {error}") from None
-    return spec
 
 
-def build_policy(options: Options) -> v1.RoutingPolicy:
+def build_policy(options: Mapping[str, Any]) -> v1.RoutingPolicy:
     """Return what is asked of the routing. Raises RequestInvalid naming the option that is wrong."""
     policy = v1.RoutingPolicy()
     if (category := options.get("category")) is not None:
@@ -204,7 +263,7 @@ def build_policy(options: Options) -> v1.RoutingPolicy:
     return policy
 
 
-def deadline_s(options: Options) -> float:
+def deadline_s(options: Mapping[str, Any]) -> float:
     """Return the seconds the request may take. Raises RequestInvalid unless they are above 0."""
     seconds = options.get("deadline_s", DEADLINE_S)
     if not isinstance(seconds, int | float) or not seconds > 0:

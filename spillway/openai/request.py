@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from spillway import v1
+from spillway.embedding import Spec
 from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid, SchemaInvalid
 
 ROLES = {v1.ROLE_SYSTEM: "system", v1.ROLE_USER: "user", v1.ROLE_ASSISTANT: "assistant"}
@@ -45,7 +46,7 @@ def body_of(
     """
     if spec.adapter:
         raise _unsupported("spec.adapter", "a provider serves no adapters of ours")
-    body: dict[str, Any] = _extra(spec)
+    body: dict[str, Any] = extra_of(spec)
     body["model"] = model
     body["messages"] = list(_messages(spec))
     if spec.HasField("continuation"):
@@ -71,7 +72,7 @@ def body_of(
     return body
 
 
-def _extra(spec: v1.GenerationSpec) -> dict[str, Any]:
+def extra_of(spec: Spec) -> dict[str, Any]:
     """Parameters only the provider knows. What the contract has a field for is set by that field, over these."""
     return {name: _whole(value) for name, value in MessageToDict(spec.extra).items()}
 

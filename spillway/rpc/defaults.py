@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from spillway import v1
 from spillway.egress import DataPolicy, Residency, Sensitivity
+from spillway.embedding import Spec
 from spillway.settings import Section
 
 _ENUMS: dict[str, Any] = {
@@ -52,11 +53,15 @@ class Defaults(Section):
             raise ValueError(f"regions do not go with residency {self.residency}")
         return self
 
-    def fill(self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy) -> None:
-        """Write into a request what it does not say itself. Doing it again changes nothing."""
+    def fill(self, spec: Spec, policy: v1.RoutingPolicy) -> None:
+        """Write into a request what it does not say itself. Doing it again changes nothing.
+
+        The model is one that generates: it says nothing about an embedding.
+        """
         if self is NONE:
             return
-        spec.model = spec.model or self.model
+        if isinstance(spec, v1.GenerationSpec):
+            spec.model = spec.model or self.model
         if self.priority is not None and not spec.priority:
             spec.priority = v1.Priority.Value(f"PRIORITY_{self.priority.upper()}")
         for field, words in _ENUMS.items():

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from spillway import load, v1
+from spillway import embedding, load, v1
 from spillway.coalescing import pulled, window_s
 from spillway.deadline import Deadline
-from spillway.errors import ModelUnknown, SpillwayError, TargetDown
+from spillway.errors import UNSUPPORTED_RPC, ConstraintUnsupported, ModelUnknown, SpillwayError, TargetDown
 from spillway.generation import Folder, check
 from spillway.rpc import metadata
 from spillway.rpc.call import Call, current_call
@@ -32,6 +32,7 @@ CAPABILITIES = (
     v1.CAPABILITY_TOKEN_INPUT,
     v1.CAPABILITY_PREFILL,
 )
+EMBEDDING = (v1.CAPABILITY_EMBEDDINGS, v1.CAPABILITY_TOKEN_INPUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class FakeEngine:
     An answer is continued after the tokens that a request says are there already, or after their text.
     Tokens that have come due when the caller pulls are merged into one delta, as a real engine's collector does.
     `running` counts generations in flight, `finished`, `failed` and `cancelled` those that ended so; `seen` keeps what
-    was asked.
+    was asked, `embeds` what was to be embedded.
     """
 
     model: str = "fake"
@@ -63,8 +64,11 @@ class FakeEngine:
     """Of every token, told where log probabilities are asked for; None: not told."""
     takes_prefill: bool = True
     """An answer that another model began is continued after its text; else `answer` says all that is said."""
+    vector: Callable[[v1.EmbeddingInput], Sequence[float]] | None = None
+    """Makes the vector of an input: the engine then embeds, and generates nothing."""
     faults: Script = field(default_factory=Script)
     seen: list[Seen] = field(default_factory=list)
+    embeds: list[v1.EmbedRequest] = field(default_factory=list)
     others: int = 0
     """Generations that the load tells of besides those in flight here."""
     running: int = 0
@@ -77,15 +81,45 @@ class FakeEngine:
         spec: v1.GenerationSpec = request.spec
         self.seen.append(Seen(request, call, call.deadline))
         self.admit(spec)
+        if self.vector is not None:
+            raise _other_rpc("Generate")
         fault = self.faults.next()
-        self.running += 1
-        try:
+        with self._counted():
             async with aclosing(self._events(spec, call, fault)) as events:
                 sequence = 0
                 async for event in events:
                     event.sequence = sequence
                     sequence += 1
                     yield event
+
+    async def embed(self, request: v1.EmbedRequest, call: Call) -> v1.EmbedResponse:
+        """A vector for every input, faults included: `Cut` loses the last ones."""
+        spec = request.spec
+        self.embeds.append(request)
+        embedding.check(spec)
+        self._admit_model(spec.model)
+        if self.vector is None:
+            raise _other_rpc("Embed")
+        fault = self.faults.next()
+        with self._counted():
+            if isinstance(fault, Refuse):
+                raise fault.error
+            if isinstance(fault, Silence):
+                await asyncio.Event().wait()
+            await asyncio.sleep(self.first_s + (fault.seconds if isinstance(fault, SlowFirst) else 0))
+            inputs = spec.inputs[: fault.after] if isinstance(fault, Cut) else spec.inputs
+            vectors = [v1.Embedding(values=self.vector(one)) for one in inputs]
+            tokens = sum(len(words(one.text)) + len(one.tokens.ids) for one in spec.inputs)
+            usage = v1.Usage(prompt_tokens=tokens, completion_tokens=0)
+            return v1.EmbedResponse(
+                request_id=call.request_id, model=self.model, target=self.model, embeddings=vectors, usage=usage
+            )
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.running += 1
+        try:
+            yield
             self.finished += 1
         except SpillwayError:
             self.failed += 1
@@ -103,8 +137,11 @@ class FakeEngine:
     def admit(self, spec: v1.GenerationSpec) -> None:
         """Raise RequestInvalid, SchemaInvalid or ModelUnknown for what this engine does not serve."""
         check(spec)
-        if spec.model not in ("", self.model):
-            raise ModelUnknown(f"spec.model: {spec.model!r} is not served here", resource=spec.model)
+        self._admit_model(spec.model)
+
+    def _admit_model(self, model: str) -> None:
+        if model not in ("", self.model):
+            raise ModelUnknown(f"spec.model: {model!r} is not served here", resource=model)
 
     async def _events(
         self, spec: v1.GenerationSpec, call: Call, fault: Fault | None
@@ -193,6 +230,9 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
             async for event in events:
                 yield v1.StreamGenerateResponse(event=event)
 
+    async def Embed(self, request: v1.EmbedRequest, context: Any) -> v1.EmbedResponse:
+        return await self._engine.embed(request, current_call())
+
     async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
         self._engine.admit(request.spec)
         return v1.CountTokensResponse(tokens=count(request.spec), exact=True, model=self._engine.model)
@@ -206,7 +246,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
                     target=engine.model,
                     kind=v1.TARGET_KIND_LOCAL,
                     context_window=engine.context_window,
-                    capabilities=CAPABILITIES,
+                    capabilities=CAPABILITIES if engine.vector is None else EMBEDDING,
                 )
             ]
         )
@@ -234,6 +274,10 @@ async def serving_engine(engine: FakeEngine) -> AsyncIterator[Server]:
     """Serve `engine` on a free port for the block."""
     async with serving(*services(engine)) as server:
         yield server
+
+
+def _other_rpc(rpc: str) -> ConstraintUnsupported:
+    return ConstraintUnsupported(f"{rpc} is not served here", metadata={UNSUPPORTED_RPC: rpc})
 
 
 def words(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A simulated OpenAI: a real HTTP server that speaks its chat completions, and says that it is simulated.
+"""A simulated OpenAI: a real HTTP server of chat completions and embeddings, which says that it is simulated.
 
 python -m spillway.testing.openai_simulator --port 7079
 """
@@ -76,7 +76,8 @@ class OpenAISimulator:
     `calls` returns the tools that the model calls; by default only those that the request demands. `key`: absent, any
     key is good, even none. `models`: absent, any model is served. `takes_prefill`: a conversation may end with words of
     the assistant's, and the answer goes on after them. `parameters`: what a request may hold, anything else is refused.
-    `tells_usage`: of a stream without being asked, in its last chunk. `says_done`: when it is over. Times are seconds.
+    `tells_usage`: of a stream without being asked, in its last chunk. `says_done`: when it is over. `packs`: vectors
+    come as base64 where that is asked for. Times are seconds.
     """
 
     answer: Callable[[Mapping[str, Any]], str] = simulated_answer
@@ -91,6 +92,7 @@ class OpenAISimulator:
     parameters: frozenset[str] = wire.PARAMETERS
     tells_usage: bool = False
     says_done: bool = True
+    packs: bool = True
     requests_per_minute: int = 10_000
     faults: Faults = field(default_factory=Faults)
     seen: list[Recorded] = field(default_factory=list)
@@ -104,6 +106,7 @@ class OpenAISimulator:
         """The routes of the provider."""
         application = web.Application(client_max_size=MAX_BODY_BYTES)
         application.router.add_post("/v1/chat/completions", self._chat)
+        application.router.add_post("/v1/embeddings", self._chat)
         application.router.add_get("/v1/models", self._list)
         return application
 
@@ -146,11 +149,12 @@ class OpenAISimulator:
 
     async def _served(self, request: web.Request, body: Any) -> web.StreamResponse:
         fault = self.faults.next()
+        embeds = request.path.endswith("/embeddings")
         if (
             refused := self._refused_key(request)
-            or wire.wrong(body, self.parameters)
+            or (wire.wrong_embedding(body) if embeds else wire.wrong(body, self.parameters))
             or self._unknown(body)
-            or self._prefilled(body)
+            or (None if embeds else self._prefilled(body))
         ):
             return self._error(refused)
         match fault:
@@ -167,6 +171,13 @@ class OpenAISimulator:
                 _drop(request)
                 return web.Response()
         await asyncio.sleep(self.first_s + (fault.seconds if isinstance(fault, SlowFirst) else 0))
+        if embeds:
+            if isinstance(fault, Cut):
+                _drop(request)
+            vectors = wire.embedding(body, model=_named(body), packs=self.packs)
+            if isinstance(fault, MissingFinish):
+                del vectors["data"][fault.after :]
+            return web.json_response(vectors, headers=self._limit_headers())
         replies = self._replies(body, fault)
         usage = wire.usage_of(body, replies, cached=self.cached_tokens, reasoning=self.reasoning_tokens)
         if body.get("stream"):

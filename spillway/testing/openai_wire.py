@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from spillway.testing.openai_faults import Status
+from spillway.testing.vectors import vector
 
 FINGERPRINT = "fp_simulated"
 CREATED = 1_700_000_000
@@ -48,6 +51,9 @@ PARAMETERS = frozenset(
     }
 )
 """Parameters that are understood; OpenAI refuses any other."""
+EMBEDDING_PARAMETERS = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
+MAX_DIMENSIONS = 8
+"""Of the simulated vectors, which may be asked for shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,41 @@ def wrong(body: object, parameters: frozenset[str] = PARAMETERS) -> Status | Non
     if "top_logprobs" in body and not body.get("logprobs"):
         return Status(400, message="You must also set 'logprobs' to use 'top_logprobs'.", param="top_logprobs")
     return None
+
+
+def wrong_embedding(body: object) -> Status | None:
+    """What OpenAI would say against `body` at /embeddings, if anything."""
+    if not isinstance(body, Mapping):
+        return Status(400, message="We could not parse the JSON body of your request.")
+    if unknown := sorted(set(body) - EMBEDDING_PARAMETERS):
+        return Status(400, message=f"Unrecognized request argument supplied: {unknown[0]}", param=unknown[0])
+    if not isinstance(body.get("model"), str) or not body["model"]:
+        return Status(400, message="you must provide a model parameter")
+    inputs = body.get("input")
+    kinds = {type(one) for one in inputs} if isinstance(inputs, list) else {type(inputs)}
+    if kinds not in ({str}, {int}, {list}) or not inputs or (isinstance(inputs, list) and not all(inputs)):
+        return Status(400, message="'$.input' is invalid. Please check the API reference.", param="input")
+    if not 1 <= body.get("dimensions", 1) <= MAX_DIMENSIONS:
+        return Status(400, message="Invalid value for 'dimensions'.", param="dimensions")
+    if body.get("encoding_format", "float") not in ("float", "base64"):
+        return Status(400, message="Invalid value for 'encoding_format'.", param="encoding_format")
+    return None
+
+
+def embedding(body: Mapping[str, Any], *, model: str, packs: bool) -> dict[str, Any]:
+    """A whole answer of /embeddings; in base64 where that is asked for and the server `packs`."""
+    inputs = body["input"] if isinstance(body["input"], list) and type(body["input"][0]) is not int else [body["input"]]
+    vectors = [vector(body["model"], one, body.get("dimensions", MAX_DIMENSIONS)) for one in inputs]
+    tokens = sum(len(tokens_of(one)) if isinstance(one, str) else len(one) for one in inputs)
+    told: list[Any] = list(vectors)
+    if packs and body.get("encoding_format") == "base64":
+        told = [base64.b64encode(struct.pack(f"<{len(one)}f", *one)).decode() for one in vectors]
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(told)],
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
 
 
 def error_body(status: Status) -> dict[str, Any]:

@@ -23,21 +23,22 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from spillway.v1 import generation_pb2 as spillway_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/embedding.proto\x12\x0bspillway.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xaf\x01\n\rEmbeddingSpec\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12+\n\x06inputs\x18\x03 \x03(\x0b\x32\x1b.spillway.v1.EmbeddingInput\x12\x17\n\ndimensions\x18\x04 \x01(\rH\x00\x88\x01\x01\x12&\n\x05\x65xtra\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructB\r\n\x0b_dimensions\"Y\n\x0e\x45mbeddingInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12.\n\x06tokens\x18\x02 \x01(\x0b\x32\x1c.spillway.v1.EmbeddingTokensH\x00\x42\x07\n\x05input\"\x1e\n\x0f\x45mbeddingTokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/embedding.proto\x12\x0bspillway.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1cspillway/v1/generation.proto\"\xd8\x01\n\rEmbeddingSpec\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12+\n\x06inputs\x18\x03 \x03(\x0b\x32\x1b.spillway.v1.EmbeddingInput\x12\x17\n\ndimensions\x18\x04 \x01(\rH\x00\x88\x01\x01\x12&\n\x05\x65xtra\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\'\n\x08priority\x18\x06 \x01(\x0e\x32\x15.spillway.v1.PriorityB\r\n\x0b_dimensions\"Y\n\x0e\x45mbeddingInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12.\n\x06tokens\x18\x02 \x01(\x0b\x32\x1c.spillway.v1.EmbeddingTokensH\x00\x42\x07\n\x05input\"\x1e\n\x0f\x45mbeddingTokens\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.embedding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EMBEDDINGSPEC']._serialized_start=75
-  _globals['_EMBEDDINGSPEC']._serialized_end=250
-  _globals['_EMBEDDINGINPUT']._serialized_start=252
-  _globals['_EMBEDDINGINPUT']._serialized_end=341
-  _globals['_EMBEDDINGTOKENS']._serialized_start=343
-  _globals['_EMBEDDINGTOKENS']._serialized_end=373
-  _globals['_EMBEDDING']._serialized_start=375
-  _globals['_EMBEDDING']._serialized_end=402
+  _globals['_EMBEDDINGSPEC']._serialized_start=105
+  _globals['_EMBEDDINGSPEC']._serialized_end=321
+  _globals['_EMBEDDINGINPUT']._serialized_start=323
+  _globals['_EMBEDDINGINPUT']._serialized_end=412
+  _globals['_EMBEDDINGTOKENS']._serialized_start=414
+  _globals['_EMBEDDINGTOKENS']._serialized_end=444
+  _globals['_EMBEDDING']._serialized_start=446
+  _globals['_EMBEDDING']._serialized_end=473
 # @@protoc_insertion_point(module_scope)

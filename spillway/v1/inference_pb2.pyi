@@ -310,11 +310,14 @@ class EmbedResponse(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    ROUTE_REASON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
     """The model that embedded; vectors of different models do not compare."""
     target: _builtins.str
     """The target that embedded."""
+    route_reason: _builtins.str
+    """Why this target, in one line."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[_embedding_pb2.Embedding]:
         """One per input, in their order, all of one length."""
@@ -329,10 +332,11 @@ class EmbedResponse(_message.Message):
         target: _builtins.str = ...,
         embeddings: _abc.Iterable[_embedding_pb2.Embedding] | None = ...,
         usage: _event_pb2.Usage | None = ...,
+        route_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model", b"model", "request_id", b"request_id", "target", b"target", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model", b"model", "request_id", b"request_id", "route_reason", b"route_reason", "target", b"target", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -22,16 +22,18 @@ from spillway.rpc.keys import GENERATE, KeyRing
 from spillway.settings import ServerSettings
 from spillway.telemetry.tracing import Tracing
 
-from . import chat_answer, completion_answer
+from . import chat_answer, completion_answer, embedding_answer
 from .answer import Chunks
 from .chat_request import read_chat
 from .completion_request import read_completion
+from .embedding_request import EmbeddingAsked, read_embedding
 from .exchange import Endpoint, Exchange
 from .failure import PathUnknown, body_of, wrong
 from .hints import SESSION, priority, read_policy
 from .parameters import AUTO, Asked
 from .settings import HttpSettings
 
+Found = TypeVar("Found")
 Read = Callable[[object], Asked]
 Whole = Callable[[v1.GenerateResponse, int], dict[str, Any]]
 Begin = Callable[..., Chunks]
@@ -52,6 +54,13 @@ class Edge:
     async def completion(self, exchange: Exchange) -> None:
         """POST /v1/completions."""
         await self._generate(exchange, read_completion, completion_answer.whole, completion_answer.CompletionChunks)
+
+    async def embedding(self, exchange: Exchange) -> None:
+        """POST /v1/embeddings."""
+        asked, policy = _asked(await exchange.body(), read_embedding), read_policy(exchange.headers)
+        asked.spec.priority = priority(exchange.headers)
+        exchange.call.caller.defaults.fill(asked.spec, policy)
+        await exchange.while_connected(self._embed(exchange, asked, policy))
 
     async def models(self, exchange: Exchange) -> None:
         """GET /v1/models."""
@@ -75,6 +84,10 @@ class Edge:
             await exchange.while_connected(self._stream(exchange, asked.spec, policy, chunks))
         else:
             await exchange.while_connected(self._whole(exchange, asked.spec, policy, whole))
+
+    async def _embed(self, exchange: Exchange, asked: EmbeddingAsked, policy: v1.RoutingPolicy) -> None:
+        response = await self._router.embed(v1.EmbedRequest(spec=asked.spec, policy=policy), exchange.call)
+        await exchange.answer(embedding_answer.whole(response, packed=asked.packed), _route(response))
 
     async def _whole(self, exchange: Exchange, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, whole: Whole) -> None:
         response = await self._router.generate(v1.GenerateRequest(spec=spec, policy=policy), exchange.call)
@@ -137,14 +150,14 @@ _OWNERS = {v1.TARGET_KIND_UNSPECIFIED: "policy", v1.TARGET_KIND_LOCAL: "local", 
 """An alias is of no kind: the policy says what it stands for."""
 
 
-def _asked(body: object, read: Read) -> Asked:
+def _asked(body: object, read: Callable[[object], Found]) -> Found:
     try:
         return read(body)
     except UnicodeEncodeError:  # JSON can spell half a character; no text can hold it
         raise wrong("body", "has a lone surrogate: it is no text") from None
 
 
-def _route(started: v1.Started) -> list[tuple[str, str]]:
+def _route(started: v1.Started | v1.EmbedResponse) -> list[tuple[str, str]]:
     return [
         (metadata.TARGET, metadata.ascii_value(started.target)),
         (metadata.MODEL, metadata.ascii_value(started.model)),
@@ -196,6 +209,7 @@ def application(
         [
             route("POST", "/v1/chat/completions", edge.chat),
             route("POST", "/v1/completions", edge.completion),
+            route("POST", "/v1/embeddings", edge.embedding),
             route("GET", "/v1/models", edge.models),
             route("GET", "/v1/models/{id:path}", edge.model),
             Route("/health", _health(ready)),

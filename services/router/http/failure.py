@@ -155,6 +155,7 @@ _PARAMS = (
     (r"spec\.text\.suffix", "suffix"),
     (r"spec\.(?:text|tokens)\b.*", "prompt"),
     (r"spec\.input", "messages"),
+    (r"spec\.inputs(\[\d+\])?(?:\..*)?", r"input\1"),
     (r"spec\.tools(\[\d+\])?\.(name|description)", r"tools\1.function.\2"),
     (r"spec\.tools(\[\d+\])?\..*", r"tools\1.function.parameters"),
     (r"spec\.tool_choice\b.*", "tool_choice"),

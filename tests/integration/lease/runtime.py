@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -107,6 +107,9 @@ class RuntimeBackend:
                 writer.write_eof()
                 await reader.read()
             writer.close()
+
+    async def embed(self, spec: v1.EmbeddingSpec, call: Call, alive: Callable[[], None]) -> v1.EmbedResponse:
+        raise NotImplementedError
 
     async def count_tokens(self, spec: GenerationSpec) -> Count:
         return Count(1)

@@ -14,11 +14,14 @@ from services.router.cache_settings import CacheSettings
 from services.router.policy_settings import PolicySettings
 from services.router.settings import RouterTelemetrySettings
 from spillway import v1
+from spillway.deadline import Deadline
 from spillway.errors import NoCompliantTarget, TargetDown
+from spillway.rpc.call import Call
 from spillway.settings import StoreSettings
 from spillway.store.embedded import embedded_valkey
 from spillway.telemetry import names
 from spillway.telemetry.collector import Collector
+from spillway.testing.fake_engine import FakeEngine
 from spillway.testing.faults import Garbage, Refuse, Script
 from spillway.testing.waiting import eventually
 from tests.integration.router.mesh import Mesh, json_spec, running_mesh, text
@@ -198,3 +201,18 @@ async def test_a_scrape_port_that_is_taken_is_an_error_at_the_start(mesh: Mesh) 
     with pytest.raises(OSError, match="in use"):
         async with running_mesh(telemetry=RouterTelemetrySettings(metrics_listen=mesh.metrics)):
             pass
+
+
+async def test_an_embedding_is_counted_as_one() -> None:
+    engine = FakeEngine(model="small", vector=lambda one: [1.0, 0.0])
+    async with running_mesh(local=engine, capabilities=["embeddings"], telemetry=SCRAPED) as mesh:
+        spec = v1.EmbeddingSpec(model="local", inputs=[v1.EmbeddingInput(text="two words")])
+        call = Call("test", Deadline.after(10))
+        await mesh.remote.unary(mesh.stub.Embed, v1.EmbedRequest(spec=spec), call, span_name="test")
+        found = await scrape(mesh)
+    told = {"gen_ai_operation_name": "embeddings", "gen_ai_response_model": "small"}
+    assert found.value("gen_ai_client_operation_duration_seconds_count", **told) == 1
+    assert found.value("gen_ai_client_operation_time_to_first_chunk_seconds_count") == 0
+    assert found.value("spillway_router_request_time_to_first_token_seconds_count") == 0
+    assert found.value("spillway_router_tokens_total", gen_ai_token_type="input") == 2
+    assert found.value("local_dispatch_count_total", spillway_target="local") == 1

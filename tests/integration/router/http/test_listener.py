@@ -92,7 +92,7 @@ async def test_a_body_that_is_too_long_is_refused_told_or_not() -> None:
 async def test_what_is_not_served_is_refused_in_the_same_shape(http: ClientSession) -> None:
     async with http.get(CHAT) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (405, "method_not_allowed")
-    async with http.post("/v1/embeddings", json={}) as response:
+    async with http.post("/v1/moderations", json={}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (404, "unknown_url")
 
 

@@ -20,7 +20,15 @@ from services.local_engine.settings import AdapterSettings, LocalEngineSettings
 from spillway import v1
 from spillway.cli import adapter
 from spillway.deadline import Deadline
-from spillway.errors import AdapterUnknown, ModelUnknown, RequestInvalid, ScopeMissing, TargetDown, TargetDraining
+from spillway.errors import (
+    AdapterUnknown,
+    ConstraintUnsupported,
+    ModelUnknown,
+    RequestInvalid,
+    ScopeMissing,
+    TargetDown,
+    TargetDraining,
+)
 from spillway.rpc.call import Call
 from spillway.rpc.keys import hash_key
 from spillway.rpc.remote import Remote
@@ -41,6 +49,8 @@ class Scripted:
 
     words: tuple[str, ...] = ("one", " two")
     hangs: bool = False
+    loses: int = 0
+    """Vectors that are missing from its answers."""
     pauses: bool = False
     """It says the rest when `goes_on` is set."""
     greets: asyncio.Event | None = None
@@ -83,6 +93,15 @@ class Scripted:
         finally:
             self.running -= 1
             self.left.set()
+
+    async def embed(self, spec: v1.EmbeddingSpec, call: Call, alive: Callable[[], None]) -> v1.EmbedResponse:
+        alive()
+        if self.hangs and call.request_id != "warm-up":
+            self.hanging.set()
+            await self.dead.wait()
+            raise TargetDown("the engine died")
+        vectors = [v1.Embedding(values=[1.0, 0.0])] * (len(spec.inputs) - self.loses)
+        return v1.EmbedResponse(embeddings=vectors, usage=v1.Usage(prompt_tokens=1, completion_tokens=0))
 
     async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
         return Count(7)
@@ -447,3 +466,46 @@ async def test_operators_load_list_and_unload_adapters_by_the_commands(
         with pytest.raises(AdapterUnknown, match=r"spec\.adapter"):
             await client.generate(v1.GenerationSpec(text=SPEC.text, adapter="polite"))
     assert await asyncio.to_thread(adapter.show, address="127.0.0.1:1", key=None) == 4
+
+
+EMBEDS = (v1.CAPABILITY_EMBEDDINGS, v1.CAPABILITY_TOKEN_INPUT)
+TEXTS = v1.EmbeddingSpec(inputs=[v1.EmbeddingInput(text="a"), v1.EmbeddingInput(text="b")])
+
+
+async def embedded(client: Client, spec: v1.EmbeddingSpec = TEXTS) -> v1.EmbedResponse:
+    return await client.remote.unary(client.inference.Embed, v1.EmbedRequest(spec=spec), client.call, span_name="test")
+
+
+async def test_a_model_that_embeds_is_warmed_by_a_vector_and_serves_them() -> None:
+    async with running(Scripted(capabilities=EMBEDS)) as (app, client):
+        answer = await embedded(client)
+        assert (answer.model, answer.target, answer.request_id) == (app.engine.model, app.engine.target, "r1")
+        assert len(answer.embeddings) == 2
+        assert set(app.engine.models()[0].capabilities) == set(EMBEDS)
+        with pytest.raises(ConstraintUnsupported, match="embeds, and generates nothing"):
+            await client.generate()
+
+
+async def test_vectors_that_are_not_all_there_are_no_answer() -> None:
+    backend = Scripted(capabilities=EMBEDS)
+    async with running(backend) as (_, client):
+        backend.loses = 1
+        with pytest.raises(TargetDown, match="1 vectors came for 2 inputs"):
+            await embedded(client)
+
+
+async def test_the_first_vector_is_a_sign_of_life_before_the_last() -> None:
+    backend = Scripted(capabilities=EMBEDS, hangs=True)
+    async with running(backend) as (app, client):
+        # As the router calls it: gRPC's own unary call holds headers back until the answer is whole.
+        embed = client.remote.channel.unary_stream(
+            "/spillway.v1.InferenceService/Embed",
+            request_serializer=v1.EmbedRequest.SerializeToString,
+            response_deserializer=v1.EmbedResponse.FromString,
+        )
+        rpc = embed(v1.EmbedRequest(spec=TEXTS), timeout=10)
+        assert dict(await rpc.initial_metadata())["x-spillway-target"] == app.engine.target
+        assert not rpc.done()
+        assert app.engine.running == 1
+        rpc.cancel()
+        await app.engine.idle()

@@ -40,6 +40,22 @@ def test_vllm_knows_every_argument(cpu: bool) -> None:
     assert arguments({}, cpu=cpu).keys() <= KNOWN
 
 
+def test_a_model_that_pools_samples_nothing_and_may_read_its_context_in_one_piece() -> None:
+    from services.local_engine.vllm_arguments import pooling
+
+    told = pooling(arguments({"chunked_prefill": True, "prefix_caching": True}, cpu=True), 8192)
+    left_to_vllm = {"enable_prefix_caching", "enable_chunked_prefill", "logits_processors", "speculative_config"}
+    assert left_to_vllm.isdisjoint(told)
+    assert told["max_num_batched_tokens"] == 8192
+    assert pooling(arguments({"prefix_caching": False}, cpu=True), 512)["enable_prefix_caching"] is False
+    assert pooling(arguments({}, cpu=True), 512)["max_num_batched_tokens"] == 4096
+
+
+@pytest.mark.parametrize(("task", "runner"), [("auto", "auto"), ("generate", "generate"), ("embed", "pooling")])
+def test_the_task_is_told_in_vllms_words(task: str, runner: str) -> None:
+    assert arguments({"task": task}, cpu=True)["runner"] == runner
+
+
 def test_what_is_set_is_passed_on_and_what_is_absent_is_left_to_vllm() -> None:
     told = arguments(ALL, cpu=False)
     assert told["enable_expert_parallel"] is told["enable_chunked_prefill"] is True

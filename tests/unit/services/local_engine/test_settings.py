@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from services.cloud_proxy.settings import CloudProxySettings
 from services.local_engine.openai_backend import capabilities, spoken
 from services.local_engine.presets import PRESETS
 from services.local_engine.settings import BUNDLED_MODEL, LocalEngineSettings, RuntimeSettings
@@ -100,6 +101,30 @@ def test_the_example_of_the_documentation_is_a_configuration() -> None:
     }
     assert local.capabilities == named
     assert local.context_window == told.runtime.num_ctx
+
+
+def test_the_example_of_a_mesh_that_embeds_is_a_configuration() -> None:
+    path = DOCS / "embeddings.yaml"
+    told = load("local_engine", LocalEngineSettings, path=path, environ={})
+    assert (told.vllm.task, told.name) == ("embed", "bundled")
+    local, cloud = load("router", RouterSettings, path=path, environ={}).targets
+    assert local.model == told.name
+    assert local.capabilities == {"embeddings", "token_input"}
+    (provider,) = load("cloud_proxy", CloudProxySettings, path=path, environ={}).providers
+    assert cloud.model == f"{provider.name}/{provider.models[0].name}"
+
+
+@pytest.mark.parametrize("kind", ["vllm-serve", "llama-cpp", "ollama", "lm-studio", "openai"])
+def test_a_runtime_that_embeds_does_so_where_the_settings_say_that_the_model_does(kind: str) -> None:
+    embeds = runtime(kind=kind, capabilities=["embeddings"])
+    assert capabilities(embeds, spoken(embeds)[1]) == (v1.CAPABILITY_EMBEDDINGS,)
+    assert v1.CAPABILITY_EMBEDDINGS not in capabilities(runtime(kind=kind), spoken(runtime(kind=kind))[1])
+
+
+@pytest.mark.parametrize("kind", ["jan", "gpt4all", "tensorrt-llm", "mlx", "transformers"])
+def test_a_runtime_without_embeddings_is_refused_by_name(kind: str) -> None:
+    with pytest.raises(SettingsError, match=f"{kind} has no embeddings"):
+        spoken(runtime(kind=kind, capabilities=["embeddings"]))
 
 
 def test_every_runtime_has_a_row_in_the_documentation() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.local_engine.support import require
+from services.local_engine.support import CAPABILITIES, EMBEDDING, require, require_embedding
 from spillway import v1
 from spillway.errors import AdapterUnknown, ConstraintUnsupported, ModelUnknown, SpillwayError
 
@@ -42,3 +42,21 @@ def test_what_asks_for_nothing_passes() -> None:
         ),
         NAMES,
     )
+
+
+def test_a_model_has_one_rpc_and_the_other_is_refused_by_its_name() -> None:
+    text = v1.EmbeddingSpec(inputs=[v1.EmbeddingInput(text="a")])
+    require_embedding(text, NAMES, EMBEDDING)
+    with pytest.raises(ConstraintUnsupported) as embedding:
+        require_embedding(text, NAMES, CAPABILITIES)
+    with pytest.raises(ConstraintUnsupported) as generation:
+        require(v1.GenerationSpec(), NAMES, EMBEDDING)
+    assert [refusal.value.metadata["rpc"] for refusal in (embedding, generation)] == ["Embed", "Generate"]
+
+
+def test_tokens_are_refused_by_place_where_only_text_is_taken() -> None:
+    inputs = [v1.EmbeddingInput(text="a"), v1.EmbeddingInput(tokens=v1.EmbeddingTokens(ids=[1]))]
+    require_embedding(v1.EmbeddingSpec(inputs=inputs), NAMES, EMBEDDING)
+    with pytest.raises(ConstraintUnsupported) as refusal:
+        require_embedding(v1.EmbeddingSpec(inputs=inputs), NAMES, (v1.CAPABILITY_EMBEDDINGS,))
+    assert [found.field for found in refusal.value.fields] == ["spec.inputs[1].tokens"]

@@ -78,3 +78,16 @@ def test_a_number_among_extra_parameters_is_read_as_its_digits() -> None:
     spec = v1.GenerationSpec()
     spec.extra.update({"payment": {"cards": [4111111111111111, "5500"]}, "stream": True})
     assert set(read_prompt(spec).texts) == {"payment", "cards", "4111111111111111", "5500", "stream"}
+
+
+def test_every_text_of_an_embedding_is_read_and_its_tokens_cannot_be() -> None:
+    inputs = [
+        v1.EmbeddingInput(text="one"),
+        v1.EmbeddingInput(text="two"),
+        v1.EmbeddingInput(tokens=v1.EmbeddingTokens(ids=[7])),
+    ]
+    spec = v1.EmbeddingSpec(request_id="r", model="m", inputs=inputs)
+    spec.extra.update({"prompt": "three"})
+    found = read_prompt(spec)
+    assert set(found.texts) == {"one", "two", "prompt", "three"}
+    assert found.unreadable == ("token ids",)

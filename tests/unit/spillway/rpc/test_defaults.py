@@ -139,3 +139,10 @@ def test_a_wrong_default_is_refused_with_its_path(tmp_path: Path, defaults: str,
     with pytest.raises(SettingsError) as caught:
         KeyRing.read(keys)
     assert f"{keys}.{path}" in str(caught.value)
+
+
+def test_an_embedding_gets_all_but_the_model_which_is_one_that_generates() -> None:
+    spec, policy = v1.EmbeddingSpec(), v1.RoutingPolicy()
+    ALL.fill(spec, policy)
+    assert policy == FILLED
+    assert spec == v1.EmbeddingSpec(priority=v1.PRIORITY_BACKGROUND)
