@@ -69,7 +69,8 @@ def decoding(
     """Return how `spec` is decoded.
 
     `room` is what the context leaves for the answer, `max_tokens` the setting for answers that name none, `defaults`
-    what the model's own generation configuration says, `ends` tokens that end this answer as its own end does. Raises RequestInvalid or ConstraintUnsupported naming the field.
+    what the model's own generation configuration says, `ends` tokens that end this answer as its own end does. Raises
+    RequestInvalid or ConstraintUnsupported naming the field.
     """
     arguments: dict[str, Any] = dict(defaults)
     sampling, stop = spec.sampling, spec.stop
@@ -177,6 +178,18 @@ EXTRA: Mapping[str, Callable[[object], Any]] = {
 }
 """Parameters of vLLM's that the contract has no field for, by vLLM's names."""
 
+SAMPLING_FIELDS = (
+    *SAMPLING,
+    "max_tokens",
+    "logit_bias",
+    *EXTRA,
+    "stop",
+    "stop_token_ids",
+    "logprobs",
+    "prompt_logprobs",
+)
+"""Fields of vLLM's SamplingParams that a request may set."""
+
 FIELDS = {
     **{name: f"spec.sampling.{name}" for name in (*SAMPLING, "max_tokens", "logit_bias")},
     **{name: f"spec.extra.{name}" for name in EXTRA},
@@ -187,6 +200,8 @@ FIELDS = {
     "prompt_token_ids": "spec.tokens.ids",
 }
 """vLLM's name of a parameter -> its path in the contract."""
+SAMPLING_FIELDS = tuple(name for name in FIELDS if name != "prompt_token_ids")
+"""Fields of vLLM's SamplingParams that a request may set."""
 
 
 def refused(parameter: str | None, why: str, decoding: Decoding, *, sound: bool = False) -> SpillwayError:

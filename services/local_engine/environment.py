@@ -54,6 +54,11 @@ def tracing(telemetry: TelemetrySettings) -> dict[str, str]:
     }
 
 
+def name_version(version: str, environ: MutableMapping[str, str]) -> None:
+    """Have vLLM's own spans say which vLLM made them."""
+    environ.setdefault("OTEL_RESOURCE_ATTRIBUTES", f"service.version={version}")
+
+
 def compile_nothing(environ: MutableMapping[str, str]) -> None:
     """Keep torch from compiling anything, for an engine told to run eagerly.
 

@@ -17,6 +17,8 @@ from contextlib import aclosing
 from functools import lru_cache
 from typing import Any
 
+import vllm
+from pydantic import ValidationError
 from tokenizers.decoders import DecodeStream
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -28,7 +30,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
-from services.local_engine import environment, json_grammar, prompt, resumption
+from services.local_engine import environment, json_grammar, prompt, resumption, vllm_version
 from services.local_engine.answer import Answer, started
 from services.local_engine.backend import Count
 from services.local_engine.decoding import Decoding, Guide, decoding, refused
@@ -104,6 +106,7 @@ class VllmBackend:
         try:
             cpu = current_platform.is_cpu()
             arguments = engine_arguments(settings, cpu=cpu)
+            vllm_version.accept(arguments, AsyncEngineArgs, vllm.__version__)
             if cpu:
                 environment.compute_on_cpu(settings.vllm, len(os.sched_getaffinity(0)), os.environ)
             if arguments["enforce_eager"]:
@@ -112,11 +115,14 @@ class VllmBackend:
                 raise SettingsError("nobody waits for the engine any more")
             with standing_apart():
                 llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[reports.logger])
+        except SettingsError:
+            raise
         except Exception as error:
             if not abandoned.is_set():
                 log.error("engine.not_loaded", exc_info=error)
-            said = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise SettingsError(f"local_engine.model: {settings.model}: vLLM cannot serve it: {said}") from error
+            raise SettingsError(
+                f"local_engine.model: {settings.model}: vLLM cannot serve it: {_said(error)}"
+            ) from error
         return cls(llm, reports, settings, release)
 
     async def generate(
@@ -297,6 +303,15 @@ class _StatLogger:
 
     def record_sleep_state(self, is_awake: int, level: int) -> None:
         """The engine is never put to sleep."""
+
+
+def _said(error: Exception) -> str:
+    """What of an error of vLLM's is for a user: its first line, or what pydantic counts and does not say there."""
+    if isinstance(error, ValidationError):
+        said = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors(include_url=False))
+    else:
+        said = str(error)
+    return said.strip().partition("\n")[0] or type(error).__name__
 
 
 def _parameters(how: Decoding, structure: Mapping[str, Any], *, whole: bool) -> SamplingParams:
