@@ -21,7 +21,7 @@ ROLES = {v1.ROLE_SYSTEM: "system", v1.ROLE_USER: "user", v1.ROLE_ASSISTANT: "ass
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that is used."""
 
-    def encode(self, text: str, *, add_special_tokens: bool = ..., **options: Any) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
 
     def apply_chat_template(self, messages: Any, **options: Any) -> Any: ...
 
@@ -51,14 +51,15 @@ def tokens(spec: v1.GenerationSpec, tokenizer: Tokenizer, frame: Frame | None = 
             return tokenizer.encode(rendered(_with(spec.chat, begun), tokenizer), add_special_tokens=False)
 
 
-def _framed(text: v1.TextPrompt, begun: str, tokenizer: Tokenizer, frame: Frame | None) -> list[int]:
+def _framed(text: v1.TextPrompt, begun: str, tokenizer: Any, frame: Frame | None) -> list[int]:
     if frame is None:
         raise unsupported("spec.text.suffix", "this model is not asked to fill in the middle")
     # Mistral's own tokenizers never read special tokens in a text, and have no such option.
     options = {"split_special_tokens": True} if hasattr(tokenizer, "split_special_tokens") else {}
 
     def encode(said: str) -> list[int]:
-        return tokenizer.encode(said, add_special_tokens=False, **options)
+        ids: list[int] = tokenizer.encode(said, add_special_tokens=False, **options)
+        return ids
 
     mark = encode(MARK)
 

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from concurrent.futures import Executor
 from typing import Any
 
+from google.protobuf.message import Message
+
 from services.local_engine import prompt
 from services.local_engine.fill_in_the_middle import Frame
 from spillway import v1
@@ -117,6 +119,10 @@ def digest(spec: v1.GenerationSpec) -> bytes:
     """Return what stands for the prompt of `spec`."""
     asked = v1.GenerationSpec()
     asked.CopyFrom(spec)
-    for name in LEFT_OUT:
-        asked.ClearField(name)
+    _clear(asked)
     return hashlib.blake2b(asked.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+def _clear(spec: Message) -> None:
+    for name in LEFT_OUT:
+        spec.ClearField(name)
