@@ -63,7 +63,7 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
         case None:
             yield FieldViolation("spec.input", "is missing: set chat, text or tokens")
         case "text":
-            if not spec.text.text:
+            if not spec.text.text and not spec.text.suffix:
                 yield FieldViolation("spec.text.text", "is empty: say what is to be generated")
         case "tokens":
             if not spec.tokens.ids:

@@ -84,7 +84,7 @@ class Answer:
         return TargetDown("the engine gave this request up")
 
 
-def started(spec: v1.GenerationSpec, ids: Sequence[int], positions: Sequence[Mapping[int, Any]] | None) -> v1.Started:
+def started(spec: v1.GenerationSpec, ids: Sequence[int], positions: Sequence[Any] | None) -> v1.Started:
     """Return the event that begins an answer to the prompt `ids`.
 
     `positions` is what vLLM tells of the prompt's tokens, one for each; nothing is known of the first.

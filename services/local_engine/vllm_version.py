@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.local_engine.decoding import FIELDS, SAMPLING_FIELDS
+from spillway.doctor.diagnosis import OLDEST_VLLM
 from spillway.logs import get_logger
 from spillway.settings import SettingsError
 
@@ -21,8 +22,6 @@ log = get_logger(__name__)
 Modules = Callable[[str], Any]
 """Imports a module by its name."""
 
-LEAST = "0.32.0"
-"""The oldest version that has all of NEEDED."""
 TESTED = "0.32.0"
 """The newest version that the tests have seen."""
 LONGEST_WHY = 300
@@ -86,7 +85,7 @@ def probe(modules: Modules = importlib.import_module) -> Vllm:
     missing = list(_missing(modules))
     if missing:
         raise SettingsError(
-            f"local_engine: found vLLM {version}, the engine needs at least {LEAST} (tested with {TESTED}): "
+            f"local_engine: found vLLM {version}, the engine needs at least {OLDEST_VLLM} (tested with {TESTED}): "
             f"it has no {', '.join(missing[:3])}"
         )
     platform = modules("vllm.platforms").current_platform

@@ -21,7 +21,8 @@ OURS_TOO = "local_engine"
 RUNTIME = "local_runtime"
 """What the provider is called that stands for `local_engine.endpoint`."""
 ENGINE_CAPABILITIES = (
-    "json_schema", "json_object", "regex", "grammar", "choices", "logprobs", "text_input", "token_input",
+    "json_schema", "json_object", "regex", "grammar", "choices", "logprobs", "prompt_logprobs",
+    "text_input", "token_input",
 )  # fmt: skip
 RUNTIME_CAPABILITIES = ("json_schema", "json_object", "tools", "logprobs", "text_input")
 CLOUD_CAPABILITIES = ("json_schema", "json_object", "tools", "text_input")

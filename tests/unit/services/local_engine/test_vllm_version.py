@@ -12,7 +12,8 @@ import pytest
 
 from services.local_engine import vllm_version
 from services.local_engine.decoding import FIELDS, SAMPLING_FIELDS
-from services.local_engine.vllm_version import GUIDES, LEAST, NEEDED, TESTED, probe
+from services.local_engine.vllm_version import GUIDES, NEEDED, TESTED, probe
+from spillway.doctor.diagnosis import OLDEST_VLLM
 from spillway.settings import SettingsError
 
 SAMPLING = (*SAMPLING_FIELDS, "output_kind", "stream_interval", "structured_outputs", "skip_clone")
@@ -72,7 +73,7 @@ def test_one_that_is_too_old_is_refused_with_what_it_lacks_and_what_is_needed(fi
     with pytest.raises(SettingsError) as refusal:
         probe(older)
     assert str(refusal.value) == (
-        f"local_engine: found vLLM 0.19.1, the engine needs at least {LEAST} (tested with {TESTED}): "
+        f"local_engine: found vLLM 0.19.1, the engine needs at least {OLDEST_VLLM} (tested with {TESTED}): "
         f"it has no SamplingParams({field})"
     )
 
