@@ -140,6 +140,34 @@ async def test_an_adapter_that_is_not_there_ends_the_process_with_its_name(tmp_p
     assert last_words(lines).startswith("local_engine.vllm.adapters.load.formal: path: there is no nowhere in")
 
 
+@pytest.mark.skipif(NO_VLLM, reason="needs torch")
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ('__version__ = "0.19.1"', "local_engine: found vLLM 0.19.1, the engine needs at least 0.32.0"),
+        (
+            'raise ImportError("libcuda.so.1: cannot open shared object file")',
+            "local_engine: vLLM cannot be imported: libcuda.so.1: cannot open shared object file",
+        ),
+        (
+            'raise ModuleNotFoundError("No module named vllm", name="vllm")',
+            "local_engine: vllm is not installed beside it: install it, or set local_engine.runtime",
+        ),
+    ],
+    ids=["old", "broken", "missing"],
+)
+async def test_a_vllm_that_will_not_do_ends_the_process_with_what_is_needed(
+    tmp_path: Path, source: str, said: str
+) -> None:
+    package = tmp_path / "path" / "vllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(source)
+    places = [str(package.parent), str(Path(__file__).parents[3])]
+    code, lines = await ended({}, tmp_path, {"PYTHONPATH": os.pathsep.join(places)})
+    assert code == EXIT_START
+    assert last_words(lines).startswith(said)
+
+
 def smi(folder: Path, script: str) -> dict[str, str]:
     """An environment whose nvidia-smi is `script`."""
     place = folder / "bin" / "nvidia-smi"

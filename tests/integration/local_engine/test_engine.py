@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,6 +230,16 @@ async def test_the_prompts_log_probabilities_are_those_of_the_same_tokens_as_an_
     assert [found.logprob for found in rest] == pytest.approx([found.logprob for found in first.logprobs], abs=1e-3)
     assert not any(found.top for found in rest)
     assert answer.usage.cached_prompt_tokens == 0, "what is read from the prefix cache has no logits"
+
+
+async def test_the_example_of_the_docs_runs(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = (Path(__file__).parents[3] / "docs" / "engine.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", docs, re.DOTALL)
+    code = compile(example.replace("127.0.0.1:7070", client.remote.address), "docs/engine.md", "exec")
+    await asyncio.to_thread(exec, code, {})
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == (await client.generate(asked("Where is my parcel?"))).usage.prompt_tokens - 1
+    assert all(re.fullmatch(r" *-?\d+\.\d{3} '.*', likeliest '.*'", line) for line in told)
 
 
 async def test_nothing_is_told_of_a_prompt_unless_asked_for(client: Any) -> None:
