@@ -12,8 +12,11 @@ from spillway.errors import ContextLengthExceeded, FieldViolation, RequestInvali
 
 MARK = "\N{WHITE SMILING FACE}"
 """What CodeLlama's and Mistral's own code put before a suffix, and take away again."""
-MAX_TOLD = 2**16
-"""Most log probabilities that are told of a prompt: a few MiB, and a message has 16."""
+MAX_TOLD = 2**15
+"""Most log probabilities that are told of a prompt: half a MiB, some MiB with long tokens, and a message has 16.
+
+vLLM makes them on the event loop, all at once: in these many it is busy for a second, and no stream goes on.
+"""
 MAX_LOGITS_BYTES = 2 * 2**30
 ROLES = {v1.ROLE_SYSTEM: "system", v1.ROLE_USER: "user", v1.ROLE_ASSISTANT: "assistant"}
 

@@ -107,8 +107,8 @@ def test_token_ids_pass_as_they_are_unless_the_model_has_no_such_token() -> None
 @pytest.mark.parametrize(
     ("tokens", "top", "at_once", "vocabulary", "said"),
     [
-        (2**16, 0, 4096, 1000, ""),
-        (2**16 + 1, 0, 0, 1000, "makes 65537 log probabilities; at most 65536"),
+        (2**15, 0, 4096, 1000, ""),
+        (2**15 + 1, 0, 0, 1000, "makes 32769 log probabilities; at most 32768"),
         (4000, 20, 0, 1000, "makes 84000 log probabilities"),
         (2000, 0, 4096, 150_000, "takes 2.2 GiB at once, and at most 2: shorten the prompt, or lower local_engine"),
         (2000, 0, 1024, 150_000, ""),
