@@ -55,6 +55,8 @@ async def open_vllm(settings: LocalEngineSettings) -> Backend:
     """Load vLLM and the model. Raises SettingsError where they cannot be loaded, SettingsHopeless if they never fit."""
     model_source.require(settings.model)
     await asyncio.to_thread(_require_room, settings)
+    if settings.vllm.adapters is not None:
+        Adapters.require(settings.vllm.adapters, await asyncio.to_thread(_base_shapes, settings.model))
     environment.prepare(settings, os.environ)
 
     def load(abandoned: threading.Event) -> Backend:

@@ -131,8 +131,6 @@ async def test_a_model_that_is_too_large_ends_the_process_with_the_numbers_and_w
     assert "set max_model_len to 2048 or less" in last_words(lines)
 
 
-@pytest.mark.skipif(NO_VLLM, reason="needs vllm")
-@pytest.mark.engine
 async def test_an_adapter_that_is_not_there_ends_the_process_with_its_name(tmp_path: Path) -> None:
     adapters = {"folder": str(tmp_path), "load": {"formal": "nowhere"}}
     code, lines = await ended({"vllm": {**TINY["vllm"], "adapters": adapters}}, tmp_path)
