@@ -93,10 +93,11 @@ def _with(chat: v1.Chat, begun: str) -> v1.Chat:
 def rendered(chat: v1.Chat, tokenizer: Tokenizer) -> str:
     """Return `chat` as the model's template writes it; an assistant's last message is left open, to be continued."""
     goes_on = bool(chat.messages) and chat.messages[-1].role == v1.ROLE_ASSISTANT
+    told = messages(chat)
     try:
         return str(
             tokenizer.apply_chat_template(
-                messages(chat), tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
+                told, tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
             )
         )
     except Exception as error:  # templates are programs: what they raise is theirs

@@ -80,9 +80,10 @@ def test_parts_of_a_message_are_joined() -> None:
     ],
 )
 def test_what_the_model_cannot_read_is_refused_by_field(message: v1.Message, field: str) -> None:
-    with pytest.raises(ConstraintUnsupported) as refusal:
-        prompt.messages(v1.Chat(messages=[message]))
-    assert refusal.value.fields[0].field == f"spec.chat.messages[0].{field}"
+    for read in (prompt.messages, lambda chat: prompt.rendered(chat, Letters())):
+        with pytest.raises(ConstraintUnsupported) as refusal:
+            read(v1.Chat(messages=[message]))
+        assert refusal.value.fields[0].field == f"spec.chat.messages[0].{field}"
 
 
 def test_a_template_that_refuses_is_the_callers_error_and_tells_no_prompt() -> None:
