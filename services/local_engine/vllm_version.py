@@ -68,7 +68,7 @@ class Vllm:
 
     @property
     def tested(self) -> bool:
-        """Whether no test has seen one as new."""
+        """Whether it is no newer than what the tests have seen."""
         return _number(self.version) <= _number(TESTED)
 
     def __repr__(self) -> str:
