@@ -63,7 +63,7 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
         case None:
             yield FieldViolation("spec.input", "is missing: set chat, text or tokens")
         case "text":
-            if not spec.text.text:
+            if not spec.text.text and not spec.text.suffix:
                 yield FieldViolation("spec.text.text", "is empty: say what is to be generated")
         case "tokens":
             if not spec.tokens.ids:
@@ -90,6 +90,8 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
             yield FieldViolation(f"spec.constraint.{kind}", "is empty")
     if spec.HasField("logprobs") and not 0 <= spec.logprobs.top <= 20:
         yield FieldViolation("spec.logprobs.top", "must be between 0 and 20")
+    if spec.logprobs.HasField("prompt") and not 0 <= spec.logprobs.prompt <= 20:
+        yield FieldViolation("spec.logprobs.prompt", "must be between 0 and 20")
     if spec.coalescing.HasField("window_ms") and not 0 <= spec.coalescing.window_ms <= 1000:
         yield FieldViolation("spec.coalescing.window_ms", "must be between 0 and 1000")
     for index, tool in enumerate(spec.tools):
@@ -191,11 +193,15 @@ class Folder:
         self._next += 1
         match event.WhichOneof("event"):
             case "started":
+                told = list(self.response.started.prompt_logprobs)
                 self.response.started.CopyFrom(event.started)
+                if not event.started.prompt_logprobs:  # who goes on with an answer does not tell them again
+                    self.response.started.prompt_logprobs.extend(told)
             case "delta":
                 self.add_delta(event.delta)
             case "route_changed" if event.route_changed.restarted:
                 del self.response.choices[:]
+                del self.response.started.prompt_logprobs[:]
             case "finished":
                 self._finished = True
                 for finish in event.finished.choices:

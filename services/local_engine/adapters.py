@@ -31,6 +31,10 @@ class _Held:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+def _unloadable(name: str, error: SpillwayError) -> SettingsError:
+    return SettingsError(f"local_engine.vllm.adapters.load.{name}: {error.message}")
+
+
 class Adapters:
     """Loads and unloads by name through `loader`, within the limits of `settings`; `base` is the served model.
 
@@ -46,6 +50,15 @@ class Adapters:
         self._coming: set[str] = set()
         self._ids = itertools.count(1)
         self._changes: set[asyncio.Task[None]] = set()
+
+    @staticmethod
+    def require(settings: AdapterSettings, base: Shapes) -> None:
+        """Look at what the settings name before the model `base` is loaded, which takes long. Raises SettingsError."""
+        for name, path in settings.load.items():
+            try:
+                adapter_source.read(settings.folder, name, path, id=0, max_rank=settings.max_rank, base=base)
+            except SpillwayError as error:
+                raise _unloadable(name, error) from error
 
     @property
     def names(self) -> list[str]:
@@ -88,7 +101,7 @@ class Adapters:
             try:
                 await self.load(name, path)
             except SpillwayError as error:
-                raise SettingsError(f"local_engine.vllm.adapters.load.{name}: {error.message}") from error
+                raise _unloadable(name, error) from error
 
     async def load(self, name: str, path: str) -> None:
         """Load the adapter in the folder `path`, or `name` if that is empty, below the folder of adapters.

@@ -44,7 +44,7 @@ class Answer:
             ids = completion.token_ids
             if ids or completion.text:
                 self.completion_tokens += len(ids)
-                logprobs = () if self._top is None else self._logprobs(ids, completion.logprobs or ())
+                logprobs = () if self._top is None else told_logprobs(ids, completion.logprobs or (), self._top)
                 yield v1.Delta(
                     choice=completion.index, text=completion.text, token_ids=ids, tokens=len(ids), logprobs=logprobs
                 )
@@ -83,23 +83,30 @@ class Answer:
             return unsupported(self._guide.field, "the engine cannot decode under this constraint")
         return TargetDown("the engine gave this request up")
 
-    def _logprobs(self, ids: Sequence[int], positions: Sequence[Mapping[int, Any]]) -> Iterator[v1.TokenLogprob]:
-        for token_id, position in zip(ids, positions, strict=False):
-            chosen = position[token_id]
-            ranked = sorted(
-                (
-                    entry
-                    for entry in position.items()
-                    if entry[1].rank is not None and entry[1].rank <= (self._top or 0)
-                ),
-                key=lambda entry: entry[1].rank,
-            )
-            yield v1.TokenLogprob(
-                token_id=token_id,
-                token=chosen.decoded_token or "",
-                logprob=chosen.logprob,
-                top=[
-                    v1.TopLogprob(token_id=other, token=found.decoded_token or "", logprob=found.logprob)
-                    for other, found in ranked
-                ],
-            )
+
+def started(spec: v1.GenerationSpec, ids: Sequence[int], positions: Sequence[Any] | None) -> v1.Started:
+    """Return the event that begins an answer to the prompt `ids`.
+
+    `positions` is what vLLM tells of the prompt's tokens, one for each; nothing is known of the first.
+    """
+    told = () if not positions else told_logprobs(ids[1:], positions[1:], spec.logprobs.prompt)
+    return v1.Started(prompt_tokens=len(ids), prompt_logprobs=told)
+
+
+def told_logprobs(ids: Sequence[int], positions: Sequence[Mapping[int, Any]], top: int) -> Iterator[v1.TokenLogprob]:
+    """Yield each token with its log probability and the `top` likeliest there, from vLLM's own entries."""
+    for token_id, position in zip(ids, positions, strict=False):
+        chosen = position[token_id]
+        ranked = sorted(
+            (entry for entry in position.items() if entry[1].rank is not None and entry[1].rank <= top),
+            key=lambda entry: entry[1].rank,
+        )
+        yield v1.TokenLogprob(
+            token_id=token_id,
+            token=chosen.decoded_token or "",
+            logprob=chosen.logprob,
+            top=[
+                v1.TopLogprob(token_id=other, token=found.decoded_token or "", logprob=found.logprob)
+                for other, found in ranked
+            ],
+        )

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from services.local_engine import adapter_source, environment, model_source, room
+from services.local_engine import adapter_source, environment, model_source, room, vllm_version
 from services.local_engine.adapters import Adapters
 from services.local_engine.backend import AdapterLoader, Backend
 from services.local_engine.engine import Engine
@@ -58,10 +58,15 @@ async def open_vllm(settings: LocalEngineSettings) -> Backend:
     lot = await asyncio.to_thread(_require_room, settings)
     settings = room.within(settings, lot)
     environment.confine(lot.cores, lot.devices, os.environ)
+    if settings.vllm.adapters is not None:
+        Adapters.require(settings.vllm.adapters, await asyncio.to_thread(_base_shapes, settings.model))
     environment.prepare(settings, os.environ)
 
     def load(abandoned: threading.Event) -> Backend:
-        from services.local_engine.vllm_backend import VllmBackend  # takes seconds, and only where vLLM is installed
+        found = vllm_version.probe()
+        vllm_version.tell(found)
+        environment.name_version(found.version, os.environ)
+        from services.local_engine.vllm_backend import VllmBackend  # only where there is a vLLM that has all it needs
 
         return VllmBackend.opened(settings, abandoned, keeper.release)
 

@@ -5,7 +5,7 @@ Nothing here imports vLLM: the names on the right are its field names, held to i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +59,18 @@ class Decoding:
 
 
 def decoding(
-    spec: v1.GenerationSpec, *, room: int, max_tokens: int | None, defaults: Mapping[str, float | int]
+    spec: v1.GenerationSpec,
+    *,
+    room: int,
+    max_tokens: int | None,
+    defaults: Mapping[str, float | int],
+    ends: Collection[int] = (),
 ) -> Decoding:
     """Return how `spec` is decoded.
 
     `room` is what the context leaves for the answer, `max_tokens` the setting for answers that name none, `defaults`
-    what the model's own generation configuration says. Raises RequestInvalid or ConstraintUnsupported naming the field.
+    what the model's own generation configuration says, `ends` tokens that end this answer as its own end does. Raises
+    RequestInvalid or ConstraintUnsupported naming the field.
     """
     arguments: dict[str, Any] = dict(defaults)
     sampling, stop = spec.sampling, spec.stop
@@ -77,14 +83,16 @@ def decoding(
         arguments["logit_bias"] = dict(sampling.logit_bias)
     if stop.strings:
         arguments["stop"] = list(stop.strings)
-    if stop.token_ids:
-        arguments["stop_token_ids"] = list(stop.token_ids)
+    if stop.token_ids or (ends and not stop.ignore_eos):
+        arguments["stop_token_ids"] = [*stop.token_ids, *(() if stop.ignore_eos else sorted(ends))]
     if stop.include_stop:
         arguments["include_stop_str_in_output"] = True
     if stop.ignore_eos:
         arguments["ignore_eos"] = True
     if spec.HasField("logprobs"):
         arguments["logprobs"] = spec.logprobs.top
+        if spec.logprobs.HasField("prompt"):
+            arguments["prompt_logprobs"] = spec.logprobs.prompt
     arguments |= _extra(spec)
     _agree(arguments)
     return Decoding(arguments, guide(spec))
@@ -170,15 +178,30 @@ EXTRA: Mapping[str, Callable[[object], Any]] = {
 }
 """Parameters of vLLM's that the contract has no field for, by vLLM's names."""
 
+SAMPLING_FIELDS = (
+    *SAMPLING,
+    "max_tokens",
+    "logit_bias",
+    *EXTRA,
+    "stop",
+    "stop_token_ids",
+    "logprobs",
+    "prompt_logprobs",
+)
+"""Fields of vLLM's SamplingParams that a request may set."""
+
 FIELDS = {
     **{name: f"spec.sampling.{name}" for name in (*SAMPLING, "max_tokens", "logit_bias")},
     **{name: f"spec.extra.{name}" for name in EXTRA},
     "stop": "spec.stop.strings",
     "stop_token_ids": "spec.stop.token_ids",
     "logprobs": "spec.logprobs.top",
+    "prompt_logprobs": "spec.logprobs.prompt",
     "prompt_token_ids": "spec.tokens.ids",
 }
 """vLLM's name of a parameter -> its path in the contract."""
+SAMPLING_FIELDS = tuple(name for name in FIELDS if name != "prompt_token_ids")
+"""Fields of vLLM's SamplingParams that a request may set."""
 
 
 def refused(parameter: str | None, why: str, decoding: Decoding, *, sound: bool = False) -> SpillwayError:

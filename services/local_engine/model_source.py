@@ -10,6 +10,8 @@ from spillway.settings import SettingsError
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "*.tiktoken")
+TOLD_AS_JSON = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+"""Of which vLLM would only repeat what its parser says."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -45,6 +47,13 @@ def _missing(folder: Path) -> str:
         return f"it has no weights ({', '.join(WEIGHTS)})"
     if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
         return f"it has no tokenizer ({', '.join(TOKENIZERS)})"
+    for name in TOLD_AS_JSON:
+        try:
+            json.loads((folder / name).read_text())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            return f"{name} is not JSON: {error}"
     return ""
 
 

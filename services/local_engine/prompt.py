@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from services.local_engine.fill_in_the_middle import Frame, plain
 from services.local_engine.support import unsupported
 from spillway import v1
 from spillway.errors import ContextLengthExceeded, FieldViolation, RequestInvalid
 
+MARK = "\N{WHITE SMILING FACE}"
+"""What CodeLlama's and Mistral's own code put before a suffix, and take away again."""
+MAX_TOLD = 2**15
+"""Most log probabilities that are told of a prompt: half a MiB, some MiB with long tokens, and a message has 16.
+
+vLLM makes them on the event loop, all at once: in these many it is busy for a second, and no stream goes on.
+"""
+MAX_LOGITS_BYTES = 2 * 2**30
 ROLES = {v1.ROLE_SYSTEM: "system", v1.ROLE_USER: "user", v1.ROLE_ASSISTANT: "assistant"}
 
 
@@ -28,18 +37,45 @@ def known(ids: Sequence[int], vocabulary: int, field: str = "spec.tokens.ids") -
     return list(ids)
 
 
-def tokens(spec: v1.GenerationSpec, tokenizer: Tokenizer) -> list[int]:
+def tokens(spec: v1.GenerationSpec, tokenizer: Tokenizer, frame: Frame | None = None) -> list[int]:
     """Return the text or chat of `spec` as token ids, with the text of an answer that is continued by it alone.
 
-    Raises ConstraintUnsupported for parts this engine cannot read and RequestInvalid where the template refuses.
+    `frame` is what stands around a text that has a suffix. Raises ConstraintUnsupported for parts this engine cannot
+    read and RequestInvalid where the template refuses.
     """
     begun = "" if spec.continuation.token_ids else spec.continuation.text
     match spec.WhichOneof("input"):
+        case "text" if spec.text.HasField("suffix"):
+            return _framed(spec.text, begun, tokenizer, frame)
         case "text":
             return tokenizer.encode(spec.text.text + begun)
         case _:
             # The template writes the special tokens itself.
             return tokenizer.encode(rendered(_with(spec.chat, begun), tokenizer), add_special_tokens=False)
+
+
+def _framed(text: v1.TextPrompt, begun: str, tokenizer: Any, frame: Frame | None) -> list[int]:
+    if frame is None:
+        raise unsupported("spec.text.suffix", "this model is not asked to fill in the middle")
+    # Mistral's own tokenizers never read special tokens in a text, and have no such option.
+    options = {"split_special_tokens": True} if hasattr(tokenizer, "split_special_tokens") else {}
+
+    def encode(said: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(said, add_special_tokens=False, **options)
+        return ids
+
+    mark = encode(MARK)
+
+    def within(said: str) -> list[int]:
+        """SentencePiece puts a space before a text: what stands within one is encoded behind a mark."""
+        marked = encode(MARK + said)
+        return marked[len(mark) :] if marked[: len(mark)] == mark else encode(said)
+
+    spaced = encode("a") != within("a")
+    inner = within if spaced else encode
+    begins = [first for first in tokenizer.encode("")[:1] if first == getattr(tokenizer, "bos_token_id", None)]
+    before = plain(text.text, frame.texts, encode, inner)
+    return [*begins, *frame.around(before, plain(text.suffix, frame.texts, inner, inner)), *inner(begun)]
 
 
 def _with(chat: v1.Chat, begun: str) -> v1.Chat:
@@ -57,10 +93,11 @@ def _with(chat: v1.Chat, begun: str) -> v1.Chat:
 def rendered(chat: v1.Chat, tokenizer: Tokenizer) -> str:
     """Return `chat` as the model's template writes it; an assistant's last message is left open, to be continued."""
     goes_on = bool(chat.messages) and chat.messages[-1].role == v1.ROLE_ASSISTANT
+    told = messages(chat)
     try:
         return str(
             tokenizer.apply_chat_template(
-                messages(chat), tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
+                told, tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
             )
         )
     except Exception as error:  # templates are programs: what they raise is theirs
@@ -113,3 +150,21 @@ def too_long(field: str, tokens: int, context: int, included: str = "") -> Conte
         fields=[FieldViolation(field, said)],
         metadata={"tokens": str(tokens), "limit": str(context)},
     )
+
+
+def tellable(tokens: int, top: int, *, at_once: int, vocabulary: int) -> None:
+    """Raise RequestInvalid where the log probabilities of a prompt of so many tokens are too much to tell or compute.
+
+    `top` alternatives are told beside each token. Up to `at_once` tokens have their logits in memory together, which
+    nobody has set aside: an engine that ran out of it would be gone, for all its callers.
+    """
+    said = ""
+    if (told := tokens * (1 + top)) > MAX_TOLD:
+        said = f"of {tokens} tokens with {top} alternatives each makes {told} log probabilities; at most {MAX_TOLD}"
+    elif (needed := min(tokens, at_once) * vocabulary * 8) > MAX_LOGITS_BYTES:  # logits and their logarithms, float32
+        said = (
+            f"of {tokens} tokens takes {needed / 2**30:.1f} GiB at once, and at most {MAX_LOGITS_BYTES / 2**30:g}: "
+            "shorten the prompt, or lower local_engine.vllm.max_num_batched_tokens"
+        )
+    if said:
+        raise RequestInvalid(f"spec.logprobs.prompt: {said}", fields=[FieldViolation("spec.logprobs.prompt", said)])

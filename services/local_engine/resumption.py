@@ -19,6 +19,8 @@ from spillway import v1
 from spillway.errors import FieldViolation, RequestInvalid
 
 FIELD = "spec.continuation"
+DONE = ("stop", "include_stop_str_in_output", "prompt_logprobs")
+"""Stop strings are looked for here, and what is told of the prompt was told before the cut."""
 PENALTIES = ("presence_penalty", "frequency_penalty")
 """The engine counts these over its own tokens alone."""
 EARLIER = "spillway_earlier"
@@ -112,7 +114,7 @@ def continued(how: Decoding, token_ids: Sequence[int], *, penalties: bool) -> De
     asked = [name for name in PENALTIES if how.arguments.get(name)]
     if asked and not penalties:
         raise unsupported(f"spec.sampling.{asked[0]}", "cannot be restored when an answer is continued")
-    rest = {name: value for name, value in how.arguments.items() if name not in ("stop", "include_stop_str_in_output")}
+    rest = {name: value for name, value in how.arguments.items() if name not in DONE}
     rest["max_tokens"] -= len(token_ids)
     rest["min_tokens"] = max(0, rest.get("min_tokens", 0) - len(token_ids))
     if asked:

@@ -63,6 +63,15 @@ class AdapterSettings(Section):
         return self
 
 
+class FillInTheMiddleSettings(Section):
+    """The tokens that frame a text and its suffix, each one token of the model."""
+
+    prefix: str = Field(min_length=2, description="stands before the text")
+    suffix: str = Field(min_length=2, description="stands before the suffix")
+    middle: str | None = Field(None, min_length=2, description="stands before the answer; absent: nothing does")
+    order: Literal["prefix_first", "suffix_first"] = "prefix_first"
+
+
 class VllmSettings(Section):
     """What vLLM is told. Absent means vLLM's own default for the machine."""
 
@@ -89,6 +98,9 @@ class VllmSettings(Section):
     )
     speculation: SpeculationSettings | None = None
     adapters: AdapterSettings | None = Field(None, description="absent: none; they cost memory and speed")
+    fill_in_the_middle: FillInTheMiddleSettings | Literal["auto", "off"] = Field(
+        "auto", description="how a text with a suffix is asked for; auto: by the tokens of known families"
+    )
     enforce_eager: bool | None = Field(None, description="no compilation; absent: none on CPUs, to start sooner")
     prefix_caching: bool = True
     interactive_share: float = Field(

@@ -14,6 +14,7 @@ CAPABILITIES: tuple[v1.Capability.ValueType, ...] = (
     v1.CAPABILITY_GRAMMAR,
     v1.CAPABILITY_CHOICES,
     v1.CAPABILITY_LOGPROBS,
+    v1.CAPABILITY_PROMPT_LOGPROBS,
     v1.CAPABILITY_TEXT_INPUT,
     v1.CAPABILITY_TOKEN_INPUT,
     v1.CAPABILITY_PREFILL,
@@ -40,6 +41,8 @@ def require(
         raise unknown_adapter("spec.adapter", spec.adapter, adapters)
     if spec.text.HasField("suffix") and v1.CAPABILITY_SUFFIX not in capabilities:
         raise unsupported("spec.text.suffix", "this model is not asked to fill in the middle")
+    if spec.logprobs.HasField("prompt") and v1.CAPABILITY_PROMPT_LOGPROBS not in capabilities:
+        raise unsupported("spec.logprobs.prompt", "nothing is told of the prompt's tokens here")
     tools = v1.CAPABILITY_TOOLS in capabilities
     if spec.tools and not tools:
         raise unsupported("spec.tools", "tools are not supported here")

@@ -6,18 +6,19 @@ One code for GPUs and CPUs: which it is was decided when vLLM was built.
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
 import json
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import lru_cache
 from typing import Any
 
+import vllm
+from pydantic import ValidationError
 from tokenizers.decoders import DecodeStream
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -29,10 +30,11 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
-from services.local_engine import environment, json_grammar, prompt, resumption
-from services.local_engine.answer import Answer
+from services.local_engine import environment, json_grammar, prompt, resumption, vllm_version
+from services.local_engine.answer import Answer, started
 from services.local_engine.backend import Count
 from services.local_engine.decoding import Decoding, Guide, decoding, refused
+from services.local_engine.fill_in_the_middle import frame
 from services.local_engine.load import LoadMeter
 from services.local_engine.pace import Pace, Window
 from services.local_engine.resumption import Resumption
@@ -40,12 +42,12 @@ from services.local_engine.seats import Seats
 from services.local_engine.settings import LocalEngineSettings
 from services.local_engine.spawned import standing_apart
 from services.local_engine.support import CAPABILITIES, EMBEDDING, unsupported
+from services.local_engine.tokenization import Tokenization
 from services.local_engine.vllm_adapters import VllmAdapters
 from services.local_engine.vllm_arguments import engine_arguments, pooling
 from services.local_engine.vllm_embedder import VllmEmbedder
 from spillway import v1
 from spillway.errors import TargetDown
-from spillway.generation import prompt_bytes
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.settings import SettingsError
@@ -55,8 +57,6 @@ log = get_logger(__name__)
 
 WHOLE = 1 << 30
 """A stream interval no answer reaches: vLLM then hands over the first token, and the rest when it is over."""
-LONG_PROMPT_BYTES = 8192
-"""Longer prompts are tokenized off the event loop: below, a thread costs more than it saves."""
 LOOK_EVERY_S = 0.25
 BACKGROUND = 1
 """vLLM computes answers of a lower number first, and takes the place of one with a higher if there is no other."""
@@ -78,23 +78,29 @@ class VllmBackend:
         self._defaults: Mapping[str, Any] = llm.model_config.get_diff_sampling_param()
         self._numbers = itertools.count()
         self._busy_since = time.monotonic()
-        # A fast tokenizer is not to be used by two threads at once, and vLLM uses its own.
-        self._tokenizer = copy.deepcopy(llm.get_tokenizer())
-        self._long_tokenizer = copy.deepcopy(self._tokenizer)
         self._thread = ThreadPoolExecutor(1, "prompts")
+        self._vocabulary = int(llm.model_config.get_vocab_size())
+        # Of all prompt tokens of a step at once; vLLM's newer runner computes a few at a time.
+        batched = llm.vllm_config.scheduler_config.max_num_batched_tokens
+        self._at_once = 0 if llm.vllm_config.use_v2_model_runner else batched
+        self._frame = frame(llm.get_tokenizer(), settings.vllm.fill_in_the_middle)
+        self._prompts = Tokenization(llm.get_tokenizer(), self._thread, self._vocabulary, self._frame)
         self.adapters = VllmAdapters(llm) if settings.vllm.adapters is not None else None
-        self.capabilities = CAPABILITIES if self.adapters is None else (*CAPABILITIES, v1.CAPABILITY_ADAPTERS)
+        self.capabilities = (
+            *CAPABILITIES,
+            *((v1.CAPABILITY_ADAPTERS,) if self.adapters is not None else ()),
+            *((v1.CAPABILITY_SUFFIX,) if self._frame is not None else ()),
+        )
         self._penalties = bool(llm.model_config.logits_processors)
         self._seats = Seats(llm.vllm_config.scheduler_config.max_num_seqs, settings.vllm.interactive_share)
-        self._vocabulary = int(llm.model_config.get_vocab_size())
         self.context_window = int(llm.model_config.max_model_len)
         self._embedder: VllmEmbedder | None = None
         if llm.model_config.runner_type == "pooling":
             self.capabilities = EMBEDDING
-            self._embedder = VllmEmbedder(llm, self._encoded, self._seats, self._trace)
+            self._embedder = VllmEmbedder(llm, self._prompts.encoded, self._seats, self._trace)
         ends = llm.model_config.try_get_generation_config().get("eos_token_id")
         ends = ends if isinstance(ends, list) else [ends]
-        self._eos = frozenset(end for end in (self._tokenizer.eos_token_id, *ends) if end is not None)
+        self._eos = frozenset(end for end in (self._prompts.tokenizer.eos_token_id, *ends) if end is not None)
 
     @classmethod
     def opened(
@@ -105,6 +111,7 @@ class VllmBackend:
         try:
             cpu = current_platform.is_cpu()
             arguments = engine_arguments(settings, cpu=cpu)
+            vllm_version.accept(arguments, AsyncEngineArgs, vllm.__version__)
             model = AsyncEngineArgs(**arguments).create_model_config()
             if model.runner_type == "pooling":
                 if model.convert_type == "classify":
@@ -118,11 +125,14 @@ class VllmBackend:
                 raise SettingsError("nobody waits for the engine any more")
             with standing_apart():
                 llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[reports.logger])
+        except SettingsError:
+            raise
         except Exception as error:
             if not abandoned.is_set():
                 log.error("engine.not_loaded", exc_info=error)
-            said = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise SettingsError(f"local_engine.model: {settings.model}: vLLM cannot serve it: {said}") from error
+            raise SettingsError(
+                f"local_engine.model: {settings.model}: vLLM cannot serve it: {_said(error)}"
+            ) from error
         return cls(llm, reports, settings, release)
 
     async def generate(
@@ -131,14 +141,17 @@ class VllmBackend:
         began = time.monotonic()
         if spec.HasField("continuation"):
             resumption.require(spec)
-        ids = await self._tokens(spec)
+        ids = await self._prompts.tokens(spec)
+        if spec.logprobs.HasField("prompt") and not spec.continuation.token_ids:
+            prompt.tellable(len(ids), spec.logprobs.prompt, at_once=self._at_once, vocabulary=self._vocabulary)
         room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
-        how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults)
+        ends = self._frame.ends if self._frame is not None and spec.text.HasField("suffix") else frozenset[int]()
+        how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults, ends=ends)
         answer = Answer(spec, how.guide)
         resumed: Resumption | None = None
         if spec.continuation.token_ids:
             resumed = self._resumption(spec, ids)
-            if (rest := resumed.ended(spec, self._eos, how.arguments["max_tokens"])) is not None:
+            if (rest := resumed.ended(spec, self._eos | ends, how.arguments["max_tokens"])) is not None:
                 for event in answer.told(rest, prompt_tokens=len(ids)):
                     yield event
                 return
@@ -167,7 +180,7 @@ class VllmBackend:
                     pace.pulled()
                     if first_token_at is None:
                         first_token_at = time.monotonic()
-                        yield v1.GenerationEvent(started=v1.Started(prompt_tokens=len(ids)))
+                        yield v1.GenerationEvent(started=started(spec, ids, output.prompt_logprobs))
                     pieces = output.outputs if resumed is None else [resumed.piece(output.outputs[0])]
                     for delta in answer.deltas(pieces):
                         yield v1.GenerationEvent(delta=delta)
@@ -204,7 +217,7 @@ class VllmBackend:
         return await self._embedder.embed(spec, call, alive, priority=BACKGROUND if background else 0)
 
     async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
-        return Count(len(await self._tokens(spec)))
+        return Count(await self._prompts.count(spec))
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load:
         load = self._reports.meter.load(state, self._llm.get_num_unfinished_requests())
@@ -233,27 +246,12 @@ class VllmBackend:
         vars(self._llm)["shutdown"] = lambda timeout=None: None
         self._release()
 
-    async def _tokens(self, spec: v1.GenerationSpec) -> list[int]:
-        if spec.HasField("tokens"):
-            return prompt.known(spec.tokens.ids, self._vocabulary)
-        if prompt_bytes(spec) <= LONG_PROMPT_BYTES:
-            return prompt.tokens(spec, self._tokenizer)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, prompt.tokens, spec, self._long_tokenizer)
-
-    async def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of `texts`, special tokens included."""
-        if sum(len(text.encode()) for text in texts) <= LONG_PROMPT_BYTES:
-            return [self._tokenizer.encode(text) for text in texts]
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: [self._long_tokenizer.encode(text) for text in texts])
-
     def _trace(self, call: Call) -> Mapping[str, str] | None:
         return (inject(call.span) or None) if self._traced else None
 
     def _resumption(self, spec: v1.GenerationSpec, ids: list[int]) -> Resumption:
         prompt.known(spec.continuation.token_ids, self._vocabulary)
-        backing = getattr(self._tokenizer, "_tokenizer", None)
+        backing = getattr(self._prompts.tokenizer, "_tokenizer", None)
         if backing is None:
             raise unsupported("spec.continuation", "this model's tokenizer cannot decode token by token")
         stream = DecodeStream(ids=ids, skip_special_tokens=True)
@@ -325,6 +323,15 @@ class _StatLogger:
 
     def record_sleep_state(self, is_awake: int, level: int) -> None:
         """The engine is never put to sleep."""
+
+
+def _said(error: Exception) -> str:
+    """What of an error of vLLM's is for a user: its first line, or what pydantic counts and does not say there."""
+    if isinstance(error, ValidationError):
+        said = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors(include_url=False))
+    else:
+        said = str(error)
+    return said.strip().partition("\n")[0] or type(error).__name__
 
 
 def _parameters(how: Decoding, structure: Mapping[str, Any], *, whole: bool) -> SamplingParams:

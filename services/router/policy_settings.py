@@ -17,6 +17,7 @@ CapabilityName = Literal[
     "tools",
     "images",
     "logprobs",
+    "prompt_logprobs",
     "reasoning_effort",
     "adapters",
     "token_input",

@@ -64,6 +64,8 @@ class Progress:
         """The request for what is still to come, of a target with the same weights."""
         spec = v1.GenerationSpec()
         spec.CopyFrom(self._spec)
+        if spec.HasField("logprobs"):
+            spec.logprobs.ClearField("prompt")  # the caller has them
         spec.continuation.token_ids.extend(self._ids)
         spec.continuation.text = "".join(self._text)
         return spec

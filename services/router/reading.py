@@ -113,7 +113,7 @@ def _needs(spec: v1.GenerationSpec, constraint: str) -> frozenset[str]:
     if spec.tools:
         needs.add("tools")
     if spec.HasField("logprobs"):
-        needs.add("logprobs")
+        needs.update({"logprobs", "prompt_logprobs"} if spec.logprobs.HasField("prompt") else {"logprobs"})
     if spec.reasoning_effort:
         needs.add("reasoning_effort")
     if spec.adapter:

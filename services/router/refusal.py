@@ -26,6 +26,7 @@ _FIELD_OF = {
     "tools": "spec.tools",
     "images": "spec.chat.messages",
     "logprobs": "spec.logprobs",
+    "prompt_logprobs": "spec.logprobs.prompt",
     "reasoning_effort": "spec.reasoning_effort",
     "adapters": "spec.adapter",
     "token_input": "spec.tokens",

@@ -30,7 +30,8 @@ router:
       kind: local
       address: "{local_engine}"
 {context_window}\
-      capabilities: [json_schema, json_object, regex, grammar, choices, logprobs, text_input, token_input, prefill]
+      capabilities: [json_schema, json_object, regex, grammar, choices, logprobs, prompt_logprobs, text_input,
+        token_input, prefill]
       price: {{input_usd_per_mtok: 0, output_usd_per_mtok: 0}}
     - name: {cloud_target}
       kind: cloud

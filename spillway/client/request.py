@@ -55,6 +55,8 @@ class Options(TypedDict, total=False):
     reasoning_effort: str
     logprobs: int
     """Alternatives told beside each token; 0 is the token alone."""
+    prompt_logprobs: int
+    """The same for the tokens of the prompt, told in Started; `logprobs` are told too."""
     priority: str
     """interactive or background."""
     coalescing_ms: int
@@ -182,6 +184,8 @@ def build_spec(prompt: Prompt, options: Options) -> v1.GenerationSpec:
     if (top := options.get("logprobs")) is not None:
         _set(spec.logprobs, "top", top, "logprobs")
         spec.logprobs.SetInParent()
+    if (top := options.get("prompt_logprobs")) is not None:
+        _set(spec.logprobs, "prompt", top, "prompt_logprobs")
     if (priority := options.get("priority")) is not None:
         spec.priority = _enum("priority", priority, v1.Priority)
     if (window_ms := options.get("coalescing_ms")) is not None:

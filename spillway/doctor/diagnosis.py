@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, floor
@@ -14,6 +15,10 @@ from spillway.doctor.weights import Model, Weights
 
 OLDEST_CAPABILITY = (7, 5)
 """What vLLM's wheels are built for: Turing and newer (docs.vllm.ai, Installation, GPU)."""
+
+
+OLDEST_VLLM = "0.32.0"
+"""What the local engine needs; it looks for what it needs itself (services/local_engine/vllm_version.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,9 @@ def _software(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             "error", "torch_missing", "vLLM is installed and torch is not", "`requirements/install` installs both"
         )
+    if software.vllm and _number(software.vllm) < _number(OLDEST_VLLM):
+        what = f"vLLM {software.vllm} is older than {OLDEST_VLLM}, the oldest that the local engine can use"
+        yield Finding("error", "vllm_old", what, "`requirements/install` installs a newer one")
     if machine.gpus and software.vllm_build == "cpu":
         mend = "`requirements/install gpu` installs the other one"
         yield Finding("warning", "gpu_unused", "there is a GPU, and vLLM's build for CPUs", mend)
@@ -198,6 +206,10 @@ def _ways(model: Model, machine: Machine, asked: Asked, found: Fit) -> Iterator[
 def gib(size: int) -> str:
     """Write bytes: 12.3 GiB, 300 MiB."""
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def _dotted(version: tuple[int, int]) -> str:

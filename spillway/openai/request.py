@@ -65,6 +65,8 @@ def body_of(
         body.update(_tool_choice(spec.tool_choice))
     if spec.reasoning_effort in EFFORTS:
         body["reasoning_effort"] = EFFORTS[spec.reasoning_effort]
+    if spec.logprobs.HasField("prompt"):
+        raise _unsupported("spec.logprobs.prompt", "chat completions tell nothing of the prompt's tokens")
     if spec.HasField("logprobs"):
         body["logprobs"] = True
         if spec.logprobs.top:

@@ -11,7 +11,7 @@ _PLAIN = ("tools", "text_input")
 _JSON = ("json_schema", "json_object")
 _GUIDED = (*_JSON, "regex", "grammar")
 CAPABILITIES: Mapping[str, tuple[str, ...]] = {
-    "vllm": (*_GUIDED, "choices", "logprobs", "text_input", "token_input"),
+    "vllm": (*_GUIDED, "choices", "logprobs", "prompt_logprobs", "text_input", "token_input"),
     "vllm-serve": (*_GUIDED, "choices", "logprobs", "text_input", "prefill"),
     "llama-cpp": (*_JSON, "grammar", "tools", "logprobs", "text_input", "prefill"),
     "ollama": (*_JSON, "tools", "logprobs", "reasoning_effort", "text_input"),

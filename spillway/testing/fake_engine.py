@@ -164,6 +164,9 @@ class FakeEngine:
                 request_id=call.request_id, model=self.model, target=self.model, prompt_tokens=prompt_tokens
             )
         )
+        if self.probability is not None and spec.logprobs.HasField("prompt"):
+            told = v1.TokenLogprob(logprob=math.log(self.probability))
+            started.started.prompt_logprobs.extend([told] * (prompt_tokens - 1))
         async with aclosing(
             pulled(self._due(done, len(tokens), fault), window_s(spec.coalescing, self.window_s))
         ) as due:

@@ -23,7 +23,7 @@ async def started(
     service: str, section: Mapping[str, Any], config: Path, *, ready: bool = True
 ) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
     """Run `service` with the settings `section`, written to `config`; yield its address and process."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     _write(config, {service: {"server": {"listen": address, "announce_s": 0}, **section}})
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", f"services.{service}", "--config", str(config)), stderr=asyncio.subprocess.DEVNULL
@@ -43,7 +43,7 @@ def _write(config: Path, sections: dict[str, Any]) -> None:
     config.write_text(yaml.safe_dump(sections))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])

@@ -11,8 +11,8 @@ from .parameters import Asked, Parameters, read_shared, read_stream, token_ids
 def read_completion(body: object) -> Asked:
     """Return what `body` asks for. Raises RequestInvalid or ParameterUnknown naming the parameter that is wrong."""
     told, spec = Parameters(body), v1.GenerationSpec()
-    _read_prompt(told.raw("prompt"), spec)
     suffix = told.text("suffix")
+    _read_prompt(told.raw("prompt"), spec, fills=bool(suffix))
     if suffix is not None:
         if spec.WhichOneof("input") != "text":
             raise wrong("suffix", "goes with a text prompt only")
@@ -27,10 +27,13 @@ def read_completion(body: object) -> Asked:
     return read_stream(told, spec)
 
 
-def _read_prompt(prompt: object, spec: v1.GenerationSpec) -> None:
+def _read_prompt(prompt: object, spec: v1.GenerationSpec, *, fills: bool) -> None:
+    """Read `prompt` into `spec`; what `fills` the beginning of a text has nothing before it."""
     match prompt:
         case None:
             raise wrong("prompt", "is missing")
+        case "" | [""] if fills:
+            spec.text.text = ""
         case "" | [] | [""] | [[]]:
             raise wrong("prompt", "is empty: say what is to be generated")
         case str() as text:

@@ -72,14 +72,26 @@ async def client() -> AsyncIterator[Client]:
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vllm is not installed")
     from services.local_engine.app import build
-    from services.local_engine.settings import CpuSettings, LocalEngineSettings, VllmSettings
+    from services.local_engine.settings import (
+        CpuSettings,
+        FillInTheMiddleSettings,
+        LocalEngineSettings,
+        VllmSettings,
+    )
 
     async with Collector().serving() as collector:
         telemetry = TelemetrySettings(otlp_endpoint=collector.endpoint, export_interval_s=0.1)
         settings = LocalEngineSettings(
             server=LOOPBACK,
             telemetry=telemetry,
-            vllm=VllmSettings(max_model_len=CONTEXT, cpu=CpuSettings(kv_cache_gib=0.25)),
+            vllm=VllmSettings(
+                max_model_len=CONTEXT,
+                cpu=CpuSettings(kv_cache_gib=0.25),
+                # The bundled model was taught none: any tokens of its own show that the frame is these.
+                fill_in_the_middle=FillInTheMiddleSettings(
+                    prefix="<|user|>", suffix="<|system|>", middle="<|assistant|>"
+                ),
+            ),
         )
         async with build(settings) as app:
             async with asyncio.timeout(START_S):

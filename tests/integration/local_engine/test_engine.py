@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from spillway.errors import (
     SchemaInvalid,
     SpillwayError,
 )
+from spillway.generation import Folder
 from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import trace_id
@@ -36,6 +39,10 @@ ENDLESS = v1.Stop(ignore_eos=True)
 def asked(text: str = "Where is my parcel? It has not come.", **fields: Any) -> v1.GenerationSpec:
     chat = v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text=text)])])
     return v1.GenerationSpec(chat=chat, **{"sampling": GREEDY, **fields})
+
+
+IMAGE = asked("")
+IMAGE.chat.messages[0].parts[0].image.url = "https://example.com/a.png"
 
 
 def text_of(events: list[v1.GenerationEvent], choice: int = 0) -> str:
@@ -202,6 +209,102 @@ async def test_logprobs_are_one_per_token_and_the_greedy_one_is_the_best(client:
             assert all(found.logprob >= other.logprob for other in found.top)
 
 
+async def test_the_prompts_log_probabilities_are_those_of_the_same_tokens_as_an_answer(client: Any) -> None:
+    said = (await client.generate(asked(stop=ENDLESS, logprobs=v1.Logprobs(top=2)))).choices[0].content
+    ids = [5, 6, 7, *said.token_ids]
+    spec = v1.GenerationSpec(
+        tokens=v1.TokenPrompt(ids=ids), sampling=GREEDY, stop=ENDLESS, logprobs=v1.Logprobs(top=0, prompt=2)
+    )
+    whole, streamed = await client.generate(spec), await client.events(spec)
+    told = whole.started.prompt_logprobs
+    assert [found.token_id for found in told] == ids[1:]
+    assert list(streamed[0].started.prompt_logprobs) == list(told)
+    assert all(len(found.top) == 2 and found.top[0].logprob >= found.logprob - 1e-6 for found in told)
+    # What the model gives the first token of its answer, it gives the same token as the next one of a prompt.
+    first = whole.choices[0].content
+    again = v1.GenerationSpec(
+        tokens=v1.TokenPrompt(ids=[*ids, *first.token_ids]), sampling=GREEDY, logprobs=v1.Logprobs(prompt=0)
+    )
+    answer = await client.generate(again)
+    rest = answer.started.prompt_logprobs[len(ids) - 1 :]
+    assert [found.logprob for found in rest] == pytest.approx([found.logprob for found in first.logprobs], abs=1e-3)
+    assert not any(found.top for found in rest)
+    assert answer.usage.cached_prompt_tokens == 0, "what is read from the prefix cache has no logits"
+
+
+async def test_the_example_of_the_docs_runs(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = (Path(__file__).parents[3] / "docs" / "engine.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", docs, re.DOTALL)
+    code = compile(example.replace("127.0.0.1:7070", client.remote.address), "docs/engine.md", "exec")
+    await asyncio.to_thread(exec, code, {})
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == (await client.generate(asked("Where is my parcel?"))).usage.prompt_tokens - 1
+    assert all(re.fullmatch(r" *-?\d+\.\d{3} '.*', likeliest '.*'", line) for line in told)
+
+
+async def test_nothing_is_told_of_a_prompt_unless_asked_for(client: Any) -> None:
+    assert not (await client.generate(asked(logprobs=v1.Logprobs(top=3)))).started.prompt_logprobs
+
+
+async def test_an_answer_that_goes_on_does_not_tell_its_prompt_again(client: Any) -> None:
+    spec = asked(stop=ENDLESS, logprobs=v1.Logprobs(prompt=0))
+    whole = await client.generate(spec)
+    spec.continuation.token_ids.extend(whole.choices[0].content.token_ids[:8])
+    rest = await client.generate(spec)
+    assert rest.choices[0].content.token_ids == whole.choices[0].content.token_ids[8:]
+    assert whole.started.prompt_logprobs
+    assert not rest.started.prompt_logprobs
+
+
+async def test_choices_tell_their_own_tokens_log_probabilities_and_ends(client: Any) -> None:
+    spec = asked(
+        sampling=v1.Sampling(temperature=1.5, max_tokens=24, n=3, seed=7),
+        stop=v1.Stop(strings=["e"], ignore_eos=True),
+        logprobs=v1.Logprobs(top=2, prompt=1),
+    )
+    whole, events = await client.generate(spec), await client.events(spec)
+    folder = Folder()
+    for event in events:
+        folder.add(event)
+    streamed = folder.whole()
+    assert [event.WhichOneof("event") for event in events].count("started") == 1
+    assert len(whole.choices) == len(streamed.choices) == 3
+    for one, other in zip(whole.choices, streamed.choices, strict=True):
+        assert (one.content.text, one.finish) == (other.content.text, other.finish)
+        assert [found.token_id for found in one.content.logprobs] == list(one.content.token_ids)
+        assert [found.token_id for found in other.content.logprobs] == list(one.content.token_ids)
+        assert {len(found.top) for found in one.content.logprobs} == {2}
+        ended = one.finish.reason == v1.FINISH_REASON_STOP_SEQUENCE
+        assert ended == (len(one.content.token_ids) < 24) == (one.finish.stop_string == "e")
+    assert {choice.finish.reason for choice in whole.choices} <= {
+        v1.FINISH_REASON_STOP_SEQUENCE,
+        v1.FINISH_REASON_LENGTH,
+    }
+    assert [finish.choice for finish in events[-2].finished.choices] == [0, 1, 2]
+    assert len(whole.started.prompt_logprobs) == whole.usage.prompt_tokens - 1
+    assert streamed.started.prompt_logprobs == whole.started.prompt_logprobs
+
+
+async def test_a_middle_is_generated_between_the_models_own_tokens(client: Any) -> None:
+    spec = v1.GenerationSpec(
+        text=v1.TextPrompt(text="Where is<|system|>", suffix=" parcel?"),
+        sampling=GREEDY,
+        logprobs=v1.Logprobs(prompt=0),
+    )
+    whole = await client.generate(spec)
+    counted = await client.inference.CountTokens(v1.CountTokensRequest(spec=spec))
+    assert counted.tokens == whole.usage.prompt_tokens
+    ids = [found.token_id for found in whole.started.prompt_logprobs]
+    assert [(at, token) for at, token in enumerate(ids) if token < 5] == [(ids.index(2), 2), (len(ids) - 1, 4)]
+    assert (await client.generate(spec)).choices[0].content == whole.choices[0].content
+    streamed = await client.events(spec)
+    assert text_of(streamed) == whole.choices[0].content.text
+    deltas = [event.delta for event in streamed if event.HasField("delta")]
+    spec.continuation.text = deltas[0].text
+    spec.continuation.token_ids.extend(deltas[0].token_ids)
+    assert deltas[0].text + (await client.generate(spec)).choices[0].content.text == whole.choices[0].content.text
+
+
 async def test_two_choices_come_apart(client: Any) -> None:
     spec = asked(sampling=v1.Sampling(temperature=2, max_tokens=16, n=2, seed=7), stop=ENDLESS)
     events = await client.events(spec)
@@ -221,6 +324,8 @@ async def test_a_seed_makes_sampling_repeatable(client: Any) -> None:
     [
         (asked(model="nobody"), ModelUnknown, "spec.model"),
         (asked(adapter="nobody"), AdapterUnknown, "spec.adapter"),
+        (IMAGE, ConstraintUnsupported, "spec.chat.messages[0].parts[0].image"),
+        (asked(logprobs=v1.Logprobs(prompt=21)), RequestInvalid, "spec.logprobs.prompt"),
         (asked(tools=[v1.Tool(name="t")]), ConstraintUnsupported, "spec.tools"),
         (asked("word " * 600), ContextLengthExceeded, "spec.chat"),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -24,7 +24,9 @@ ANSWER = "one two three four five six seven eight"
 
 
 @asynccontextmanager
-async def replicas(*weights: str, policy: PolicySettings | None = None) -> AsyncIterator[tuple[Mesh, list[FakeEngine]]]:
+async def replicas(
+    *weights: str, policy: PolicySettings | None = None, capabilities: Iterable[str] = CAPABILITIES
+) -> AsyncIterator[tuple[Mesh, list[FakeEngine]]]:
     """A router before engines that all answer alike, each with its name for the weights."""
     async with AsyncExitStack() as stack:
         engines = [FakeEngine(model="m", answer=lambda spec: ANSWER) for _ in weights]
@@ -33,7 +35,11 @@ async def replicas(*weights: str, policy: PolicySettings | None = None) -> Async
             server = await stack.enter_async_context(serving_engine(engine))
             targets.append(
                 TargetSettings(
-                    name=f"t{number}", kind="local", address=server.address, weights=name, capabilities=CAPABILITIES
+                    name=f"t{number}",
+                    kind="local",
+                    address=server.address,
+                    weights=name,
+                    capabilities=frozenset(capabilities),
                 )
             )
         kept: list[object] = []
@@ -72,6 +78,31 @@ async def test_a_stream_goes_on_wherever_it_breaks(after: int, fault: Callable[[
         continuation = engines[1].seen[0].request.spec.continuation
         assert list(continuation.token_ids) == list(range(after))
         assert ANSWER.startswith(continuation.text)
+
+
+async def test_what_is_told_of_a_prompts_tokens_is_told_once_and_kept_across_a_cut() -> None:
+    spec = text()
+    spec.logprobs.prompt = 0
+    async with replicas("w", "w", capabilities={*CAPABILITIES, "prompt_logprobs"}) as (mesh, engines):
+        for engine in engines:
+            engine.probability = 0.5
+        engines[0].faults = Script(Cut(3))
+        answer, changes = await read(mesh, spec)
+        assert changes[0].resumed_after_tokens == 3
+        assert len(answer.started.prompt_logprobs) == answer.usage.prompt_tokens - 1
+        rest = engines[1].seen[0].request.spec
+        assert rest.HasField("logprobs")
+        assert not rest.logprobs.HasField("prompt")
+
+
+async def test_a_target_that_tells_nothing_of_a_prompt_is_not_asked_to() -> None:
+    spec = text()
+    spec.logprobs.prompt = 0
+    async with replicas("w") as (mesh, engines):
+        with pytest.raises(ConstraintUnsupported) as refusal:
+            await read(mesh, spec)
+        assert "spec.logprobs.prompt" in [violation.field for violation in refusal.value.fields]
+        assert engines[0].seen == []
 
 
 async def test_a_stream_survives_as_many_deaths_as_there_are_replicas() -> None:

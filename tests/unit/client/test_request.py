@@ -73,6 +73,7 @@ def test_other_options_find_their_fields() -> None:
             "stop": "END",
             "model": "local",
             "logprobs": 0,
+            "prompt_logprobs": 2,
             "coalescing_ms": 0,
             "priority": "background",
             "reasoning_effort": "low",
@@ -81,7 +82,7 @@ def test_other_options_find_their_fields() -> None:
     )
     assert list(spec.stop.strings) == ["END"]
     assert spec.model == "local"
-    assert spec.HasField("logprobs")
+    assert spec.logprobs == v1.Logprobs(top=0, prompt=2)
     assert spec.coalescing.HasField("window_ms")
     assert spec.priority == v1.PRIORITY_BACKGROUND
     assert spec.reasoning_effort == v1.REASONING_EFFORT_LOW

@@ -200,6 +200,7 @@ def test_extra_parameters_are_merged_below_those_of_the_contract() -> None:
             "spec.constraint.choices",
         ),
         (v1.GenerationSpec(chat=chat(), adapter="lora"), "spec.adapter"),
+        (v1.GenerationSpec(chat=chat(), logprobs=v1.Logprobs(prompt=0)), "spec.logprobs.prompt"),
         (v1.GenerationSpec(chat=chat(), sampling=v1.Sampling(top_k=5)), "spec.sampling.top_k"),
         (v1.GenerationSpec(chat=chat(), sampling=v1.Sampling(min_p=0.1)), "spec.sampling.min_p"),
         (v1.GenerationSpec(chat=chat(), stop=v1.Stop(ignore_eos=True)), "spec.stop.ignore_eos"),

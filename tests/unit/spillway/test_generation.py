@@ -47,12 +47,13 @@ GOOD = {
     "schema": constrained(json_schema='{"type": "object"}'),
     "boolean schema": constrained(json_schema="true"),
     "any object": constrained(json_object=True),
+    "nothing before the middle": v1.GenerationSpec(text=v1.TextPrompt(suffix="return x")),
     "longest prompt": text("x" * MAX_PROMPT_BYTES),
 }
 
 WRONG = {
     "spec.input": [v1.GenerationSpec(), text("x" * (MAX_PROMPT_BYTES + 1)), chat(said("é" * MAX_PROMPT_BYTES))],
-    "spec.text.text": [text("")],
+    "spec.text.text": [text(""), v1.GenerationSpec(text=v1.TextPrompt(text="", suffix=""))],
     "spec.tokens.ids": [v1.GenerationSpec(tokens=v1.TokenPrompt())],
     "spec.chat.messages": [chat()],
     "spec.chat.messages[0].role": [chat(said("hi", v1.ROLE_UNSPECIFIED)), chat(said("hi", 99))],  # type: ignore[arg-type]
@@ -84,6 +85,9 @@ WRONG = {
     "spec.constraint.regex": [constrained(regex="")],
     "spec.constraint.grammar": [constrained(grammar="")],
     "spec.logprobs.top": [v1.GenerationSpec(text=v1.TextPrompt(text="a"), logprobs=v1.Logprobs(top=21))],
+    "spec.logprobs.prompt": [
+        v1.GenerationSpec(text=v1.TextPrompt(text="a"), logprobs=v1.Logprobs(prompt=prompt)) for prompt in (-1, 21)
+    ],
     "spec.coalescing.window_ms": [
         v1.GenerationSpec(text=v1.TextPrompt(text="a"), coalescing=v1.Coalescing(window_ms=1001))
     ],
@@ -253,6 +257,17 @@ def test_a_resumed_answer_goes_on() -> None:
     answer = folded(started(), delta("one "), resume, delta("two"), finished(STOP), usage())
 
     assert answer.choices[0].content.text == "one two"
+
+
+def test_what_was_told_of_the_prompt_is_kept_by_who_goes_on_and_discarded_by_a_restart() -> None:
+    first = started()
+    first.started.prompt_logprobs.add(logprob=-1)
+    resume = v1.GenerationEvent(route_changed=v1.RouteChanged(to_target="cloud", resumed_after_tokens=1))
+    restart = v1.GenerationEvent(route_changed=v1.RouteChanged(to_target="cloud", restarted=True))
+    for change, told in ((resume, [-1]), (restart, [])):
+        answer = folded(first, delta("a"), change, started("cloud"), delta("b"), finished(STOP), usage())
+        assert answer.started.target == "cloud"
+        assert [found.logprob for found in answer.started.prompt_logprobs] == told
 
 
 def test_a_count_of_tokens_that_is_not_complete_is_absent() -> None:

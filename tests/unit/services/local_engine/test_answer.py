@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.local_engine.answer import Answer
+from services.local_engine.answer import Answer, started
 from services.local_engine.decoding import Guide
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, TargetDown
@@ -81,6 +81,17 @@ def test_logprobs_are_one_per_token_with_the_alternatives_asked_for() -> None:
     (found,) = delta.logprobs
     assert (found.token_id, found.token, found.logprob) == (5, "c", -2.0)
     assert [(other.token_id, other.token) for other in found.top] == [(6, "a"), (7, "b")]
+
+
+def test_what_is_told_of_a_prompt_begins_with_its_second_token() -> None:
+    positions = [None, {6: Likely(-2.0, 2, "b"), 9: Likely(-0.1, 1, "z")}, {7: Likely(-0.5, 1, "c")}]
+    spec = v1.GenerationSpec(logprobs=v1.Logprobs(top=5, prompt=1))
+    told = started(spec, [5, 6, 7], positions)
+    assert told.prompt_tokens == 3
+    assert [(one.token_id, one.token, one.logprob) for one in told.prompt_logprobs] == [(6, "b", -2.0), (7, "c", -0.5)]
+    assert [[other.token for other in one.top] for one in told.prompt_logprobs] == [["z"], ["c"]]
+    for nothing in (None, [], [None]):
+        assert started(spec, [5], nothing) == v1.Started(prompt_tokens=1)
 
 
 def test_logprobs_without_alternatives_tell_the_chosen_token_alone() -> None:

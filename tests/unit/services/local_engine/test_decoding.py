@@ -72,6 +72,14 @@ def test_stops_reach_the_engine() -> None:
     }
 
 
+def test_tokens_that_end_a_middle_are_stops_that_ignore_eos_ignores() -> None:
+    free, stopped = v1.GenerationSpec(), v1.GenerationSpec(stop=v1.Stop(token_ids=[2]))
+    assert decoded(free, ends={9, 8}).arguments["stop_token_ids"] == [8, 9]
+    assert decoded(stopped, ends={9, 8}).arguments["stop_token_ids"] == [2, 8, 9]
+    stopped.stop.ignore_eos = True
+    assert decoded(stopped, ends={9, 8}).arguments["stop_token_ids"] == [2]
+
+
 @pytest.mark.parametrize(
     ("asked", "setting", "model", "given"),
     [(7, 9, 11, 7), (None, 9, 11, 9), (None, None, 11, 11), (None, None, None, 100), (500, None, None, 100)],
@@ -88,6 +96,8 @@ def test_no_logprobs_are_computed_unless_asked_for() -> None:
     assert "logprobs" not in decoded(v1.GenerationSpec()).arguments
     assert decoded(v1.GenerationSpec(logprobs=v1.Logprobs())).arguments["logprobs"] == 0
     assert decoded(v1.GenerationSpec(logprobs=v1.Logprobs(top=3))).arguments["logprobs"] == 3
+    assert "prompt_logprobs" not in decoded(v1.GenerationSpec(logprobs=v1.Logprobs())).arguments
+    assert decoded(v1.GenerationSpec(logprobs=v1.Logprobs(prompt=0))).arguments["prompt_logprobs"] == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from services.local_engine.environment import compile_nothing, compute_on_cpu, prepare, wanted
+from services.local_engine.environment import compile_nothing, compute_on_cpu, name_version, prepare, wanted
 from services.local_engine.settings import CpuSettings, LocalEngineSettings, VllmSettings
 from spillway.settings import TelemetrySettings
 
@@ -26,6 +26,12 @@ def test_what_the_operator_set_stays() -> None:
     assert environ["VLLM_NO_USAGE_STATS"] == "1"
     compile_nothing(environ)
     assert environ["TORCHDYNAMO_DISABLE"] == "1"
+
+
+def test_vllms_spans_say_which_vllm_made_them_unless_the_operator_says_else() -> None:
+    for environ, told in (({}, "service.version=0.32.0"), ({"OTEL_RESOURCE_ATTRIBUTES": "a=b"}, "a=b")):
+        name_version("0.32.0", environ)
+        assert environ["OTEL_RESOURCE_ATTRIBUTES"] == told
 
 
 def test_the_span_exporter_never_outlasts_ours() -> None:

@@ -34,6 +34,12 @@ def test_a_folder_that_is_no_model_is_refused_with_what_it_lacks(tmp_path: Path,
         require(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "tokenizer_config", "generation_config"])
+def test_half_a_file_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"this folder is no model: {name}\.json is not JSON"):
+        require(str(folder(tmp_path, **{**WHOLE, f"{name}__json": '{"model": '})))
+
+
 @pytest.mark.parametrize("config", ["{", "[]", "{}"])
 def test_a_config_that_names_no_architecture_is_refused(tmp_path: Path, config: str) -> None:
     with pytest.raises(SettingsError, match="this folder is no model"):

