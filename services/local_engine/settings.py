@@ -99,6 +99,7 @@ RuntimeKind = Literal[
     "vllm",
     "vllm-serve",
     "llama-cpp",
+    "llama-cpp-python",
     "ollama",
     "lm-studio",
     "jan",

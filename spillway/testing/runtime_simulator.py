@@ -32,6 +32,8 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
     "llama-cpp": USUAL
     | {"logit_bias", "logprobs", "top_logprobs", "response_format", "reasoning_effort"}
     | {"top_k", "min_p", "repeat_penalty", "ignore_eos", "grammar"},
+    "llama-cpp-python": USUAL - {"stream_options", "tools", "tool_choice"}
+    | {"logit_bias", "response_format", "top_k", "min_p", "repeat_penalty", "grammar"},
     "ollama": USUAL - {"tool_choice"} | {"response_format", "reasoning_effort", "logprobs", "top_logprobs"},
     "lm-studio": USUAL | {"top_k", "repeat_penalty", "logit_bias", "response_format"},
     "jan": USUAL,
@@ -76,6 +78,7 @@ class RuntimeSimulator(OpenAISimulator):
         application = OpenAISimulator.application(self)
         for path, answer in (
             ("/health", self._health),
+            ("/docs", self._health),
             ("/version", self._version),
             ("/props", self._props),
             ("/slots", self._slots),
