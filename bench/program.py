@@ -44,7 +44,7 @@ class Habit:
 
 
 HABITS: Mapping[str, Habit] = {
-    "scheduler": Habit(tokens=35, every_s=7.0, chance=False),
+    "scheduler": Habit(tokens=35, every_s=6.0, chance=False),
     "manual": Habit(tokens=1, every_s=0.5, chance=True),
     "crowd": Habit(tokens=5, every_s=0.1, chance=True),
 }
