@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cancelling, decision, engine_rate, mesh, priorities
+from bench import cancelling, collisions, decision, engine_rate, mesh, priorities
 
 PARTS = {
     "decision": decision.run,
@@ -12,6 +12,7 @@ PARTS = {
     "engine": engine_rate.run,
     "cancel": cancelling.run,
     "priority": priorities.run,
+    "collisions": collisions.run,
 }
 
 

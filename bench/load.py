@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import grpc
 
 from spillway import v1
-from spillway.v1 import inference_pb2_grpc
+from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
 
 DEADLINE_S = 120.0
 PROMPT = list(range(5, 45))
@@ -19,6 +21,8 @@ ENDLESS = 1500
 """Tokens that take longer than anything measured beside them."""
 SETTLE_S = 0.1
 """Time for a request to reach an engine's queue."""
+CROWD, CROWD_S = 100, 3.0
+"""Streams that are cancelled, and the seconds within which all of them are."""
 
 
 def spec(words: int, window_ms: int = 0) -> v1.GenerationSpec:
@@ -130,6 +134,42 @@ async def cancel(address: str) -> float:
         running.cancel()
         await waiting
         return time.perf_counter() - began
+
+
+def departures(seed: int) -> list[float]:
+    """When each stream of a crowd is cancelled: seconds from the start, chosen by chance."""
+    chance = random.Random(seed)
+    return [chance.uniform(0, CROWD_S) for _ in range(CROWD)]
+
+
+async def cancels(address: str, seed: int) -> float:
+    """Seconds from the last cancel of a crowd until the engine says it has nothing, and has served the next request."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        telemetry = engine_pb2_grpc.EngineTelemetryServiceStub(channel)
+
+        async def leave(after_s: float) -> float:
+            call = stub.StreamGenerate(engine_request(ENDLESS), timeout=DEADLINE_S)
+            reading = asyncio.create_task(_drained(call))
+            await asyncio.sleep(after_s)
+            left = time.perf_counter()
+            call.cancel()
+            await asyncio.wait([reading])
+            return left
+
+        began = max(await asyncio.gather(*map(leave, departures(seed))))
+        while True:
+            load = (await telemetry.GetLoad(v1.GetLoadRequest())).load
+            if not (load.running or load.waiting or load.kv_cache_usage):
+                break
+        await _drained(stub.StreamGenerate(engine_request(1), timeout=DEADLINE_S))
+        return time.perf_counter() - began
+
+
+async def _drained(responses: AsyncIterable[v1.StreamGenerateResponse]) -> None:
+    with suppress(asyncio.CancelledError):
+        async for _ in responses:
+            pass
 
 
 def percentile(values: list[float], share: float) -> float:

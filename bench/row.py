@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.load import percentile
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -63,3 +65,27 @@ class Share:
     def __str__(self) -> str:
         share = self.found / self.plain
         return f"{self.load:42} {self.what:28} {self.found:8.0f} {self.unit}, first come {self.plain:.0f}: {share:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What became of `calls` calls under `load`: those that failed, that the cloud answered, that met in the runtime.
+
+    `waited_s` holds the seconds to the first token of each that was answered.
+    """
+
+    load: str
+    through: str
+    calls: int
+    failed: int
+    cloud: int
+    collisions: int
+    waited_s: tuple[float, ...]
+
+    def __str__(self) -> str:
+        waits = [percentile(list(self.waited_s), share) * 1e3 for share in (0.5, 0.95)]
+        return (
+            f"{self.load:42} {self.through:28} {self.calls:4} calls, {self.failed / self.calls:6.1%} failed, "
+            f"{self.cloud / self.calls:6.1%} from the cloud, waited p50 {waits[0]:.0f} p95 {waits[1]:.0f} ms, "
+            f"{self.collisions} met in the runtime"
+        )

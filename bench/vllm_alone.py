@@ -1,7 +1,8 @@
 """The ceiling: vLLM's AsyncLLM called in process, with the engine arguments that local_engine uses.
 
 Reads lines on stdin and answers each with seconds: `streams STREAMS TOKENS` with what that many greedy streams took,
-`cancel` with the time from a cancel to the first token of a request that waited for the cancelled one's place.
+`cancel` with the time from a cancel to the first token of a request that waited for the cancelled one's place, `cancels
+SEED` with that from the last cancel of a crowd until there is nothing left to do and the next request is served.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import sys
 import time
 
-from bench.load import ENDLESS, PROMPT, SETTLE_S
+from bench.load import ENDLESS, PROMPT, SETTLE_S, departures
 from services.local_engine import environment
 from services.local_engine.settings import LocalEngineSettings, VllmSettings
 from spillway import logs
@@ -63,11 +64,34 @@ async def main() -> None:
         await asyncio.gather(running, waiting, return_exceptions=True)
         return seconds
 
+    async def cancels(seed: int) -> float:
+        async def leave(number: int, after_s: float) -> float:
+            reading = asyncio.create_task(read(ENDLESS, f"{time.perf_counter()}-{number}"))
+            await asyncio.sleep(after_s)
+            left = time.perf_counter()
+            reading.cancel()
+            await asyncio.wait([reading])
+            return left
+
+        leaving = (leave(number, after_s) for number, after_s in enumerate(departures(seed)))
+        began = max(await asyncio.gather(*leaving))
+        assert not engine.get_num_unfinished_requests()
+        await read(1, f"{time.perf_counter()}-next")
+        return time.perf_counter() - began
+
+    async def asked(command: str, *numbers: int) -> float:
+        match command:
+            case "streams":
+                return await streams(*numbers)
+            case "cancels":
+                return await cancels(*numbers)
+        return await cancel()
+
     try:
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             command, *numbers = line.split()
-            print(await (streams(*map(int, numbers)) if command == "streams" else cancel()), flush=True)
+            print(await asked(command, *map(int, numbers)), flush=True)
     finally:
         engine.shutdown()
 

@@ -96,6 +96,18 @@ LLAMA_CPP = Preset(
     embeddings=True,
 )
 
+LLAMA_CPP_PYTHON = Preset(
+    "llama-cpp-python",
+    "http://127.0.0.1:8000",
+    (v1.CAPABILITY_JSON_OBJECT, v1.CAPABILITY_GRAMMAR, *TEXT),
+    COMMON | {"top_k", "min_p", "repetition_penalty", "logit_bias"},
+    health="/docs",
+    names={"repetition_penalty": "repeat_penalty"},
+    usage="never",
+    guides="grammar",
+)
+"""All but its documentation waits for the answer that runs, or breaks it off: so its health is asked of that page."""
+
 OLLAMA = Preset(
     "ollama",
     "http://127.0.0.1:11434",
@@ -177,5 +189,17 @@ OPENAI = Preset(
 
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
-    for preset in (VLLM_SERVE, LLAMA_CPP, OLLAMA, LM_STUDIO, JAN, GPT4ALL, TENSORRT_LLM, MLX, TRANSFORMERS, OPENAI)
+    for preset in (
+        VLLM_SERVE,
+        LLAMA_CPP,
+        LLAMA_CPP_PYTHON,
+        OLLAMA,
+        LM_STUDIO,
+        JAN,
+        GPT4ALL,
+        TENSORRT_LLM,
+        MLX,
+        TRANSFORMERS,
+        OPENAI,
+    )
 }

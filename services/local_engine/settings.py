@@ -117,6 +117,7 @@ RuntimeKind = Literal[
     "vllm",
     "vllm-serve",
     "llama-cpp",
+    "llama-cpp-python",
     "ollama",
     "lm-studio",
     "jan",

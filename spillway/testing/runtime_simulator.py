@@ -32,6 +32,8 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
     "llama-cpp": USUAL
     | {"logit_bias", "logprobs", "top_logprobs", "response_format", "reasoning_effort"}
     | {"top_k", "min_p", "repeat_penalty", "ignore_eos", "grammar"},
+    "llama-cpp-python": USUAL - {"stream_options", "tools", "tool_choice"}
+    | {"logit_bias", "response_format", "top_k", "min_p", "repeat_penalty", "grammar"},
     "ollama": USUAL - {"tool_choice"} | {"response_format", "reasoning_effort", "logprobs", "top_logprobs"},
     "lm-studio": USUAL | {"top_k", "repeat_penalty", "logit_bias", "response_format"},
     "jan": USUAL,
@@ -49,7 +51,8 @@ class RuntimeSimulator(OpenAISimulator):
 
     `healthy` false: its health is bad and it loads a model. `lists` false: it cannot list its models. `version` and
     `context_window` are told where that kind of runtime tells them. `others` and `waiting` are requests in its load
-    besides those in flight. `asks` keeps the looks at its health.
+    besides those in flight. `asks` keeps the looks at its health. `slots`: the calls it takes at once; one more is told
+    that there is no such model, and counts into `collisions`. None: any number.
     """
 
     kind: str = "openai"
@@ -59,6 +62,8 @@ class RuntimeSimulator(OpenAISimulator):
     context_window: int = 4096
     others: int = 0
     waiting: int = 0
+    slots: int | None = None
+    collisions: int = 0
     asks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -73,6 +78,7 @@ class RuntimeSimulator(OpenAISimulator):
         application = OpenAISimulator.application(self)
         for path, answer in (
             ("/health", self._health),
+            ("/docs", self._health),
             ("/version", self._version),
             ("/props", self._props),
             ("/slots", self._slots),
@@ -90,6 +96,9 @@ class RuntimeSimulator(OpenAISimulator):
     async def _served(self, request: web.Request, body: Any) -> web.StreamResponse:
         if not self.healthy:
             return self._loading()
+        if self.slots is not None and self.running > self.slots:
+            self.collisions += 1
+            return self._error(Status(404, "model_not_found", message="model not found"))
         if self.kind == "gpt4all" and body.get("stream"):
             return self._error(Status(400, message="Streaming is not supported."))
         if self.kind == "tensorrt-llm" and body.get("tools") and "tool_choice" not in body:

@@ -227,18 +227,24 @@ def simulated(kind: str, **more: Any) -> Callable[[], Any]:
 
 
 def real(
-    kind: str, command: Callable[[str, int], list[str]], *, endless: v1.Stop | None = None, never: tuple[int, ...] = ()
+    kind: str,
+    command: Callable[[str, int], list[str]],
+    *,
+    model: str | None = None,
+    endless: v1.Stop | None = None,
+    never: tuple[int, ...] = (),
 ) -> Callable[[], Any]:
-    """A local engine before a real runtime with the bundled model, started for the suite as its own process."""
+    """A local engine before a real runtime, started for the suite as its own process; by default the bundled model."""
 
     @asynccontextmanager
     async def start() -> AsyncIterator[Target]:
+        from services.local_engine.presets import PRESETS
         from services.local_engine.settings import BUNDLED_MODEL
 
-        port = free_port()
+        port, served = free_port(), model or str(BUNDLED_MODEL)
         with tempfile.TemporaryFile() as said:
             process = await asyncio.create_subprocess_exec(
-                *command(str(BUNDLED_MODEL), port),
+                *command(served, port),
                 stdout=said,
                 stderr=said,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -247,13 +253,14 @@ def real(
             )
             died = asyncio.create_task(process.wait())
             try:
-                settings = runtime_settings(kind, f"http://127.0.0.1:{port}", model=str(BUNDLED_MODEL))
+                settings = runtime_settings(kind, f"http://127.0.0.1:{port}", model=served)
                 async with runtime_engine(settings, died=died) as (app, remote):
                     yield Target(
                         remote,
                         running=lambda: app.engine.load().running,
                         endless=endless,
                         never=never,
+                        tells_usage=PRESETS[kind].usage != "never",
                         continues=v1.CAPABILITY_PREFILL in app.engine.models()[0].capabilities,
                     )
             except TimeoutError:
@@ -290,6 +297,12 @@ def transformers_serve(model: str, port: int) -> list[str]:
     return [script("transformers"), "serve", model, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
 
 
+def llama_cpp_python(model: str, port: int) -> list[str]:
+    """Its server; by default it would break off an answer when the next request comes."""
+    told = ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "2048", "--interrupt_requests", "false"]
+    return [sys.executable, "-m", "llama_cpp.server", "--model", model, *told]
+
+
 def script(name: str) -> str:
     """A command that is installed beside this Python."""
     return str(Path(sys.executable).with_name(name))
@@ -299,6 +312,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+GGUF = os.environ.get("SPILLWAY_LLAMA_GGUF")
+"""A model for llama.cpp; the suite runs against its Python server where there is one, and the package is installed."""
 
 
 def _missing(*modules: str) -> str:
@@ -326,11 +343,12 @@ TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         real("transformers", transformers_serve, never=BUNDLED_ENDS),
         ("transformers", "fastapi", "accelerate"),
     ),
+    "llama_cpp_python": (real("llama-cpp-python", llama_cpp_python, model=GGUF), ("llama_cpp",)),
 }
 """Name -> how it is started, and what must be installed."""
 
 
-ENGINES = ("local_engine", "vllm_serve", "transformers_serve")
+ENGINES = ("local_engine", "vllm_serve", "transformers_serve", "llama_cpp_python")
 ENGINE = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]  # torch and vLLM warn at import
 
 
@@ -341,6 +359,9 @@ ENGINE = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]  # torch and
 )
 async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
     start, needs = TARGETS[request.param]
+    if request.param == "llama_cpp_python" and GGUF is None:
+        # The package is built from source for many minutes and brings no model: who wants the suite to run says which.
+        pytest.skip("SPILLWAY_LLAMA_GGUF names no model")
     if why := _missing(*needs):
         pytest.skip(why)
     async with start() as found:

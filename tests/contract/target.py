@@ -36,6 +36,7 @@ class Target:
     endless: v1.Stop | None = None
     continues: bool = True
     """It goes on with an answer that another model began."""
+    tells_usage: bool = True
     never: tuple[int, ...] = ()
     """Tokens that end an answer: kept from a long one where nothing else keeps a target going."""
 

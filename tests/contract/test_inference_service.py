@@ -98,10 +98,14 @@ async def test_max_tokens_is_kept_and_told(target: Target) -> None:
 
     (finish,) = events[-2].finished.choices
     assert finish.reason == v1.FINISH_REASON_LENGTH
-    assert events[-1].usage.completion_tokens == 3
+    if target.tells_usage:
+        assert events[-1].usage.completion_tokens == 3
 
 
 async def test_usage_is_what_the_deltas_said_and_the_prompt_cost(target: Target) -> None:
+    # What a runtime does not tell of its streams is unknown, and not told as 0.
+    if not target.tells_usage:
+        pytest.skip("this runtime tells no usage of a stream")
     events = await target.events(target.spec())
     usage = events[-1].usage
     deltas = [event.delta for event in events if event.HasField("delta")]

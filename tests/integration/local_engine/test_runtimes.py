@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 
 from services.local_engine.app import build
+from services.local_engine.presets import PRESETS
 from spillway import errors, v1
 from spillway.errors import SpillwayError
 from spillway.settings import SettingsError
 from spillway.testing.faults import Cut, Silence, Stall
-from spillway.testing.openai_faults import Faults, Malformed, Page, Reset, Status, context_length_exceeded, overloaded
+from spillway.testing.openai_faults import (
+    Faults,
+    Malformed,
+    MissingFinish,
+    Page,
+    Reset,
+    Status,
+    context_length_exceeded,
+    overloaded,
+)
 from spillway.testing.openai_wire import Called
 from spillway.testing.runtime_simulator import PARAMETERS, RuntimeSimulator, serving_runtime
 from spillway.testing.waiting import eventually
@@ -48,7 +58,10 @@ async def test_every_runtime_answers_and_tells_what_it_used(kind: str) -> None:
     text = "".join(event.delta.text for event in events)
     assert text == whole.choices[0].content.text == "Simulated cloud answer to: Where"
     assert whole.choices[0].finish.reason == v1.FINISH_REASON_LENGTH
-    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (6, 5)
+    told_of = [whole.usage.HasField(name) for name in ("prompt_tokens", "completion_tokens")]
+    assert told_of == [PRESETS[kind].usage != "never"] * 2
+    if all(told_of):
+        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (6, 5)
     assert whole.usage.timings.HasField("first_token_ms")
 
 
@@ -78,7 +91,7 @@ async def test_an_answer_is_held_to_a_schema(kind: str) -> None:
         assert "response_format" not in rig.asked
 
 
-@pytest.mark.parametrize("kind", ["jan", "gpt4all", "mlx", "transformers"])
+@pytest.mark.parametrize("kind", ["llama-cpp-python", "jan", "gpt4all", "mlx", "transformers"])
 async def test_a_runtime_that_cannot_hold_an_answer_to_a_schema_is_not_asked(kind: str) -> None:
     async with running(kind) as rig:
         with pytest.raises(errors.ConstraintUnsupported) as refused:
@@ -205,6 +218,19 @@ async def test_a_runtime_that_accepts_and_never_answers_is_left(fault: Any) -> N
         async with asyncio.timeout(10):
             await rig.simulator.left.wait()
         assert rig.simulator.running == 0
+
+
+async def test_an_answer_that_the_next_request_broke_off_is_never_told_as_whole() -> None:
+    async with running("llama-cpp-python") as rig:
+        rig.simulator.faults = Faults(MissingFinish(2))
+        with pytest.raises(errors.TargetDown, match="no finish reason"):
+            await rig.generate(asking())
+
+
+async def test_the_health_of_a_runtime_that_takes_one_call_is_asked_of_what_disturbs_none() -> None:
+    async with running("llama-cpp-python") as rig:
+        await eventually(lambda: len(rig.simulator.asks) > 3)
+    assert set(rig.simulator.asks) == {"/docs"}
 
 
 async def test_a_caller_that_leaves_closes_the_connection_at_once() -> None:

@@ -12,6 +12,7 @@ from services.local_engine.presets import (
     ALL,
     GPT4ALL,
     LLAMA_CPP,
+    LLAMA_CPP_PYTHON,
     PRESETS,
     TENSORRT_LLM,
     TRANSFORMERS,
@@ -101,6 +102,7 @@ def test_usage_is_asked_for_where_that_is_understood(preset: Preset) -> None:
         (TENSORRT_LLM, v1.OutputConstraint(regex="a+"), {"response_format": {"type": "regex", "regex": "a+"}}),
         (TENSORRT_LLM, v1.OutputConstraint(grammar="g"), {"response_format": {"type": "ebnf", "ebnf": "g"}}),
         (LLAMA_CPP, v1.OutputConstraint(grammar="g"), {"grammar": "g"}),
+        (LLAMA_CPP_PYTHON, v1.OutputConstraint(grammar="g"), {"grammar": "g"}),
         (LLAMA_CPP, v1.OutputConstraint(json_object=True), {"response_format": {"type": "json_object"}}),
     ],
 )
