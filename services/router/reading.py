@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from spillway import v1
 from spillway.egress import DataPolicy
-from spillway.generation import prompt_bytes
+from spillway.generation import image_count, prompt_bytes
 
 from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
 from .plan import Fit, Plan
@@ -46,6 +46,7 @@ def read_facts(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, asked: DataPol
         chat=spec.WhichOneof("input") == "chat",
         constrained=bool(constraint or spec.tools),
         prompt_bytes=prompt_bytes(spec),
+        images=image_count(spec),
         counted_tokens=len(spec.tokens.ids) or None,
         max_tokens=spec.sampling.max_tokens if spec.sampling.HasField("max_tokens") else None,
         allowed=frozenset(policy.allowed_targets),
