@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
@@ -42,6 +42,7 @@ from services.local_engine.spawned import standing_apart
 from services.local_engine.support import CAPABILITIES, unsupported
 from services.local_engine.vllm_adapters import VllmAdapters
 from services.local_engine.vllm_arguments import engine_arguments
+from services.local_engine.vllm_images import VllmImages
 from spillway import v1
 from spillway.errors import TargetDown
 from spillway.generation import prompt_bytes
@@ -82,7 +83,10 @@ class VllmBackend:
         self._long_tokenizer = copy.deepcopy(self._tokenizer)
         self._thread = ThreadPoolExecutor(1, "prompts")
         self.adapters = VllmAdapters(llm) if settings.vllm.adapters is not None else None
+        self._images = VllmImages.of(llm, (self._tokenizer, self._long_tokenizer), settings.vllm.images)
         self.capabilities = CAPABILITIES if self.adapters is None else (*CAPABILITIES, v1.CAPABILITY_ADAPTERS)
+        if self._images is not None:
+            self.capabilities += (v1.CAPABILITY_IMAGES,)
         self._penalties = bool(llm.model_config.logits_processors)
         self._seats = Seats(llm.vllm_config.scheduler_config.max_num_seqs, settings.vllm.interactive_share)
         self._vocabulary = int(llm.model_config.get_vocab_size())
@@ -121,7 +125,8 @@ class VllmBackend:
         began = time.monotonic()
         if spec.HasField("continuation"):
             resumption.require(spec)
-        ids = await self._tokens(spec)
+        prompted = await self._prompt(spec)
+        ids: list[int] = prompted["prompt_token_ids"]
         room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
         how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults)
         answer = Answer(spec, how.guide)
@@ -137,21 +142,21 @@ class VllmBackend:
         background = spec.priority == v1.PRIORITY_BACKGROUND
         if not self._llm.get_num_unfinished_requests():
             self._busy_since = time.monotonic()
-        seen = [*ids, *spec.continuation.token_ids]
+        prompted = {**prompted, "prompt_token_ids": [*ids, *spec.continuation.token_ids]}
         name = f"{call.request_id}/{next(self._numbers)}"
         pace = self._reports.paces[name] = Pace(window)
         first_token_at: float | None = None
         over = False
         try:
-            outputs = self._llm.generate(
-                # A guide's check may take long: with it the prompt has a form that vLLM looks at in a thread.
-                tokens_input(seen) if how.guide is None else {"prompt_token_ids": seen},
-                _parameters(how, structure, whole=whole),
-                name,
-                trace_headers=(inject(call.span) or None) if self._traced else None,
-                priority=BACKGROUND if background else 0,
-                lora_request=None if self.adapters is None else self.adapters.request(spec.adapter),
-            )
+            parameters = _parameters(how, structure, whole=whole)
+            told: dict[str, Any] = {
+                "trace_headers": (inject(call.span) or None) if self._traced else None,
+                "priority": BACKGROUND if background else 0,
+                "lora_request": None if self.adapters is None else self.adapters.request(spec.adapter),
+            }
+            if how.guide is not None:
+                prompted = await self._checked(name, prompted, parameters, told)
+            outputs = self._llm.generate(prompted, parameters, name, **told)
             async with self._seats.taken(background=background), aclosing(outputs):
                 async for output in outputs:
                     pace.pulled()
@@ -187,7 +192,7 @@ class VllmBackend:
                 await asyncio.shield(self._llm.abort(name))
 
     async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
-        return Count(len(await self._tokens(spec)))
+        return Count(len((await self._prompt(spec))["prompt_token_ids"]))
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load:
         load = self._reports.meter.load(state, self._llm.get_num_unfinished_requests())
@@ -211,18 +216,35 @@ class VllmBackend:
 
     async def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._images is not None:
+            self._images.close()
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S)
         # It shuts itself down again when it is collected, and at the interpreter's end its modules are gone by then.
         vars(self._llm)["shutdown"] = lambda timeout=None: None
         self._release()
 
+    async def _prompt(self, spec: v1.GenerationSpec) -> Any:
+        """Return the prompt as vLLM takes it: its tokens, and the images that fill some of them."""
+        ids = await self._tokens(spec)
+        if self._images is None or not prompt.has_images(spec.chat):
+            return tokens_input(ids)
+        return await self._images.expanded(ids, spec.chat)
+
     async def _tokens(self, spec: v1.GenerationSpec) -> list[int]:
         if spec.HasField("tokens"):
             return prompt.known(spec.tokens.ids, self._vocabulary)
+        form = None if self._images is None else self._images.form
         if prompt_bytes(spec) <= LONG_PROMPT_BYTES:
-            return prompt.tokens(spec, self._tokenizer)
+            return prompt.tokens(spec, self._tokenizer, form)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, prompt.tokens, spec, self._long_tokenizer)
+        return await loop.run_in_executor(self._thread, prompt.tokens, spec, self._long_tokenizer, form)
+
+    async def _checked(self, name: str, prompted: Any, parameters: SamplingParams, told: Mapping[str, Any]) -> Any:
+        """Return the request as vLLM's core takes it. In a thread: to check a guide may take long."""
+        check = partial(self._llm.input_processor.process_inputs, name, prompted, parameters, **told)
+        tasks = await self._llm.get_supported_tasks()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(check, supported_tasks=tasks))
 
     def _resumption(self, spec: v1.GenerationSpec, ids: list[int]) -> Resumption:
         prompt.known(spec.continuation.token_ids, self._vocabulary)
