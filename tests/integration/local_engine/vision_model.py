@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from services.local_engine.settings import BUNDLED_MODEL
 
@@ -11,6 +12,7 @@ TILE = 32
 PATCH = 8
 SCALE = 2
 TOKENS = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
+IMAGE_ID = 2033
 TEMPLATE = """\
 {%- for message in messages -%}
 <|{{ message['role'] }}|>
@@ -35,7 +37,7 @@ def write(folder: Path, seed: int = 0) -> Path:
     tokenizer.add_special_tokens({"additional_special_tokens": [*TOKENS, *tiles]})
     tokenizer.chat_template = TEMPLATE
     image = tokenizer.convert_tokens_to_ids("<image>")
-    assert isinstance(image, int)
+    assert image == IMAGE_ID
     config = Idefics3Config(
         text_config=LlamaConfig(
             vocab_size=-(-len(tokenizer) // 64) * 64,
@@ -62,7 +64,8 @@ def write(folder: Path, seed: int = 0) -> Path:
         pad_token_id=0,
     )
     torch.manual_seed(seed)
-    model = AutoModelForImageTextToText.from_config(config)
+    made: Any = AutoModelForImageTextToText
+    model = made.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.2)  # large enough for what is seen to change what is said
