@@ -10,11 +10,12 @@ import base64
 import binascii
 import ipaddress
 import socket
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
+from yarl import URL
 
 from services.local_engine.settings import ImageSettings
 from services.local_engine.support import unsupported
@@ -61,13 +62,12 @@ def _inline(url: str, field: str) -> bytes:
 
 async def _fetched(url: str, field: str, settings: ImageSettings) -> bytes:
     try:
-        told = urlsplit(url)
-        host = told.hostname or ""
+        told = URL(url)  # what is looked at is what is asked: two parsers may find two hosts in one text
     except ValueError:
         raise invalid(field, "is not a URL") from None
-    if told.scheme not in ("http", "https") or not host or told.username is not None:
+    if told.scheme not in ("http", "https") or not told.host or told.user is not None or told.password is not None:
         raise invalid(field, "must be https://..., http://... or data:..., without user or password")
-    if host not in settings.fetch_from:
+    if told.host not in settings.fetch_from:
         raise unsupported(field, "images of this host are not fetched here: send the image itself, as data")
     try:
         # A session for each: none outlives its loop, and images by URL are rare.
@@ -78,7 +78,7 @@ async def _fetched(url: str, field: str, settings: ImageSettings) -> bytes:
                 trust_env=False,
                 timeout=aiohttp.ClientTimeout(total=settings.fetch_s),
             ) as session,
-            session.get(url, allow_redirects=False) as response,
+            session.get(told, allow_redirects=False) as response,
         ):
             if response.status != 200:
                 raise invalid(field, f"its host answers {response.status}, and a redirect is not followed")

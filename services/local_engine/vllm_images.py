@@ -43,7 +43,10 @@ class VllmImages:
 
     @classmethod
     def of(cls, llm: AsyncLLM, tokenizers: Sequence[Any], settings: ImageSettings) -> VllmImages | None:
-        """Return what reads images for `llm`, None where its model reads none. `tokenizers` get its template."""
+        """Return what reads images for `llm`, None where its model reads none in a chat.
+
+        `tokenizers` get its template: some models have theirs beside the processor.
+        """
         config = llm.model_config
         if not config.supports_multimodal_inputs or config.is_encoder_decoder:
             return None
@@ -52,7 +55,9 @@ class VllmImages:
             return None
         tokenizer = tokenizers[0]
         template = resolve_chat_template(tokenizer, None, None, model_config=config)
-        for one in tokenizers:  # some models have their template beside the processor
+        if template is None:
+            return None
+        for one in tokenizers:
             one.chat_template = template
         takes = resolve_chat_template_content_format(template, None, "auto", tokenizer, model_config=config)
         model: Any = get_model_cls(config)
@@ -92,7 +97,7 @@ class VllmImages:
                     {"prompt_token_ids": ids, "multi_modal_data": {"image": pictures}}, time.time(), skip_mm_cache=True
                 )
             except Exception as error:  # processors are the models' own programs: what they raise is theirs
-                log.info("image.refused", why=repr(error))
+                log.info("image.refused", why=type(error).__name__)
                 field = images[0][0] if len(images) == 1 else "spec.chat.messages"
                 why = str(error).strip()[:LONGEST_WHY] or type(error).__name__
                 raise invalid(field, f"the model's image processor refuses it: {why}") from None

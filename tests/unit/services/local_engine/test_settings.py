@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from services.local_engine.openai_backend import capabilities, spoken
 from services.local_engine.presets import PRESETS
-from services.local_engine.settings import BUNDLED_MODEL, LocalEngineSettings, RuntimeSettings
+from services.local_engine.settings import BUNDLED_MODEL, ImageSettings, LocalEngineSettings, RuntimeSettings
 from services.router.settings import RouterSettings
 from spillway import v1
 from spillway.settings import ServerSettings, SettingsError, load
@@ -100,6 +102,16 @@ def test_the_example_of_the_documentation_is_a_configuration() -> None:
     }
     assert local.capabilities == named
     assert local.context_window == told.runtime.num_ctx
+
+
+def test_what_the_documentation_shows_of_images_is_what_holds_without_a_word() -> None:
+    [shown] = [
+        block
+        for block in re.findall(r"```yaml\n(.*?)```", (DOCS / "engine.md").read_text(), re.DOTALL)
+        if "images:" in block
+    ]
+    told = engine(**yaml.safe_load(shown)["local_engine"])
+    assert told.vllm.images == ImageSettings()
 
 
 def test_every_runtime_has_a_row_in_the_documentation() -> None:
