@@ -150,7 +150,7 @@ def _sampling_violations(sampling: v1.Sampling) -> Iterator[FieldViolation]:
 
 
 def prompt_bytes(spec: v1.GenerationSpec) -> int:
-    """UTF-8 bytes of all text of the prompt: an upper bound of its byte-level BPE tokens, template aside.
+    """UTF-8 bytes of all text of the prompt: an upper bound of its byte-level BPE tokens, template and images aside.
 
     The text of an answer that is continued by it alone is part of the prompt.
     """
@@ -162,6 +162,11 @@ def prompt_bytes(spec: v1.GenerationSpec) -> int:
             return begun + sum(_part_bytes(part) for message in spec.chat.messages for part in message.parts)
         case _:
             return begun
+
+
+def image_count(spec: v1.GenerationSpec) -> int:
+    """Images of the prompt, of which `prompt_bytes` tells nothing."""
+    return sum(part.HasField("image") for message in spec.chat.messages for part in message.parts)
 
 
 def _part_bytes(part: v1.Part) -> int:

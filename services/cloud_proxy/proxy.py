@@ -29,16 +29,14 @@ from spillway.errors import (
     RequestInvalid,
     SpillwayError,
 )
-from spillway.generation import check, prompt_bytes
+from spillway.generation import check, image_count, prompt_bytes
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing, fail
+from spillway.tokens import IMAGE_TOKENS
 
 log = get_logger(__name__)
-
-IMAGE_TOKENS = 1000
-"""What an image is taken for before the provider has counted: theirs cost 85 to some 1,100 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,13 +271,10 @@ def _other_rpc(rpc: str, said: str) -> ConstraintUnsupported:
 
 def prompt_estimate(spec: v1.GenerationSpec) -> int:
     """Tokens the prompt is taken for: by its UTF-8 bytes, schemas and tools included, and by its images."""
-    size, images = prompt_bytes(spec), 0
-    for message in spec.chat.messages:
-        for part in message.parts:
-            images += part.HasField("image")
+    size = prompt_bytes(spec)
     size += sum(len(tool.name) + len(tool.description) + len(tool.parameters_json_schema) for tool in spec.tools)
     size += len(spec.constraint.json_schema)
-    return tokens_of(size) + images * IMAGE_TOKENS
+    return tokens_of(size) + image_count(spec) * IMAGE_TOKENS
 
 
 def _used(exchange: Exchange, prompt_tokens: int) -> Amounts:

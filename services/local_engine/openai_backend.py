@@ -23,7 +23,7 @@ from services.local_engine.runtime_model import About
 from services.local_engine.settings import LocalEngineSettings, RuntimeSettings
 from spillway import v1
 from spillway.errors import SpillwayError, TargetDown, TargetTimeout
-from spillway.generation import prompt_bytes
+from spillway.generation import image_count, prompt_bytes
 from spillway.logs import get_logger
 from spillway.openai import embedding
 from spillway.openai.exchange import Exchange
@@ -159,7 +159,9 @@ class OpenAIBackend:
             tokens = await (self._counted_text(spec.text.text) if embeds else self._counted(body))
         except (SpillwayError, KeyError, TypeError, ValueError):
             tokens = None  # an older one, or a prompt it does not count: an estimate is better than nothing
-        return Count(estimated(prompt_bytes(spec)), exact=False) if tokens is None else Count(tokens)
+        if tokens is None:
+            return Count(estimated(prompt_bytes(spec), image_count(spec)), exact=False)
+        return Count(tokens)
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load:
         age_s = None if self._told_at is None else time.monotonic() - self._told_at

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from services.local_engine.fill_in_the_middle import Frame, plain
@@ -29,6 +30,16 @@ class Tokenizer(Protocol):
     def apply_chat_template(self, messages: Any, **options: Any) -> Any: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ImageForm:
+    """How the model's template takes images."""
+
+    placeholder: Callable[[int], str] | None
+    """Returns what stands for the nth image, from 1, in a message's text; None: the template takes parts and knows."""
+    reserved: frozenset[str] = frozenset()
+    """What the caller's text may not hold beside images: the image would be put there."""
+
+
 def known(ids: Sequence[int], vocabulary: int, field: str = "spec.tokens.ids") -> list[int]:
     """Return the caller's own token ids; raises RequestInvalid for one that the model does not have."""
     if (highest := max(ids)) >= vocabulary:
@@ -37,11 +48,14 @@ def known(ids: Sequence[int], vocabulary: int, field: str = "spec.tokens.ids") -
     return list(ids)
 
 
-def tokens(spec: v1.GenerationSpec, tokenizer: Tokenizer, frame: Frame | None = None) -> list[int]:
+def tokens(
+    spec: v1.GenerationSpec, tokenizer: Tokenizer, frame: Frame | None = None, form: ImageForm | None = None
+) -> list[int]:
     """Return the text or chat of `spec` as token ids, with the text of an answer that is continued by it alone.
 
-    `frame` is what stands around a text that has a suffix. Raises ConstraintUnsupported for parts this engine cannot
-    read and RequestInvalid where the template refuses.
+    `frame` is what stands around a text that has a suffix. Each image is what stands for one, not yet the tokens that
+    it fills; `form` None is a model that reads none. Raises ConstraintUnsupported for parts this engine cannot read and
+    RequestInvalid where the template refuses.
     """
     begun = "" if spec.continuation.token_ids else spec.continuation.text
     match spec.WhichOneof("input"):
@@ -51,7 +65,7 @@ def tokens(spec: v1.GenerationSpec, tokenizer: Tokenizer, frame: Frame | None = 
             return tokenizer.encode(spec.text.text + begun)
         case _:
             # The template writes the special tokens itself.
-            return tokenizer.encode(rendered(_with(spec.chat, begun), tokenizer), add_special_tokens=False)
+            return tokenizer.encode(rendered(_with(spec.chat, begun), tokenizer, form), add_special_tokens=False)
 
 
 def _framed(text: v1.TextPrompt, begun: str, tokenizer: Any, frame: Frame | None) -> list[int]:
@@ -90,10 +104,10 @@ def _with(chat: v1.Chat, begun: str) -> v1.Chat:
     return told
 
 
-def rendered(chat: v1.Chat, tokenizer: Tokenizer) -> str:
+def rendered(chat: v1.Chat, tokenizer: Tokenizer, form: ImageForm | None = None) -> str:
     """Return `chat` as the model's template writes it; an assistant's last message is left open, to be continued."""
     goes_on = bool(chat.messages) and chat.messages[-1].role == v1.ROLE_ASSISTANT
-    told = messages(chat)
+    told = messages(chat, form)
     try:
         return str(
             tokenizer.apply_chat_template(
@@ -109,27 +123,61 @@ def rendered(chat: v1.Chat, tokenizer: Tokenizer) -> str:
         ) from None
 
 
-def messages(chat: v1.Chat) -> list[dict[str, str]]:
-    """Return `chat` as templates take it. Raises ConstraintUnsupported for images and tools."""
-    plain = []
+def messages(chat: v1.Chat, form: ImageForm | None = None) -> list[dict[str, Any]]:
+    """Return `chat` as templates take it.
+
+    Raises ConstraintUnsupported for tools, and for images where there is no `form`; RequestInvalid for reserved text.
+    """
+    plain, images = [], 0
+    reserved = form.reserved if form is not None and has_images(chat) else frozenset()
     for index, message in enumerate(chat.messages):
         place = f"spec.chat.messages[{index}]"
         role = ROLES.get(message.role)
         if role is None:
             raise unsupported(f"{place}.role", "tools are not supported here")
         named = {"name": message.name} if message.name else {}
-        plain.append({"role": role, "content": _content(message.parts, place), **named})
+        _require_readable(message.parts, place, form, reserved)
+        content: str | list[dict[str, str]] = "".join(part.text for part in message.parts)
+        if form is not None and form.placeholder is None:
+            content = [_part(part) for part in message.parts]
+        elif form is not None and form.placeholder is not None:
+            content, images = _marked(message.parts, form.placeholder, images)
+        plain.append({"role": role, "content": content, **named})
     return plain
 
 
-def _content(parts: Sequence[v1.Part], place: str) -> str:
+def has_images(chat: v1.Chat) -> bool:
+    """Whether there is an image in `chat`."""
+    return any(part.HasField("image") for message in chat.messages for part in message.parts)
+
+
+def _require_readable(parts: Sequence[v1.Part], place: str, form: ImageForm | None, reserved: frozenset[str]) -> None:
     for index, part in enumerate(parts):
+        field = f"{place}.parts[{index}]"
         match part.WhichOneof("part"):
-            case "image":
-                raise unsupported(f"{place}.parts[{index}].image", "this model reads no images")
+            case "image" if form is None:
+                raise unsupported(f"{field}.image", "this model reads no images")
             case "tool_call" | "tool_result" as kind:
-                raise unsupported(f"{place}.parts[{index}].{kind}", "tools are not supported here")
-    return "".join(part.text for part in parts)
+                raise unsupported(f"{field}.{kind}", "tools are not supported here")
+            case "text" if found := next((text for text in reserved if text in part.text), None):
+                said = f"holds {found!r}, which stands for an image here"
+                raise RequestInvalid(f"{field}.text: {said}", fields=[FieldViolation(f"{field}.text", said)])
+
+
+def _part(part: v1.Part) -> dict[str, str]:
+    return {"type": "image"} if part.HasField("image") else {"type": "text", "text": part.text}
+
+
+def _marked(parts: Sequence[v1.Part], placeholder: Callable[[int], str], images: int) -> tuple[str, int]:
+    """Return the text with its images marked, one a line, and how many images there have been by now."""
+    lines = [""]
+    for part in parts:
+        if part.HasField("image"):
+            images += 1
+            lines += [placeholder(images), ""]
+        else:
+            lines[-1] += part.text
+    return "\n".join(filter(None, lines)), images
 
 
 def room(prompt_tokens: int, context: int, source: str | None) -> int:

@@ -72,6 +72,22 @@ class FillInTheMiddleSettings(Section):
     order: Literal["prefix_first", "suffix_first"] = "prefix_first"
 
 
+class ImageSettings(Section):
+    """Images in prompts, where the model reads them."""
+
+    per_prompt: int = Field(4, ge=0, description="most images of one prompt; 0: the part that sees is not loaded")
+    max_bytes: int = Field(10 * 2**20, gt=0, description="of one image, as it comes")
+    max_pixels: int = Field(16 * 2**20, gt=0, description="of one image; 3 bytes of memory each while it is read")
+    cache_gib: float = Field(
+        1.0, ge=0, description="memory for images that may come again, in this process and as much in vLLM's core"
+    )
+    fetch_from: frozenset[str] = Field(
+        frozenset(),
+        description="hosts that images are fetched from by URL; a private address must be listed itself; none: no host",
+    )
+    fetch_s: float = Field(5.0, gt=0, description="longest wait for one image")
+
+
 class VllmSettings(Section):
     """What vLLM is told. Absent means vLLM's own default for the machine."""
 
@@ -101,6 +117,7 @@ class VllmSettings(Section):
     fill_in_the_middle: FillInTheMiddleSettings | Literal["auto", "off"] = Field(
         "auto", description="how a text with a suffix is asked for; auto: by the tokens of known families"
     )
+    images: ImageSettings = ImageSettings()
     enforce_eager: bool | None = Field(None, description="no compilation; absent: none on CPUs, to start sooner")
     prefix_caching: bool = True
     interactive_share: float = Field(

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from services.local_engine import prompt
 from services.local_engine.fill_in_the_middle import Frame
+from services.local_engine.prompt import ImageForm
 from spillway import v1
 from spillway.generation import prompt_bytes
 
@@ -76,15 +77,20 @@ class Counted:
 
 
 class Tokenization:
-    """Turns prompts into the ids of a model with `vocabulary` of them; `frame` is how it fills in the middle."""
+    """Turns prompts into the ids of a model with `vocabulary` of them.
 
-    def __init__(self, tokenizer: Any, executor: Executor, vocabulary: int, frame: Frame | None) -> None:
+    `frame` is how it fills in the middle, `form` how its template takes images: each is one mark here, not yet tokens.
+    """
+
+    def __init__(
+        self, tokenizer: Any, executor: Executor, vocabulary: int, frame: Frame | None, form: ImageForm | None = None
+    ) -> None:
         # A fast tokenizer is not to be used by two threads at once, and vLLM uses its own.
         self.tokenizer = copy.deepcopy(tokenizer)
         self._long_tokenizer = copy.deepcopy(tokenizer)
         self._executor = executor
         self._vocabulary = vocabulary
-        self._frame = frame
+        self._told = (frame, form)
         self._counted = Counted()
 
     async def tokens(self, spec: v1.GenerationSpec) -> list[int]:
@@ -115,9 +121,9 @@ class Tokenization:
 
     async def _made(self, spec: v1.GenerationSpec) -> list[int]:
         if prompt_bytes(spec) <= LONG_PROMPT_BYTES:
-            return prompt.tokens(spec, self.tokenizer, self._frame)
+            return prompt.tokens(spec, self.tokenizer, *self._told)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, prompt.tokens, spec, self._long_tokenizer, self._frame)
+        return await loop.run_in_executor(self._executor, prompt.tokens, spec, self._long_tokenizer, *self._told)
 
     def __repr__(self) -> str:
         return f"<Tokenization {self._vocabulary} ids {self._counted!r}>"

@@ -35,6 +35,9 @@ def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, A
         "enforce_eager": cpu if vllm.enforce_eager is None else vllm.enforce_eager,
         "enable_prefix_caching": vllm.prefix_caching,
         "kv_cache_dtype": vllm.kv_cache_dtype,
+        # What the contract has no part for is not loaded either.
+        "limit_mm_per_prompt": {"image": vllm.images.per_prompt, "video": 0, "audio": 0},
+        "mm_processor_cache_gb": vllm.images.cache_gib,
         "scheduling_policy": "priority",
         "seed": vllm.seed,
         "otlp_traces_endpoint": settings.telemetry.otlp_endpoint,

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import vllm
@@ -46,6 +46,7 @@ from services.local_engine.tokenization import Tokenization
 from services.local_engine.vllm_adapters import VllmAdapters
 from services.local_engine.vllm_arguments import engine_arguments, pooling
 from services.local_engine.vllm_embedder import VllmEmbedder
+from services.local_engine.vllm_images import VllmImages
 from spillway import v1
 from spillway.errors import TargetDown
 from spillway.logs import get_logger
@@ -84,12 +85,15 @@ class VllmBackend:
         batched = llm.vllm_config.scheduler_config.max_num_batched_tokens
         self._at_once = 0 if llm.vllm_config.use_v2_model_runner else batched
         self._frame = frame(llm.get_tokenizer(), settings.vllm.fill_in_the_middle)
-        self._prompts = Tokenization(llm.get_tokenizer(), self._thread, self._vocabulary, self._frame)
+        self._images = VllmImages.of(llm, settings.vllm.images)
+        form = None if self._images is None else self._images.form
+        self._prompts = Tokenization(llm.get_tokenizer(), self._thread, self._vocabulary, self._frame, form)
         self.adapters = VllmAdapters(llm) if settings.vllm.adapters is not None else None
         self.capabilities = (
             *CAPABILITIES,
             *((v1.CAPABILITY_ADAPTERS,) if self.adapters is not None else ()),
             *((v1.CAPABILITY_SUFFIX,) if self._frame is not None else ()),
+            *((v1.CAPABILITY_IMAGES,) if self._images is not None else ()),
         )
         self._penalties = bool(llm.model_config.logits_processors)
         self._seats = Seats(llm.vllm_config.scheduler_config.max_num_seqs, settings.vllm.interactive_share)
@@ -141,7 +145,8 @@ class VllmBackend:
         began = time.monotonic()
         if spec.HasField("continuation"):
             resumption.require(spec)
-        ids = await self._prompts.tokens(spec)
+        prompted = await self._prompt(spec)
+        ids: list[int] = prompted["prompt_token_ids"]
         if spec.logprobs.HasField("prompt") and not spec.continuation.token_ids:
             prompt.tellable(len(ids), spec.logprobs.prompt, at_once=self._at_once, vocabulary=self._vocabulary)
         room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
@@ -160,21 +165,21 @@ class VllmBackend:
         background = spec.priority == v1.PRIORITY_BACKGROUND
         if not self._llm.get_num_unfinished_requests():
             self._busy_since = time.monotonic()
-        seen = [*ids, *spec.continuation.token_ids]
+        prompted = {**prompted, "prompt_token_ids": [*ids, *spec.continuation.token_ids]}
         name = f"{call.request_id}/{next(self._numbers)}"
         pace = self._reports.paces[name] = Pace(window)
         first_token_at: float | None = None
         over = False
         try:
-            outputs = self._llm.generate(
-                # A guide's check may take long: with it the prompt has a form that vLLM looks at in a thread.
-                tokens_input(seen) if how.guide is None else {"prompt_token_ids": seen},
-                _parameters(how, structure, whole=whole),
-                name,
-                trace_headers=self._trace(call),
-                priority=BACKGROUND if background else 0,
-                lora_request=None if self.adapters is None else self.adapters.request(spec.adapter),
-            )
+            parameters = _parameters(how, structure, whole=whole)
+            told: dict[str, Any] = {
+                "trace_headers": self._trace(call),
+                "priority": BACKGROUND if background else 0,
+                "lora_request": None if self.adapters is None else self.adapters.request(spec.adapter),
+            }
+            if how.guide is not None:
+                prompted = await self._checked(name, prompted, parameters, told)
+            outputs = self._llm.generate(prompted, parameters, name, **told)
             async with self._seats.taken(background=background), aclosing(outputs):
                 async for output in outputs:
                     pace.pulled()
@@ -217,6 +222,8 @@ class VllmBackend:
         return await self._embedder.embed(spec, call, alive, priority=BACKGROUND if background else 0)
 
     async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
+        if self._images is not None and prompt.has_images(spec.chat):
+            return Count(len((await self._prompt(spec))["prompt_token_ids"]))
         return Count(await self._prompts.count(spec))
 
     def load(self, state: v1.EngineState.ValueType) -> v1.Load:
@@ -241,6 +248,8 @@ class VllmBackend:
 
     async def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._images is not None:
+            self._images.close()
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S)
         # It shuts itself down again when it is collected, and at the interpreter's end its modules are gone by then.
         vars(self._llm)["shutdown"] = lambda timeout=None: None
@@ -248,6 +257,20 @@ class VllmBackend:
 
     def _trace(self, call: Call) -> Mapping[str, str] | None:
         return (inject(call.span) or None) if self._traced else None
+
+    async def _prompt(self, spec: v1.GenerationSpec) -> Any:
+        """Return the prompt as vLLM takes it: its tokens, and the images that fill some of them."""
+        ids = await self._prompts.tokens(spec)
+        if self._images is None or not prompt.has_images(spec.chat):
+            return tokens_input(ids)
+        return await self._images.expanded(ids, spec.chat)
+
+    async def _checked(self, name: str, prompted: Any, parameters: SamplingParams, told: Mapping[str, Any]) -> Any:
+        """Return the request as vLLM's core takes it. In a thread: to check a guide may take long."""
+        check = partial(self._llm.input_processor.process_inputs, name, prompted, parameters, **told)
+        tasks = await self._llm.get_supported_tasks()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(check, supported_tasks=tasks))
 
     def _resumption(self, spec: v1.GenerationSpec, ids: list[int]) -> Resumption:
         prompt.known(spec.continuation.token_ids, self._vocabulary)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from spillway import v1
-from spillway.generation import prompt_bytes
+from spillway.generation import image_count, prompt_bytes
+from spillway.tokens import BYTES_PER_TOKEN, IMAGE_TOKENS
 
 from .context import Document, Piece, Sketch, ends
 from .facts import ContextName
@@ -25,9 +26,9 @@ _ROLES = {v1.ROLE_SYSTEM: "system", v1.ROLE_USER: "user", v1.ROLE_ASSISTANT: "as
 def sketch(spec: v1.GenerationSpec, tokens: int) -> Sketch | None:
     """Return what context policy decides on; None where it has nothing to choose among.
 
-    `tokens` of the whole prompt are shared out by bytes.
+    `tokens` of the whole prompt are shared out by bytes; an image weighs as much as a text of its estimated tokens.
     """
-    total = prompt_bytes(spec)
+    total = _weight(spec)
     if spec.WhichOneof("input") != "chat" or spec.HasField("continuation") or not total:
         return None
     per_byte = tokens / total
@@ -36,13 +37,17 @@ def sketch(spec: v1.GenerationSpec, tokens: int) -> Sketch | None:
 
 
 def _piece(message: v1.Message, per_byte: float) -> Piece:
-    size = prompt_bytes(v1.GenerationSpec(chat=v1.Chat(messages=[message])))
+    size = _weight(v1.GenerationSpec(chat=v1.Chat(messages=[message])))
     return Piece(
         _ROLES[message.role],
         -int(-size * per_byte // 1),
         frozenset(part.tool_call.id for part in message.parts if part.HasField("tool_call")),
         frozenset(part.tool_result.tool_call_id for part in message.parts if part.HasField("tool_result")),
     )
+
+
+def _weight(spec: v1.GenerationSpec) -> int:
+    return prompt_bytes(spec) + image_count(spec) * IMAGE_TOKENS * BYTES_PER_TOKEN
 
 
 def _document(messages: Sequence[v1.Message]) -> Document | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from spillway.egress import UNRESOLVED, DataPolicy
-from spillway.tokens import estimated
+from spillway.tokens import MOST_IMAGE_TOKENS, estimated
 
 from .budget import Purse
 from .inspection import Inspection
@@ -88,6 +88,7 @@ class Facts:
     constrained: bool = False
     """The answer has a form it must keep, or may call tools."""
     prompt_bytes: int = 0
+    images: int = 0
     counted_tokens: int | None = None
     """Tokens of the prompt by a local target's own tokenizer, where it was asked."""
     max_tokens: int | None = None
@@ -121,14 +122,17 @@ class Facts:
         """Tokens of the prompt: counted, else estimated."""
         if self.counted_tokens is not None:
             return self.counted_tokens
-        return estimated(self.prompt_bytes)
+        return estimated(self.prompt_bytes, self.images)
 
     @property
     def prompt_tokens_at_most(self) -> int:
-        """Tokens the prompt cannot exceed: bytes bound the tokens of a byte-level tokenizer from above."""
+        """Tokens the prompt cannot exceed: bytes bound the tokens of a byte-level tokenizer from above.
+
+        Images have as many as a model makes of them: each is taken for the most that is known.
+        """
         if self.counted_tokens is not None:
             return self.counted_tokens
-        return self.prompt_bytes + TEMPLATE_TOKENS
+        return self.prompt_bytes + self.images * MOST_IMAGE_TOKENS + TEMPLATE_TOKENS
 
     def counted(self, tokens: int) -> Facts:
         """The same facts, the prompt counted."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from spillway import v1
 from spillway.egress import DataPolicy
 from spillway.embedding import Spec, input_bytes
-from spillway.generation import prompt_bytes
+from spillway.generation import image_count, prompt_bytes
 from spillway.tokens import BYTES_PER_TOKEN, estimated
 
 from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
@@ -66,6 +66,7 @@ def _generation(said: Facts, spec: v1.GenerationSpec) -> Facts:
         chat=spec.WhichOneof("input") == "chat",
         constrained=bool(constraint or spec.tools),
         prompt_bytes=prompt_bytes(spec),
+        images=image_count(spec),
         counted_tokens=len(spec.tokens.ids) or None,
         max_tokens=spec.sampling.max_tokens if spec.sampling.HasField("max_tokens") else None,
     )

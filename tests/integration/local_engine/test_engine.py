@@ -34,15 +34,12 @@ pytestmark = [
 
 GREEDY = v1.Sampling(temperature=0, max_tokens=32)
 ENDLESS = v1.Stop(ignore_eos=True)
+IMAGE = v1.Part(image=v1.Image(data=b"x", mime_type="image/png"))
 
 
 def asked(text: str = "Where is my parcel? It has not come.", **fields: Any) -> v1.GenerationSpec:
     chat = v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text=text)])])
     return v1.GenerationSpec(chat=chat, **{"sampling": GREEDY, **fields})
-
-
-IMAGE = asked("")
-IMAGE.chat.messages[0].parts[0].image.url = "https://example.com/a.png"
 
 
 def text_of(events: list[v1.GenerationEvent], choice: int = 0) -> str:
@@ -324,9 +321,13 @@ async def test_a_seed_makes_sampling_repeatable(client: Any) -> None:
     [
         (asked(model="nobody"), ModelUnknown, "spec.model"),
         (asked(adapter="nobody"), AdapterUnknown, "spec.adapter"),
-        (IMAGE, ConstraintUnsupported, "spec.chat.messages[0].parts[0].image"),
         (asked(logprobs=v1.Logprobs(prompt=21)), RequestInvalid, "spec.logprobs.prompt"),
         (asked(tools=[v1.Tool(name="t")]), ConstraintUnsupported, "spec.tools"),
+        (
+            v1.GenerationSpec(chat=v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[IMAGE])])),
+            ConstraintUnsupported,
+            "spec.chat.messages[0].parts[0].image",
+        ),
         (asked("word " * 600), ContextLengthExceeded, "spec.chat"),
         (
             asked(constraint=v1.OutputConstraint(json_schema='{"type": 3}')),

@@ -86,6 +86,40 @@ def test_what_the_model_cannot_read_is_refused_by_field(message: v1.Message, fie
         assert refusal.value.fields[0].field == f"spec.chat.messages[0].{field}"
 
 
+def seen(*parts: str | None) -> v1.Chat:
+    """A message of texts, and of images where there is None."""
+    told = [v1.Part(image=v1.Image(data=b"x")) if part is None else v1.Part(text=part) for part in parts]
+    return v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=told)])
+
+
+def test_an_image_to_a_model_that_reads_none_is_refused_by_field_before_the_template_sees_it() -> None:
+    with pytest.raises(ConstraintUnsupported, match="reads no images") as refusal:
+        prompt.tokens(v1.GenerationSpec(chat=seen("a", None)), Letters())
+    assert refusal.value.fields[0].field == "spec.chat.messages[0].parts[1].image"
+
+
+def test_a_template_that_takes_parts_gets_all_messages_in_parts() -> None:
+    form = prompt.ImageForm(None)
+    [told] = prompt.messages(seen("Look: ", None, "?"), form)
+    assert told["content"] == [{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": "?"}]
+    [told] = prompt.messages(chat((v1.ROLE_USER, "hi")), form)
+    assert told["content"] == [{"type": "text", "text": "hi"}]
+
+
+def test_a_template_that_takes_text_gets_a_line_for_each_image_numbered_through_the_chat() -> None:
+    form = prompt.ImageForm(lambda number: f"<{number}>")
+    both = v1.Chat(messages=[*seen(None, "a", "b", None).messages, *seen("c", None).messages])
+    assert [told["content"] for told in prompt.messages(both, form)] == ["<1>\nab\n<2>", "c\n<3>"]
+
+
+def test_text_beside_images_may_not_hold_what_stands_for_one() -> None:
+    form = prompt.ImageForm(None, frozenset({"<image>"}))
+    with pytest.raises(RequestInvalid, match="stands for an image") as refusal:
+        prompt.messages(seen(None, "an <image>"), form)
+    assert refusal.value.fields[0].field == "spec.chat.messages[0].parts[1].text"
+    assert prompt.messages(seen("an <image>"), form)
+
+
 def test_a_template_that_refuses_is_the_callers_error_and_tells_no_prompt() -> None:
     with pytest.raises(RequestInvalid) as refusal:
         prompt.rendered(chat((v1.ROLE_USER, "a"), (v1.ROLE_USER, "b")), Letters())

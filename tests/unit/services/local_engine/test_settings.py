@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from services.cloud_proxy.settings import CloudProxySettings
 from services.local_engine.openai_backend import capabilities, spoken
 from services.local_engine.presets import PRESETS
-from services.local_engine.settings import BUNDLED_MODEL, LocalEngineSettings, RuntimeSettings
+from services.local_engine.settings import BUNDLED_MODEL, ImageSettings, LocalEngineSettings, RuntimeSettings
 from services.router.settings import RouterSettings
 from spillway import v1
 from spillway.settings import ServerSettings, SettingsError, load
@@ -125,6 +127,16 @@ def test_a_runtime_that_embeds_does_so_where_the_settings_say_that_the_model_doe
 def test_a_runtime_without_embeddings_is_refused_by_name(kind: str) -> None:
     with pytest.raises(SettingsError, match=f"{kind} has no embeddings"):
         spoken(runtime(kind=kind, capabilities=["embeddings"]))
+
+
+def test_what_the_documentation_shows_of_images_is_what_holds_without_a_word() -> None:
+    [shown] = [
+        block
+        for block in re.findall(r"```yaml\n(.*?)```", (DOCS / "engine.md").read_text(), re.DOTALL)
+        if "images:" in block
+    ]
+    told = engine(**yaml.safe_load(shown)["local_engine"])
+    assert told.vllm.images == ImageSettings()
 
 
 def test_every_runtime_has_a_row_in_the_documentation() -> None:

@@ -20,6 +20,7 @@ from spillway.errors import (
     NoCompliantTarget,
     TargetDown,
 )
+from spillway.tokens import IMAGE_TOKENS
 
 EVERYTHING = frozenset({"json_schema", "json_object", "choices", "regex", "text_input", "logprobs"})
 LOCAL = Target("local", "local", "a:1", context_window=2048, capabilities=EVERYTHING, price=Price(0, 0))
@@ -156,6 +157,11 @@ def test_a_prompt_is_counted_only_where_its_bytes_do_not_already_fit() -> None:
     assert not worth_counting(replace(PLAIN, prompt_bytes=1400), TARGETS, POLICY)
     assert worth_counting(replace(PLAIN, prompt_bytes=1500), TARGETS, POLICY)
     assert not worth_counting(replace(PLAIN, prompt_bytes=9000, counted_tokens=9), TARGETS, POLICY)
+
+
+def test_images_have_no_bytes_that_tell_how_much_of_the_context_they_fill() -> None:
+    assert worth_counting(replace(PLAIN, images=1), TARGETS, POLICY)
+    assert replace(PLAIN, images=2).prompt_tokens == PLAIN.prompt_tokens + 2 * IMAGE_TOKENS
 
 
 def test_an_uncounted_prompt_whose_estimate_fits_is_not_refused() -> None:
