@@ -29,7 +29,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
-from services.local_engine import environment, json_grammar, prompt, resumption
+from services.local_engine import environment, json_grammar, prompt, resumption, vllm_parsers
 from services.local_engine.answer import Answer
 from services.local_engine.backend import Count
 from services.local_engine.decoding import Decoding, Guide, decoding, refused
@@ -42,6 +42,7 @@ from services.local_engine.spawned import standing_apart
 from services.local_engine.support import CAPABILITIES, unsupported
 from services.local_engine.vllm_adapters import VllmAdapters
 from services.local_engine.vllm_arguments import engine_arguments
+from services.local_engine.vllm_parsers import Parsers
 from spillway import v1
 from spillway.errors import TargetDown
 from spillway.generation import prompt_bytes
@@ -82,7 +83,13 @@ class VllmBackend:
         self._long_tokenizer = copy.deepcopy(self._tokenizer)
         self._thread = ThreadPoolExecutor(1, "prompts")
         self.adapters = VllmAdapters(llm) if settings.vllm.adapters is not None else None
-        self.capabilities = CAPABILITIES if self.adapters is None else (*CAPABILITIES, v1.CAPABILITY_ADAPTERS)
+        named = settings.vllm.tool_parser or settings.vllm.reasoning_parser
+        self._parsers = Parsers(settings.vllm, llm.model_config, self._tokenizer) if named else None
+        self.capabilities = (
+            *CAPABILITIES,
+            *(() if self.adapters is None else (v1.CAPABILITY_ADAPTERS,)),
+            *(() if self._parsers is None else self._parsers.capabilities),
+        )
         self._penalties = bool(llm.model_config.logits_processors)
         self._seats = Seats(llm.vllm_config.scheduler_config.max_num_seqs, settings.vllm.interactive_share)
         self._vocabulary = int(llm.model_config.get_vocab_size())
@@ -96,6 +103,7 @@ class VllmBackend:
         cls, settings: LocalEngineSettings, abandoned: threading.Event, release: Callable[[], None]
     ) -> VllmBackend:
         """Load the model; takes seconds to minutes. Raises SettingsError where it cannot be loaded."""
+        vllm_parsers.require(settings.vllm)
         reports = Reports()
         try:
             cpu = current_platform.is_cpu()
@@ -124,7 +132,13 @@ class VllmBackend:
         ids = await self._tokens(spec)
         room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
         how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults)
-        answer = Answer(spec, how.guide)
+        reading = None if self._parsers is None else self._parsers.reading(spec, ids)
+        structure = await self._structure(how.guide)
+        if reading is not None:
+            resumption.require_plain(spec)
+            how = reading.held(how, structure)
+            structure = await self._structure(how.guide)
+        answer = Answer(spec, how.guide, reading)
         resumed: Resumption | None = None
         if spec.continuation.token_ids:
             resumed = self._resumption(spec, ids)
@@ -133,7 +147,6 @@ class VllmBackend:
                     yield event
                 return
             how = resumption.continued(how, spec.continuation.token_ids, penalties=self._penalties)
-        structure = await self._structure(how.guide)
         background = spec.priority == v1.PRIORITY_BACKGROUND
         if not self._llm.get_num_unfinished_requests():
             self._busy_since = time.monotonic()
@@ -151,6 +164,7 @@ class VllmBackend:
                 trace_headers=(inject(call.span) or None) if self._traced else None,
                 priority=BACKGROUND if background else 0,
                 lora_request=None if self.adapters is None else self.adapters.request(spec.adapter),
+                **(vllm_parsers.PLAIN if reading is None else reading.engine_arguments),
             )
             async with self._seats.taken(background=background), aclosing(outputs):
                 async for output in outputs:
@@ -167,14 +181,11 @@ class VllmBackend:
                     if not over and not whole:
                         await pace.rest()
             yield v1.GenerationEvent(finished=answer.finished())
-            yield v1.GenerationEvent(
-                usage=v1.Usage(
-                    prompt_tokens=len(ids),
-                    cached_prompt_tokens=output.num_cached_tokens,
-                    completion_tokens=answer.completion_tokens,
-                    timings=_timings(output.metrics, began, first_token_at),
-                )
-            )
+            usage = answer.usage(len(ids))
+            if output.num_cached_tokens is not None:
+                usage.cached_prompt_tokens = output.num_cached_tokens
+            usage.timings.CopyFrom(_timings(output.metrics, began, first_token_at))
+            yield v1.GenerationEvent(usage=usage)
         except VLLMClientError as error:
             parameter = getattr(error, "parameter", None)
             why = str(error.args[0]) if error.args else "the engine refuses this request"
@@ -218,6 +229,7 @@ class VllmBackend:
 
     async def _tokens(self, spec: v1.GenerationSpec) -> list[int]:
         if spec.HasField("tokens"):
+            prompt.require_no_template(spec)
             return prompt.known(spec.tokens.ids, self._vocabulary)
         if prompt_bytes(spec) <= LONG_PROMPT_BYTES:
             return prompt.tokens(spec, self._tokenizer)

@@ -1,0 +1,293 @@
+"""vLLM's own parsers of tool calls and reasoning, fed as vLLM's OpenAI server feeds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionToolsParam
+from vllm.exceptions import VLLMClientError
+from vllm.parser import ParserManager
+from vllm.parser.abstract_parser import DelegatingParser, Parser
+from vllm.reasoning import ReasoningParserManager
+from vllm.sampling_params import StructuredOutputsParams
+from vllm.tool_parsers import ToolParserManager
+
+from services.local_engine import chat_template, prompt
+from services.local_engine.answer import Completion
+from services.local_engine.decoding import PARALLEL, Decoding, Guide
+from services.local_engine.settings import VllmSettings
+from services.local_engine.support import unsupported
+from spillway import v1
+from spillway.logs import get_logger
+from spillway.settings import SettingsError
+
+log = get_logger(__name__)
+
+KEPT = ("skip_special_tokens", "spaces_between_special_tokens")
+"""What parsers turn off so that they see the markers: fields of SamplingParams."""
+GUIDES = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+"""Fields of StructuredOutputsParams that hold a guide."""
+PLAIN: Mapping[str, Any] = {"reasoning_ended": True}
+"""What vLLM's engine is told of an answer without reasoning: a guide holds from the first token."""
+
+
+def require(settings: VllmSettings) -> None:
+    """Raise SettingsError for a parser that vLLM does not know."""
+    for setting, known in (
+        ("tool_parser", ToolParserManager.list_registered()),
+        ("reasoning_parser", ReasoningParserManager.list_registered()),
+    ):
+        name = getattr(settings, setting)
+        if name is not None and name not in known:
+            said = f"{name!r} is not a parser of this vLLM; known: {', '.join(known)}"
+            raise SettingsError(f"local_engine.vllm.{setting}: {said}")
+
+
+class Parsers:
+    """The parsers that the settings name, for one model."""
+
+    def __init__(self, settings: VllmSettings, config: Any, tokenizer: Any) -> None:
+        """`config` is vLLM's ModelConfig. Raises SettingsError where a parser cannot be used with this tokenizer."""
+        self._config = config
+        self._tokenizer = tokenizer
+        self.reasons = settings.reasoning_parser is not None
+        harmony = getattr(config.hf_config, "model_type", "") == "gpt_oss"
+        template = chat_template.of(tokenizer, tools=True)
+        tools = settings.tool_parser if template.knows_tools else None
+        if settings.tool_parser is not None and tools is None:
+            log.warning("engine.no_tools", why="the model's chat template knows no tools")
+        found: tuple[tuple[v1.Capability.ValueType, bool], ...] = (
+            (v1.CAPABILITY_TOOLS, tools is not None),
+            (v1.CAPABILITY_REASONING_EFFORT, self.reasons and template.knows_effort),
+        )
+        self.capabilities = tuple(capability for capability, has in found if has)
+        self._classes: dict[tuple[bool, bool], type[Parser] | None] = {}
+        for kinds in ((True, True), (True, False), (False, True), (False, False)):
+            # Harmony's messages are never plain text.
+            names = (tools if kinds[0] or harmony else None, settings.reasoning_parser if kinds[1] or harmony else None)
+            try:
+                self._classes[kinds] = ParserManager.get_parser(
+                    *names, True, model_name=config.model, is_harmony=harmony, tokenizer=tokenizer
+                )
+            except Exception as error:  # vLLM raises what the parser's own constructor does
+                raise SettingsError(f"local_engine.vllm: {str(error).partition(chr(10))[0]}") from error
+
+    def reading(self, spec: v1.GenerationSpec, ids: list[int]) -> Reading | None:
+        """Return what reads the answer to `spec`, whose prompt is `ids`; None where it is plain text.
+
+        Raises ConstraintUnsupported or SchemaInvalid naming the field.
+        """
+        if not spec.HasField("chat"):
+            return None
+        if spec.tool_choice.mode == v1.TOOL_CHOICE_MODE_REQUIRED and not spec.tools:
+            raise unsupported("spec.tool_choice", "goes with tools only")
+        template = chat_template.arguments(spec, self._tokenizer)
+        if spec.reasoning_effort == v1.REASONING_EFFORT_NONE and self.reasons and not template:
+            raise unsupported("spec.reasoning_effort", "this model's thinking cannot be turned off")
+        tools = bool(spec.tools) and spec.tool_choice.mode != v1.TOOL_CHOICE_MODE_NONE
+        thinks = self.reasons and not prompt.is_begun(spec)
+        made = self._classes[tools, thinks]
+        if made is None:
+            return None
+
+        def parser(tools: Any) -> Parser:
+            return made(self._tokenizer, tools, model_config=self._config, chat_template_kwargs=template)
+
+        request = _request(spec, template.get("tools") if tools else None)
+        reading = Reading(spec, request, ids, parser, template)
+        return reading if tools or reading.is_needed else None
+
+
+class Reading:
+    """How one answer is read: a parser for each choice."""
+
+    def __init__(
+        self,
+        spec: v1.GenerationSpec,
+        request: Any,
+        ids: list[int],
+        parser: Callable[[Any], Parser],
+        template: Mapping[str, Any],
+    ) -> None:
+        self._request = request
+        self._ids = ids
+        self._parser = parser
+        self._template = template
+        self._first = parser(request.tools)
+        self._choices: dict[int, _Choice] = {}
+        self._parallel = request.parallel_tool_calls is not False
+        self._forced = request.tool_choice not in ("auto", "none")
+
+    @property
+    def is_needed(self) -> bool:
+        """False where the prompt ends after all reasoning, and what follows is plain text."""
+        plain = type(self._first).parse_delta is DelegatingParser.parse_delta
+        return not (plain and self._first.is_reasoning_end(self._ids))
+
+    def held(self, how: Decoding, structure: Mapping[str, Any]) -> Decoding:
+        """Return `how` with what the parsers need: markers in the text, and a guide where a tool must be called.
+
+        `structure` is the caller's own guide, as a field of StructuredOutputsParams. It is a form of text: an answer
+        that must be a call has none. Raises ConstraintUnsupported for what this model's parsers cannot hold it to.
+        """
+        request: Any = self._request
+        own = StructuredOutputsParams(**structure) if structure and not self._forced else None
+        request.structured_outputs = own
+        for tool in (own and request.tools) or ():
+            tool.function.strict = True  # vLLM lets calls stand beside the text's form where they have a form too
+        try:
+            self._request = request = self._first.adjust_request(request)
+        except (VLLMClientError, ValueError, TypeError) as error:
+            raise unsupported("spec.tools", str(error)[:300]) from None
+        made = request.structured_outputs
+        if self._forced and made is None:
+            raise unsupported("spec.tool_choice", "this model's tool parser leaves it to the model; say auto")
+        if own is not None and request.tools and made is own:
+            raise unsupported("spec.constraint", "this model's tool parser cannot hold text to it beside tools")
+        guide = how.guide
+        if made is not own and made is not None:
+            guide = _guide(made, "spec.tools" if request.tools or guide is None else guide.field)
+        kept = {name: False for name in KEPT if not getattr(request, name)}
+        return replace(how, arguments={**how.arguments, **kept}, guide=guide)
+
+    @property
+    def engine_arguments(self) -> dict[str, Any]:
+        """What vLLM's engine is told, so that a guide holds from where the reasoning ends."""
+        if self._first.reasoning_parser is None:
+            return dict(PLAIN)
+        thinking = {name: value for name, value in self._template.items() if name != "tools"}
+        return {
+            "reasoning_ended": self._request.resolve_reasoning_ended(self._first, self._ids),
+            "reasoning_parser_kwargs": {"chat_template_kwargs": thinking},
+        }
+
+    def read(self, completion: Completion, into: v1.Delta) -> None:
+        """Put what `completion` adds to its choice into a delta."""
+        choice = self._choices.get(completion.index)
+        if choice is None:
+            parser = self._parser(self._request.tools) if self._choices else self._first
+            choice = self._choices[completion.index] = _Choice(parser)
+        finished = completion.finish_reason is not None
+        message = choice.parsed(completion, self._request, self._ids, finished=finished)
+        if message is not None:
+            into.text, into.reasoning = message.content or "", message.reasoning or ""
+            for call in message.tool_calls or ():
+                if self._parallel or not call.index:
+                    _add(into, call)
+        choice.take(into, completion.text)
+        if finished and (rest := choice.rest()):
+            into.text += rest
+
+    def called(self, index: int) -> bool:
+        """Whether the choice has called a tool."""
+        choice = self._choices.get(index)
+        return choice is not None and choice.called
+
+    def reasoning_tokens(self) -> int | None:
+        """Return the tokens of all reasoning; None where the parser cannot tell."""
+        counts = [choice.reasoning_tokens(self._ids) for choice in self._choices.values()]
+        return sum(count for count in counts if count is not None) if None not in counts else None
+
+    def __repr__(self) -> str:
+        calls = sum(choice.called for choice in self._choices.values())
+        return f"<Reading {type(self._first).__name__} {len(self._choices)} choices {calls} with calls>"
+
+
+@dataclass(slots=True)
+class _Choice:
+    parser: Parser
+    gave_up: bool = False
+    called: bool = False
+    reasoned: bool = False
+    ids: list[int] = field(default_factory=list)
+    fed: list[str] = field(default_factory=list)
+    """The text, as it came."""
+    told: list[str] = field(default_factory=list)
+    """What of it was told, as reasoning or as text."""
+
+    def parsed(self, completion: Completion, request: Any, ids: list[int], *, finished: bool) -> Any:
+        """Return vLLM's DeltaMessage, or None."""
+        new = list(completion.token_ids)
+        self.ids += new
+        self.fed.append(completion.text)
+        if self.gave_up:
+            return None
+        try:
+            message = self.parser.parse_delta(completion.text, new, request, ids, finished=finished)
+        except Exception as error:  # parsers read what a model makes up, and some are surprised by it
+            log.warning("engine.parser_gave_up", parser=type(self.parser).__name__, error=type(error).__name__)
+            self.gave_up = True
+            return None
+        marker = getattr(self.parser.reasoning_parser, "reasoning_start_str", None)
+        if message is not None and message.reasoning and marker and not self.reasoned:
+            # vLLM's parsers leave the marker in where it comes together with what follows it.
+            message.reasoning = message.reasoning.removeprefix(marker)
+        return message
+
+    def take(self, delta: v1.Delta, text: str) -> None:
+        """Note what is told; after the parser has given up, all that comes is text."""
+        if self.gave_up:
+            delta.text = text if self.called else self._untold()
+        self.told += (text for text in (delta.reasoning, delta.text) if text)
+        self.called = self.called or bool(delta.tool_calls)
+        self.reasoned = self.reasoned or bool(delta.reasoning)
+
+    def rest(self) -> str:
+        """Return what the parser took for the beginning of a call and never told, because it became none."""
+        plain = type(self.parser).parse_delta is DelegatingParser.parse_delta
+        return self._untold() if plain and self.parser.tool_parser is not None and not self.called else ""
+
+    def _untold(self) -> str:
+        """Return the text behind what was told; empty where the parser has told something else than it was fed."""
+        text, at = "".join(self.fed), 0
+        for told in self.told:
+            found = text.find(told, at)
+            if found < 0:
+                return ""
+            at = found + len(told)
+        untold = text[at:]
+        marker = getattr(self.parser.reasoning_parser, "reasoning_end_str", None)
+        if marker and marker in untold:
+            untold = untold.partition(marker)[2]
+        return untold if untold.strip() else ""
+
+    def reasoning_tokens(self, prompt: list[int]) -> int | None:
+        count = self.parser.count_reasoning_tokens(self.ids)
+        if not count and self.reasoned:  # it began in the prompt, where the template put the marker
+            count = self.parser.count_reasoning_tokens([*prompt, *self.ids])
+            count -= self.parser.count_reasoning_tokens(prompt)
+        return count if count > 0 or not self.reasoned else None
+
+
+def _request(spec: v1.GenerationSpec, tools: list[dict[str, Any]] | None) -> Any:
+    """Return the part of OpenAI's request that vLLM's parsers look at; `tools` are those that may be called."""
+    if not tools:
+        return ChatCompletionRequest(messages=[])
+    named = {"type": "function", "function": {"name": spec.tool_choice.name}}
+    forced = "required" if spec.tool_choice.mode == v1.TOOL_CHOICE_MODE_REQUIRED else "auto"
+    request: Any = ChatCompletionRequest(
+        messages=[],
+        tools=[ChatCompletionToolsParam.model_validate(tool) for tool in tools],
+        tool_choice=named if spec.tool_choice.name else forced,
+        parallel_tool_calls=PARALLEL not in spec.extra or bool(spec.extra[PARALLEL]),
+    )
+    request.messages = prompt.messages(spec.chat, tools=True)  # some number their calls on from those in it
+    return request
+
+
+def _add(into: v1.Delta, call: Any) -> None:
+    last = into.tool_calls[-1] if into.tool_calls else None
+    if last is None or last.index != call.index:
+        last = into.tool_calls.add(index=call.index)
+    last.id = call.id or last.id
+    if call.function is not None:
+        last.name = call.function.name or last.name
+        last.arguments += call.function.arguments or ""
+
+
+def _guide(made: StructuredOutputsParams, source: str) -> Guide:
+    kind, value = next((kind, value) for kind in GUIDES if (value := getattr(made, kind)) is not None)
+    return Guide(kind, json.dumps(value) if isinstance(value, dict) else value, source)
