@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionToolsParam
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.exceptions import VLLMClientError
 from vllm.parser import ParserManager
 from vllm.parser.abstract_parser import DelegatingParser, Parser
@@ -73,7 +73,9 @@ class Parsers:
                     *names, True, model_name=config.model, is_harmony=harmony, tokenizer=tokenizer
                 )
             except Exception as error:  # vLLM raises what the parser's own constructor does
-                raise SettingsError(f"local_engine.vllm: {str(error).partition(chr(10))[0]}") from error
+                said = str(error).partition("\n")[0].replace("--tool-call-parser", "tool_parser")
+                said = said.replace("--reasoning-parser", "reasoning_parser")
+                raise SettingsError(f"local_engine.vllm: {said}") from error
 
     def reading(self, spec: v1.GenerationSpec, ids: list[int]) -> Reading | None:
         """Return what reads the answer to `spec`, whose prompt is `ids`; None where it is plain text.
@@ -270,7 +272,7 @@ def _request(spec: v1.GenerationSpec, tools: list[dict[str, Any]] | None) -> Any
     forced = "required" if spec.tool_choice.mode == v1.TOOL_CHOICE_MODE_REQUIRED else "auto"
     request: Any = ChatCompletionRequest(
         messages=[],
-        tools=[ChatCompletionToolsParam.model_validate(tool) for tool in tools],
+        tools=tools,
         tool_choice=named if spec.tool_choice.name else forced,
         parallel_tool_calls=PARALLEL not in spec.extra or bool(spec.extra[PARALLEL]),
     )
