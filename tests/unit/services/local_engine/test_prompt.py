@@ -84,6 +84,68 @@ def test_what_the_model_cannot_read_is_refused_by_field(message: v1.Message, fie
     assert refusal.value.fields[0].field == f"spec.chat.messages[0].{field}"
 
 
+class Tools(Letters):
+    """Its template knows tools."""
+
+    chat_template: str | None = "{{ tools }}"
+
+
+CALL = v1.Part(tool_call=v1.ToolCall(id="c", name="clock", arguments='{"zone": "CET"}'))
+RESULT = v1.Part(tool_result=v1.ToolResult(tool_call_id="c", content="noon"))
+
+
+def test_calls_and_their_results_are_told_as_templates_take_them() -> None:
+    told = v1.Chat(
+        messages=[
+            v1.Message(role=v1.ROLE_ASSISTANT, parts=[v1.Part(text="Well."), CALL]),
+            v1.Message(role=v1.ROLE_TOOL, parts=[RESULT, RESULT]),
+        ]
+    )
+    function = {"name": "clock", "arguments": {"zone": "CET"}}
+    result = {"role": "tool", "content": "noon", "tool_call_id": "c"}
+    calls = [{"id": "c", "type": "function", "function": function}]
+    assert prompt.messages(told, tools=True) == [
+        {"role": "assistant", "content": "Well.", "tool_calls": calls},
+        result,
+        result,
+    ]
+
+
+@pytest.mark.parametrize("arguments", ["", "[1]", '{"zone": "C'])
+def test_a_call_that_was_cut_off_stays_in_the_conversation_without_arguments(arguments: str) -> None:
+    part = v1.Part(tool_call=v1.ToolCall(id="c", name="clock", arguments=arguments))
+    (told,) = prompt.messages(v1.Chat(messages=[v1.Message(role=v1.ROLE_ASSISTANT, parts=[part])]), tools=True)
+    assert told["tool_calls"][0]["function"]["arguments"] == {}
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (v1.Message(role=v1.ROLE_USER, parts=[CALL]), "spec.chat.messages[0].parts[0].tool_call"),
+        (v1.Message(role=v1.ROLE_ASSISTANT, parts=[RESULT]), "spec.chat.messages[0].parts[0].tool_result"),
+        (v1.Message(role=v1.ROLE_TOOL, parts=[v1.Part(text="noon")]), "spec.chat.messages[0].parts[0]"),
+        (v1.Message(role=v1.ROLE_ASSISTANT, parts=[CALL]), "spec.chat.messages[0]"),
+    ],
+)
+def test_what_stands_in_the_wrong_place_is_refused_by_field(message: v1.Message, field: str) -> None:
+    with pytest.raises(RequestInvalid) as refusal:
+        prompt.tokens(v1.GenerationSpec(chat=v1.Chat(messages=[message])), Tools())
+    assert refusal.value.fields[0].field == field
+
+
+def test_what_the_template_tells_the_model_goes_with_a_chat_alone() -> None:
+    text = v1.TextPrompt(text="a")
+    for spec, field in (
+        (v1.GenerationSpec(text=text, tools=[v1.Tool(name="t")]), "spec.tools"),
+        (v1.GenerationSpec(text=text, reasoning_effort=v1.REASONING_EFFORT_LOW), "spec.reasoning_effort"),
+    ):
+        with pytest.raises(ConstraintUnsupported) as refusal:
+            prompt.tokens(spec, Tools())
+        assert refusal.value.fields[0].field == field
+    off = v1.GenerationSpec(text=text, reasoning_effort=v1.REASONING_EFFORT_NONE)
+    assert prompt.tokens(off, Tools()) == [0, 97]
+
+
 def test_a_template_that_refuses_is_the_callers_error_and_tells_no_prompt() -> None:
     with pytest.raises(RequestInvalid) as refusal:
         prompt.rendered(chat((v1.ROLE_USER, "a"), (v1.ROLE_USER, "b")), Letters())
