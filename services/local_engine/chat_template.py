@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2.ext
 import jinja2.meta
@@ -108,7 +108,9 @@ def _bad_schema(place: str, said: str) -> SchemaInvalid:
 class _Generation(jinja2.ext.Extension):
     """`{% generation %}`, a tag that transformers has added to the language of templates."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
 
     def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno

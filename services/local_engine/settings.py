@@ -84,7 +84,7 @@ class VllmSettings(Section):
     speculation: SpeculationSettings | None = None
     adapters: AdapterSettings | None = Field(None, description="absent: none; they cost memory and speed")
     tool_parser: str | None = Field(
-        None, description="vLLM's parser of the model's tool calls: hermes, llama3_json, mistral, ...; absent: no tools"
+        None, description="vLLM's parser of the model's tool calls: hermes, llama3_json, ...; absent: no tools"
     )
     reasoning_parser: str | None = Field(
         None, description="vLLM's parser of the model's reasoning: qwen3, deepseek_r1, ...; absent: it is text"

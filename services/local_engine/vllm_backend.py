@@ -121,7 +121,11 @@ class VllmBackend:
                 log.error("engine.not_loaded", exc_info=error)
             said = str(error).strip().partition("\n")[0] or type(error).__name__
             raise SettingsError(f"local_engine.model: {settings.model}: vLLM cannot serve it: {said}") from error
-        return cls(llm, reports, settings, release)
+        try:
+            return cls(llm, reports, settings, release)
+        except SettingsError:  # of what only the loaded model's tokenizer tells
+            llm.shutdown(SHUTDOWN_S)
+            raise
 
     async def generate(
         self, spec: v1.GenerationSpec, call: Call, *, window: Window, whole: bool

@@ -20,6 +20,7 @@ from spillway import v1
 from spillway.errors import ConstraintUnsupported, SpillwayError
 from spillway.generation import Folder
 from spillway.rpc.remote import Remote
+from spillway.settings import SettingsError
 from spillway.telemetry.collector import Collector
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.server import LOOPBACK
@@ -63,22 +64,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scripted_model.write(tmp_path_factory.mktemp("models") / "scripted", SCRIPTS)
 
 
+def configured(folder: Path, tool_parser: str) -> Any:
+    from services.local_engine.settings import CpuSettings, LocalEngineSettings, VllmSettings
+
+    vllm = VllmSettings(
+        max_model_len=512,
+        tool_parser=tool_parser,
+        reasoning_parser="deepseek_r1",
+        cpu=CpuSettings(kv_cache_gib=0.25),
+    )
+    return LocalEngineSettings(server=LOOPBACK, model=str(folder), vllm=vllm)
+
+
+@pytest.mark.parametrize(
+    ("parser", "why"),
+    [("hermez", "'hermez' is not a parser of this vLLM; known: .*hermes"), ("deepseek_v3", "cannot be used with")],
+)
+async def test_a_parser_that_cannot_read_this_model_ends_the_start(folder: Path, parser: str, why: str) -> None:
+    from services.local_engine.app import build
+
+    async with build(configured(folder, parser)) as app:
+        async with asyncio.timeout(START_S):
+            with pytest.raises(SettingsError, match=why):
+                await app.starting
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(folder: Path) -> AsyncIterator[Client]:
     from services.local_engine.app import build
-    from services.local_engine.settings import CpuSettings, LocalEngineSettings, VllmSettings
 
-    settings = LocalEngineSettings(
-        server=LOOPBACK,
-        model=str(folder),
-        vllm=VllmSettings(
-            max_model_len=512,
-            tool_parser="hermes",
-            reasoning_parser="deepseek_r1",
-            cpu=CpuSettings(kv_cache_gib=0.25),
-        ),
-    )
-    async with build(settings) as app:
+    async with build(configured(folder, "hermes")) as app:
         async with asyncio.timeout(START_S):
             await app.starting
         tracing = Tracing("test")

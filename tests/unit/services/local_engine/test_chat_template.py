@@ -11,12 +11,8 @@ from spillway import v1
 from spillway.errors import ConstraintUnsupported, SchemaInvalid
 
 QWEN = "{% if tools %}{{ tools }}{% endif %}{% if enable_thinking is defined and not enable_thinking %}x{% endif %}"
-    "{% if tools %}{{ tools }}{% endif %}{% if enable_thinking is defined and enable_thinking is false %}x{% endif %}"
-)
 DEEPSEEK = "{% if not thinking is defined %}{% set thinking = false %}{% endif %}{% if thinking %}<think>{% endif %}"
 LEVELS = "{% if not reasoning_effort %}{% set reasoning_effort = 'medium' %}{% endif %}{{ reasoning_effort }}"
-    "{% if reasoning_effort is not defined %}{% set reasoning_effort = 'medium' %}{% endif %}{{ reasoning_effort }}"
-)
 OWN_NONE = "{% if reasoning_effort == 'none' %}x{% endif %}"
 NEITHER = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}"
 NONE, LOW, HIGH = v1.REASONING_EFFORT_NONE, v1.REASONING_EFFORT_LOW, v1.REASONING_EFFORT_HIGH
