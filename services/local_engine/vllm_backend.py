@@ -136,7 +136,7 @@ class VllmBackend:
         ids = await self._tokens(spec)
         room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
         how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults)
-        reading = None if self._parsers is None else self._parsers.reading(spec, ids)
+        reading = None if self._parsers is None else self._parsers.reading(spec, ids, whole=whole)
         structure = await self._structure(how.guide)
         if reading is not None:
             resumption.require_plain(spec)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from tokenizers.decoders import DecodeStream
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.exceptions import VLLMClientError
 from vllm.parser import ParserManager
 from vllm.parser.abstract_parser import DelegatingParser, Parser
 from vllm.reasoning import ReasoningParserManager
+from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.tool_parsers import ToolParserManager
 
@@ -77,7 +80,7 @@ class Parsers:
                 said = said.replace("--reasoning-parser", "reasoning_parser")
                 raise SettingsError(f"local_engine.vllm: {said}") from error
 
-    def reading(self, spec: v1.GenerationSpec, ids: list[int]) -> Reading | None:
+    def reading(self, spec: v1.GenerationSpec, ids: list[int], *, whole: bool = False) -> Reading | None:
         """Return what reads the answer to `spec`, whose prompt is `ids`; None where it is plain text.
 
         Raises ConstraintUnsupported or SchemaInvalid naming the field.
@@ -90,17 +93,23 @@ class Parsers:
         if spec.reasoning_effort == v1.REASONING_EFFORT_NONE and self.reasons and not template:
             raise unsupported("spec.reasoning_effort", "this model's thinking cannot be turned off")
         tools = bool(spec.tools) and spec.tool_choice.mode != v1.TOOL_CHOICE_MODE_NONE
-        thinks = self.reasons and not prompt.is_begun(spec)
-        made = self._classes[tools, thinks]
+        request = _request(spec, template.get("tools") if tools else None)
+        reading = self._reading(request, ids, template, thinks=self.reasons and not prompt.is_begun(spec), whole=whole)
+        if reading is not None and reading.has_thought:
+            return self._reading(request, ids, template, thinks=False, whole=whole)
+        return reading
+
+    def _reading(
+        self, request: Any, ids: list[int], template: Mapping[str, Any], *, thinks: bool, whole: bool
+    ) -> Reading | None:
+        made = self._classes[bool(request.tools), thinks]
         if made is None:
             return None
 
         def parser(tools: Any) -> Parser:
             return made(self._tokenizer, tools, model_config=self._config, chat_template_kwargs=template)
 
-        request = _request(spec, template.get("tools") if tools else None)
-        reading = Reading(spec, request, ids, parser, template)
-        return reading if tools or reading.is_needed else None
+        return Reading(request, ids, parser, template, getattr(self._tokenizer, "_tokenizer", None), whole=whole)
 
 
 class Reading:
@@ -108,26 +117,31 @@ class Reading:
 
     def __init__(
         self,
-        spec: v1.GenerationSpec,
         request: Any,
         ids: list[int],
         parser: Callable[[Any], Parser],
         template: Mapping[str, Any],
+        backing: Any,
+        *,
+        whole: bool,
     ) -> None:
+        """`backing` is the tokenizer that decodes token by token, where the model has one."""
         self._request = request
         self._ids = ids
         self._parser = parser
         self._template = template
+        self._backing = backing
+        self._whole = whole
         self._first = parser(request.tools)
         self._choices: dict[int, _Choice] = {}
         self._parallel = request.parallel_tool_calls is not False
         self._forced = request.tool_choice not in ("auto", "none")
 
     @property
-    def is_needed(self) -> bool:
-        """False where the prompt ends after all reasoning, and what follows is plain text."""
+    def has_thought(self) -> bool:
+        """Whether the prompt ends after all reasoning. vLLM's parsers of whole answers do not look at the prompt."""
         plain = type(self._first).parse_delta is DelegatingParser.parse_delta
-        return not (plain and self._first.is_reasoning_end(self._ids))
+        return plain and self._first.reasoning_parser is not None and self._first.is_reasoning_end(self._ids)
 
     def held(self, how: Decoding, structure: Mapping[str, Any]) -> Decoding:
         """Return `how` with what the parsers need: markers in the text, and a guide where a tool must be called.
@@ -171,17 +185,15 @@ class Reading:
         choice = self._choices.get(completion.index)
         if choice is None:
             parser = self._parser(self._request.tools) if self._choices else self._first
-            choice = self._choices[completion.index] = _Choice(parser)
-        finished = completion.finish_reason is not None
-        message = choice.parsed(completion, self._request, self._ids, finished=finished)
-        if message is not None:
-            into.text, into.reasoning = message.content or "", message.reasoning or ""
-            for call in message.tool_calls or ():
-                if self._parallel or not call.index:
-                    _add(into, call)
-        choice.take(into, completion.text)
-        if finished and (rest := choice.rest()):
-            into.text += rest
+            stream = DecodeStream(ids=self._ids, skip_special_tokens=self._request.skip_special_tokens)
+            step = partial(stream.step, self._backing) if self._backing is not None else None
+            choice = self._choices[completion.index] = _Choice(parser, self._request, self._ids, step)
+        if not self._whole:
+            choice.read(completion, into, parallel=self._parallel)
+        else:
+            choice.keep(completion)
+            if completion.finish_reason is not None:
+                choice.read_whole(into, parallel=self._parallel)
 
     def called(self, index: int) -> bool:
         """Whether the choice has called a tool."""
@@ -190,7 +202,7 @@ class Reading:
 
     def reasoning_tokens(self) -> int | None:
         """Return the tokens of all reasoning; None where the parser cannot tell."""
-        counts = [choice.reasoning_tokens(self._ids) for choice in self._choices.values()]
+        counts = [choice.reasoning_tokens() for choice in self._choices.values()]
         return sum(count for count in counts if count is not None) if None not in counts else None
 
     def __repr__(self) -> str:
@@ -201,67 +213,121 @@ class Reading:
 @dataclass(slots=True)
 class _Choice:
     parser: Parser
-    gave_up: bool = False
+    request: Any
+    prompt: list[int]
+    step: Callable[[int], str | None] | None
+    """Decodes: the text that one more token brings."""
     called: bool = False
     reasoned: bool = False
     ids: list[int] = field(default_factory=list)
-    fed: list[str] = field(default_factory=list)
-    """The text, as it came."""
-    told: list[str] = field(default_factory=list)
-    """What of it was told, as reasoning or as text."""
+    pending: str = ""
+    """The text that the parser was fed and has not told as text or reasoning, while it has told no call."""
 
-    def parsed(self, completion: Completion, request: Any, ids: list[int], *, finished: bool) -> Any:
-        """Return vLLM's DeltaMessage, or None."""
-        new = list(completion.token_ids)
-        self.ids += new
-        self.fed.append(completion.text)
-        if self.gave_up:
-            return None
+    def keep(self, completion: Completion) -> None:
+        self.ids += completion.token_ids
+        self.pending += completion.text
+
+    def read(self, completion: Completion, into: v1.Delta, *, parallel: bool) -> None:
+        """Put what `completion` adds into a delta, as the streaming parsers of vLLM see it: token by token."""
+        finished, parts = completion.finish_reason is not None, self._parts(completion)
+        for at, (text, ids) in enumerate(parts, 1):
+            self.ids += ids
+            self.pending += text
+            try:
+                over = finished and at == len(parts)
+                message = self.parser.parse_delta(text, ids, self.request, self.prompt, finished=over)
+            except Exception as error:  # parsers read what a model makes up, and some are surprised by it
+                self._gave_up(error)
+                message = None
+            if message is not None:
+                into.reasoning += self._told(message.reasoning or "", text=False)
+                into.text += self._told(message.content or "", text=True)
+                self._call(into, message.tool_calls, parallel=parallel)
+        if finished and self._takes_text:
+            into.text += self._lost(self.pending)
+
+    def read_whole(self, into: v1.Delta, *, parallel: bool) -> None:
+        """Put the whole answer into a delta, as vLLM's parsers of whole answers see it."""
+        said, marker = self.pending, self._marker("reasoning_end_str")
         try:
-            message = self.parser.parse_delta(completion.text, new, request, ids, finished=finished)
-        except Exception as error:  # parsers read what a model makes up, and some are surprised by it
-            log.warning("engine.parser_gave_up", parser=type(self.parser).__name__, error=type(error).__name__)
-            self.gave_up = True
-            return None
-        marker = getattr(self.parser.reasoning_parser, "reasoning_start_str", None)
-        if message is not None and message.reasoning and marker and not self.reasoned:
-            # vLLM's parsers leave the marker in where it comes together with what follows it.
-            message.reasoning = message.reasoning.removeprefix(marker)
-        return message
+            self.parser.set_prompt_token_ids(self.prompt)
+            reasoning, text, calls = self.parser.parse(said, self.request, True, self.ids)
+        except Exception as error:
+            self._gave_up(error)
+            reasoning, text, calls = None, said, None
+        into.reasoning, into.text = reasoning or "", text or ""
+        self.reasoned = bool(reasoning)
+        for index, call in enumerate(calls or ()):
+            if parallel or not index:
+                name = call.id or make_tool_call_id()
+                into.tool_calls.add(index=index, id=name, name=call.name, arguments=call.arguments)
+        self.called = bool(into.tool_calls)
+        if self._takes_text:
+            raw = said.partition(marker)[2] if marker and marker in said else "" if reasoning else said
+            if into.text.strip() != raw.strip():
+                into.text = raw
 
-    def take(self, delta: v1.Delta, text: str) -> None:
-        """Note what is told; after the parser has given up, all that comes is text."""
-        if self.gave_up:
-            delta.text = text if self.called else self._untold()
-        self.told += (text for text in (delta.reasoning, delta.text) if text)
-        self.called = self.called or bool(delta.tool_calls)
-        self.reasoned = self.reasoned or bool(delta.reasoning)
-
-    def rest(self) -> str:
-        """Return what the parser took for the beginning of a call and never told, because it became none."""
-        plain = type(self.parser).parse_delta is DelegatingParser.parse_delta
-        return self._untold() if plain and self.parser.tool_parser is not None and not self.called else ""
-
-    def _untold(self) -> str:
-        """Return the text behind what was told; empty where the parser has told something else than it was fed."""
-        text, at = "".join(self.fed), 0
-        for told in self.told:
-            found = text.find(told, at)
-            if found < 0:
-                return ""
-            at = found + len(told)
-        untold = text[at:]
-        marker = getattr(self.parser.reasoning_parser, "reasoning_end_str", None)
-        if marker and marker in untold:
-            untold = untold.partition(marker)[2]
-        return untold if untold.strip() else ""
-
-    def reasoning_tokens(self, prompt: list[int]) -> int | None:
+    def reasoning_tokens(self) -> int | None:
         count = self.parser.count_reasoning_tokens(self.ids)
         if not count and self.reasoned:  # it began in the prompt, where the template put the marker
-            count = self.parser.count_reasoning_tokens([*prompt, *self.ids])
-            count -= self.parser.count_reasoning_tokens(prompt)
+            count = self.parser.count_reasoning_tokens([*self.prompt, *self.ids])
+            count -= self.parser.count_reasoning_tokens(self.prompt)
         return count if count > 0 or not self.reasoned else None
+
+    @property
+    def _takes_text(self) -> bool:
+        """Whether what became no call is text: where calls may be, and text is no more than that."""
+        plain = type(self.parser).parse_delta is DelegatingParser.parse_delta
+        return plain and self.parser.tool_parser is not None and not self.called
+
+    def _parts(self, completion: Completion) -> list[tuple[str, list[int]]]:
+        """Return `completion` token by token; as it is where its text is held back for a stop string."""
+        ids = list(completion.token_ids)
+        if self.step is None:
+            return [(completion.text, ids)]
+        parts = [(self.step(one) or "", [one]) for one in ids]
+        if not parts or "".join(text for text, _ in parts) != completion.text:
+            return [(completion.text, ids)]
+        return parts
+
+    def _told(self, told: str, *, text: bool) -> str:
+        """Return what the parser tells, with what it has left out before it on its way to a call that came to nothing.
+
+        vLLM's parsers leave the marker in where reasoning comes together with it.
+        """
+        if not text and told and not self.reasoned:
+            told = told.removeprefix(self._marker("reasoning_start_str") or "\0")
+            self.reasoned = bool(told)
+        at = self.pending.find(told) if told and self._takes_text else -1
+        if at < 0:
+            return told
+        left, self.pending = self.pending[:at], self.pending[at + len(told) :]
+        return self._lost(left) + told if text else told
+
+    def _lost(self, left: str) -> str:
+        for name in ("reasoning_start_str", "reasoning_end_str"):
+            if (marker := self._marker(name)) and marker in left:
+                left = left.partition(marker)[2]
+        return left if left.strip() else ""
+
+    def _call(self, into: v1.Delta, calls: Any, *, parallel: bool) -> None:
+        for call in calls or ():
+            if call.index and not parallel:
+                continue
+            self.called = True
+            last = into.tool_calls[-1] if into.tool_calls else None
+            if last is None or last.index != call.index:
+                last = into.tool_calls.add(index=call.index)
+            last.id = call.id or last.id
+            if call.function is not None:
+                last.name = call.function.name or last.name
+                last.arguments += call.function.arguments or ""
+
+    def _marker(self, name: str) -> str | None:
+        return getattr(self.parser.reasoning_parser, name, None)
+
+    def _gave_up(self, error: Exception) -> None:
+        log.warning("engine.parser_gave_up", parser=type(self.parser).__name__, error=type(error).__name__)
 
 
 def _request(spec: v1.GenerationSpec, tools: list[dict[str, Any]] | None) -> Any:
@@ -278,16 +344,6 @@ def _request(spec: v1.GenerationSpec, tools: list[dict[str, Any]] | None) -> Any
     )
     request.messages = prompt.messages(spec.chat, tools=True)  # some number their calls on from those in it
     return request
-
-
-def _add(into: v1.Delta, call: Any) -> None:
-    last = into.tool_calls[-1] if into.tool_calls else None
-    if last is None or last.index != call.index:
-        last = into.tool_calls.add(index=call.index)
-    last.id = call.id or last.id
-    if call.function is not None:
-        last.name = call.function.name or last.name
-        last.arguments += call.function.arguments or ""
 
 
 def _guide(made: StructuredOutputsParams, source: str) -> Guide:

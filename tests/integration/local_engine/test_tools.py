@@ -186,10 +186,15 @@ async def test_each_choice_has_its_call(engine: Client) -> None:
 
 
 async def test_a_stop_string_ends_a_call_too(engine: Client) -> None:
-    answer, _ = await answered(engine, asked(CALL, tools=TOOLS, stop=v1.Stop(strings=["Kö"])))
-    (choice,) = answer.choices
+    spec, folder = asked(CALL, tools=TOOLS, stop=v1.Stop(strings=["Kö"])), Folder()
+    for event in await engine.events(spec):
+        folder.add(event)
+    (choice,) = folder.whole().choices
     assert choice.finish == v1.ChoiceFinish(reason=v1.FINISH_REASON_TOOL_CALLS, stop_string="Kö")
     assert choice.content.tool_calls[0].arguments == '{"city": "'
+    (choice,) = (await engine.generate(spec)).choices  # half a call is no call where nothing of it had to be told early
+    assert choice.finish == v1.ChoiceFinish(reason=v1.FINISH_REASON_STOP_SEQUENCE, stop_string="Kö")
+    assert choice.content.text == "".join(SCRIPTS[CALL]).partition("Kö")[0]
 
 
 async def test_reasoning_is_told_and_counted_apart(engine: Client) -> None:

@@ -6,11 +6,12 @@ import copy
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from services.local_engine import prompt
+from services.local_engine import chat_template, prompt
 from services.local_engine.answer import Answer
 from services.local_engine.decoding import decoding
 from services.local_engine.settings import VllmSettings
@@ -61,11 +62,11 @@ class Model:
             self.made[tool, reasoning] = Parsers(settings, self.config, self.tokenizer)
         return self.made[tool, reasoning]
 
-    def reading(self, spec: v1.GenerationSpec, **named: str | None) -> Any:
-        return self.parsers(**named).reading(spec, prompt.tokens(spec, self.tokenizer))
+    def reading(self, spec: v1.GenerationSpec, *, whole: bool = False, **named: str | None) -> Any:
+        return self.parsers(**named).reading(spec, prompt.tokens(spec, self.tokenizer), whole=whole)
 
     def answer(
-        self, spec: v1.GenerationSpec, said: str, sizes: Sequence[int], *, finish: str = "stop", **named: str | None
+        self, spec: v1.GenerationSpec, said: str, sizes: Sequence[int], *, finish: str = "stop", **named: Any
     ) -> tuple[v1.Delta, Answer, list[v1.Delta]]:
         """Return what is made of `said`, in deltas of so many tokens and the rest in one, whole and in parts."""
         answer = Answer(spec, None, self.reading(spec, **named))
@@ -142,6 +143,34 @@ def test_calls_are_told_from_text_wherever_the_tokens_are_cut(
         assert len(named) == len(set(named)) == len(called)
 
 
+@pytest.mark.parametrize(
+    ("parser", "said", "called"),
+    [
+        ("hermes", CALL + SECOND, [(0, "weather", {"city": "Köln"}), (1, "clock", {})]),
+        ("hermes", "Well: <tool_call>\nnonsense\n</tool_call>", []),
+        ("hermes", "It ends with <tool", []),
+        ("qwen3_coder", "Well: <tool_call>nonsense</tool_call> ok", []),
+        ("qwen3_coder", "Well: <tool_call>nonsense", []),
+        ("xlam", '[{"name": "clock", "arguments": {"zone": "CET"}}]', [(0, "clock", {"zone": "CET"})]),
+        (
+            "hunyuan_a13b",
+            '<tool_calls>[{"name": "clock", "arguments": {"a": 1}}]</tool_calls>',
+            [(0, "clock", {"a": 1})],
+        ),
+    ],
+)
+def test_an_answer_that_comes_whole_has_the_same_calls_and_nothing_is_lost(
+    model: Model, parser: str, said: str, called: list[Any]
+) -> None:
+    for cut in model.cuts(said):
+        for whole in (False, True):
+            found, answer, _ = model.answer(asked(), said, cut, tool=parser, whole=whole)
+            assert calls(found) == called
+            assert called or found.text == said
+            assert list(found.token_ids) == model.tokens(said)
+            assert (answer.finished().choices[0].reason == v1.FINISH_REASON_TOOL_CALLS) == bool(called)
+
+
 def test_arguments_come_as_they_are_made(model: Model) -> None:
     _, _, deltas = model.answer(asked(), CALL, [1] * 100)
     arguments = [call.arguments for delta in deltas for call in delta.tool_calls if call.arguments]
@@ -152,6 +181,17 @@ def test_arguments_come_as_they_are_made(model: Model) -> None:
 def test_a_call_that_is_cut_off_is_no_call_that_ended(model: Model) -> None:
     _, answer, _ = model.answer(asked(), CALL[:-20], [1] * 100, finish="length")
     assert [finish.reason for finish in answer.finished().choices] == [v1.FINISH_REASON_LENGTH]
+
+
+@pytest.mark.parametrize("parser", ["deepseek_r1", "qwen3"])
+@pytest.mark.parametrize("said", ["It is sunny.", CALL])
+def test_where_thinking_is_off_nothing_is_reasoning(model: Model, parser: str, said: str) -> None:
+    spec = asked(reasoning_effort=v1.REASONING_EFFORT_NONE)
+    for cut in model.cuts(said):
+        for whole in (False, True):
+            found, _, _ = model.answer(spec, said, cut, reasoning=parser, whole=whole)
+            assert not found.reasoning
+            assert (found.text == said) != bool(found.tool_calls)
 
 
 @pytest.mark.parametrize("parser", ["deepseek_r1", "qwen3"])
@@ -168,6 +208,8 @@ def test_reasoning_is_told_from_text_and_calls(
 ) -> None:
     inside = len(model.tokens(reasoning))
     for cut in model.cuts(said):
+        found, *_ = model.answer(asked(), said, cut, reasoning=parser, whole=True)
+        assert (found.reasoning, found.text, calls(found)) == (reasoning, text, called)
         whole, answer, deltas = model.answer(asked(), said, cut, reasoning=parser)
         assert (whole.reasoning, whole.text, calls(whole)) == (reasoning, text, called)
         assert list(whole.token_ids) == model.tokens(said)
@@ -316,3 +358,10 @@ def test_a_parser_that_nobody_knows_is_a_wrong_setting_that_names_those_there_ar
 def test_a_parser_whose_markers_the_model_has_not_is_a_wrong_setting(model: Model) -> None:
     with pytest.raises(SettingsError, match=r"local_engine\.vllm: tool_parser deepseek_v3 cannot be used"):
         model.parsers("deepseek_v3")
+
+
+def test_templates_are_given_tools_in_the_shape_that_vllms_own_server_gives_them() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionToolsParam
+
+    for told in chat_template.arguments(asked(), SimpleNamespace(chat_template="{{ tools }}"))["tools"]:
+        assert ChatCompletionToolsParam.model_validate(told).model_dump() == told
