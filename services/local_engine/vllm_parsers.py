@@ -33,6 +33,8 @@ KEPT = ("skip_special_tokens", "spaces_between_special_tokens")
 """What parsers turn off so that they see the markers: fields of SamplingParams."""
 GUIDES = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 """Fields of StructuredOutputsParams that hold a guide."""
+BEFORE = 8
+"""Tokens of the prompt that decoding begins with: some tokenizers write a token otherwise where a text begins."""
 PLAIN: Mapping[str, Any] = {"reasoning_ended": True}
 """What vLLM's engine is told of an answer without reasoning: a guide holds from the first token."""
 
@@ -90,11 +92,14 @@ class Parsers:
         if spec.tool_choice.mode == v1.TOOL_CHOICE_MODE_REQUIRED and not spec.tools:
             raise unsupported("spec.tool_choice", "goes with tools only")
         template = chat_template.arguments(spec, self._tokenizer)
-        if spec.reasoning_effort == v1.REASONING_EFFORT_NONE and self.reasons and not template:
+        if spec.reasoning_effort == v1.REASONING_EFFORT_NONE and self.reasons and not template.keys() - {"tools"}:
             raise unsupported("spec.reasoning_effort", "this model's thinking cannot be turned off")
         tools = bool(spec.tools) and spec.tool_choice.mode != v1.TOOL_CHOICE_MODE_NONE
+        thinks = self.reasons and not prompt.is_begun(spec)
+        if self._classes[tools, thinks] is None:
+            return None
         request = _request(spec, template.get("tools") if tools else None)
-        reading = self._reading(request, ids, template, thinks=self.reasons and not prompt.is_begun(spec), whole=whole)
+        reading = self._reading(request, ids, template, thinks=thinks, whole=whole)
         if reading is not None and reading.has_thought:
             return self._reading(request, ids, template, thinks=False, whole=whole)
         return reading
@@ -185,7 +190,7 @@ class Reading:
         choice = self._choices.get(completion.index)
         if choice is None:
             parser = self._parser(self._request.tools) if self._choices else self._first
-            stream = DecodeStream(ids=self._ids, skip_special_tokens=self._request.skip_special_tokens)
+            stream = DecodeStream(ids=self._ids[-BEFORE:], skip_special_tokens=self._request.skip_special_tokens)
             step = partial(stream.step, self._backing) if self._backing is not None else None
             choice = self._choices[completion.index] = _Choice(parser, self._request, self._ids, step)
         if not self._whole:
@@ -283,12 +288,17 @@ class _Choice:
     def _parts(self, completion: Completion) -> list[tuple[str, list[int]]]:
         """Return `completion` token by token; as it is where its text is held back for a stop string."""
         ids = list(completion.token_ids)
-        if self.step is None:
-            return [(completion.text, ids)]
-        parts = [(self.step(one) or "", [one]) for one in ids]
-        if not parts or "".join(text for text, _ in parts) != completion.text:
-            return [(completion.text, ids)]
-        return parts
+        unparted = [(completion.text, ids)]
+        if self.step is None or not ids:
+            return unparted
+        try:
+            parts = [(self.step(one) or "", [one]) for one in ids]
+        except Exception:  # the stream lost its place, and is of no more use
+            self.step = None
+            return unparted
+        if completion.finish_reason == "stop" and "".join(text for text, _ in parts) != completion.text:
+            parts[-1] = ("", parts[-1][1])  # the text is told without the token that ended it
+        return parts if "".join(text for text, _ in parts) == completion.text else unparted
 
     def _told(self, told: str, *, text: bool) -> str:
         """Return what the parser tells, with what it has left out before it on its way to a call that came to nothing.

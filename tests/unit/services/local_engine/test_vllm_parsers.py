@@ -241,6 +241,19 @@ def test_a_parser_of_another_form_reads_the_same_call(model: Model) -> None:
         assert (whole.text, calls(whole)) == ("", [(0, "weather", {"city": "Köln"})])
 
 
+def test_a_token_that_ends_the_answer_and_is_no_part_of_its_text_changes_nothing(model: Model) -> None:
+    said = '[{"name": "clock", "arguments": {"zone": "CET"}}]'
+    for cut in ([1] * 100, [9], []):
+        answer, found = Answer(asked(), None, model.reading(asked(), tool="xlam")), v1.Delta()
+        *pieces, last = model._pieces(said, cut, "stop")
+        last.token_ids.append(1)
+        for piece in (*pieces, last):
+            for delta in answer.deltas([piece]):
+                merge_delta(found, delta)
+        assert calls(found) == [(0, "clock", {"zone": "CET"})]
+        assert list(found.token_ids) == [*model.tokens(said), 1]
+
+
 def test_each_choice_has_a_parser_of_its_own(model: Model) -> None:
     answer = Answer(asked(), None, model.reading(asked()))
     wholes = [v1.Delta(), v1.Delta(choice=1)]
@@ -274,7 +287,7 @@ def test_one_call_at_a_time_is_one_call(model: Model) -> None:
     assert calls(whole) == [(0, "weather", {"city": "Köln"})]
 
 
-def held(model: Model, spec: v1.GenerationSpec, structure: dict[str, Any] | None = None, **named: str | None) -> Any:
+def held(model: Model, spec: v1.GenerationSpec, structure: dict[str, Any] | None = None, **named: Any) -> Any:
     how = decoding(spec, room=100, max_tokens=None, defaults={})
     return model.reading(spec, **named).held(how, structure or {})
 
@@ -336,6 +349,9 @@ def test_thinking_that_cannot_be_turned_off_is_refused(model: Model) -> None:
     assert parsers.capabilities == ()
     with pytest.raises(ConstraintUnsupported, match=r"spec\.reasoning_effort"):
         parsers.reading(asked((), reasoning_effort=v1.REASONING_EFFORT_NONE), [5])
+    tokenizer.chat_template = "{{ tools }}"
+    with pytest.raises(ConstraintUnsupported, match=r"spec\.reasoning_effort"):
+        parsers.reading(asked(reasoning_effort=v1.REASONING_EFFORT_NONE), [5])
 
 
 def test_what_the_parsers_and_the_template_know_is_what_the_engine_can(model: Model) -> None:
