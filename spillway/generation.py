@@ -152,16 +152,18 @@ def _sampling_violations(sampling: v1.Sampling) -> Iterator[FieldViolation]:
 def prompt_bytes(spec: v1.GenerationSpec) -> int:
     """UTF-8 bytes of all text of the prompt: an upper bound of its byte-level BPE tokens, template and images aside.
 
-    The text of an answer that is continued by it alone is part of the prompt.
+    The text of an answer that is continued by it alone is part of the prompt, and so are tools.
     """
-    begun = 0 if spec.continuation.token_ids else len(spec.continuation.text.encode())
+    told = 0 if spec.continuation.token_ids else len(spec.continuation.text.encode())
+    for tool in spec.tools:
+        told += sum(len(text.encode()) for text in (tool.name, tool.description, tool.parameters_json_schema))
     match spec.WhichOneof("input"):
         case "text":
-            return begun + len(spec.text.text.encode()) + len(spec.text.suffix.encode())
+            return told + len(spec.text.text.encode()) + len(spec.text.suffix.encode())
         case "chat":
-            return begun + sum(_part_bytes(part) for message in spec.chat.messages for part in message.parts)
+            return told + sum(_part_bytes(part) for message in spec.chat.messages for part in message.parts)
         case _:
-            return begun
+            return told
 
 
 def image_count(spec: v1.GenerationSpec) -> int:

@@ -28,26 +28,40 @@ class Completion(Protocol):
     def stop_reason(self) -> int | str | None: ...
 
 
-class Answer:
-    """What one request has brought so far."""
+class Reader(Protocol):
+    """What tells tool calls and reasoning from text, choice by choice."""
 
-    def __init__(self, spec: v1.GenerationSpec, guide: Guide | None) -> None:
+    def read(self, completion: Completion, into: v1.Delta) -> None:
+        """Put into a delta what `completion` adds to its choice."""
+        ...
+
+    def called(self, index: int) -> bool:
+        """Whether the choice has called a tool."""
+        ...
+
+    def reasoning_tokens(self) -> int | None:
+        """Return the tokens of all reasoning so far; None: unknown."""
+        ...
+
+
+class Answer:
+    """What one request has brought so far. Without a reader all of it is text."""
+
+    def __init__(self, spec: v1.GenerationSpec, guide: Guide | None, reader: Reader | None = None) -> None:
         self._stop_ids = frozenset(spec.stop.token_ids)
         self._top = spec.logprobs.top if spec.HasField("logprobs") else None
         self._guide = guide
+        self._reader = reader
         self._finishes: dict[int, v1.ChoiceFinish] = {}
         self.completion_tokens = 0
 
     def deltas(self, completions: Sequence[Completion]) -> Iterator[v1.Delta]:
         """Yield what is new, per choice. Raises SpillwayError where the engine gave a choice up."""
         for completion in completions:
-            ids = completion.token_ids
-            if ids or completion.text:
-                self.completion_tokens += len(ids)
-                logprobs = () if self._top is None else told_logprobs(ids, completion.logprobs or (), self._top)
-                yield v1.Delta(
-                    choice=completion.index, text=completion.text, token_ids=ids, tokens=len(ids), logprobs=logprobs
-                )
+            if self._reader is not None:
+                yield from self._read(self._reader, completion)
+            elif completion.token_ids or completion.text:
+                yield self._delta(completion, completion.text)
             if completion.finish_reason is not None:
                 self._finishes[completion.index] = self._finish(completion)
 
@@ -57,16 +71,38 @@ class Answer:
         for delta in self.deltas([rest]):
             yield v1.GenerationEvent(delta=delta)
         yield v1.GenerationEvent(finished=self.finished())
+        yield v1.GenerationEvent(usage=self.usage(prompt_tokens))
+
+    def usage(self, prompt_tokens: int) -> v1.Usage:
+        """The tokens so far."""
         usage = v1.Usage(prompt_tokens=prompt_tokens, completion_tokens=self.completion_tokens)
-        yield v1.GenerationEvent(usage=usage)
+        if self._reader is not None and (reasoning := self._reader.reasoning_tokens()) is not None:
+            usage.reasoning_tokens = reasoning
+        return usage
 
     def finished(self) -> v1.Finished:
         """How each choice ended."""
         return v1.Finished(choices=[self._finishes[index] for index in sorted(self._finishes)])
 
+    def _delta(self, completion: Completion, text: str = "") -> v1.Delta:
+        ids = completion.token_ids
+        self.completion_tokens += len(ids)
+        logprobs = () if self._top is None else told_logprobs(ids, completion.logprobs or (), self._top)
+        return v1.Delta(choice=completion.index, text=text, token_ids=ids, tokens=len(ids), logprobs=logprobs)
+
+    def _read(self, reader: Reader, completion: Completion) -> Iterator[v1.Delta]:
+        delta = self._delta(completion)
+        reader.read(completion, delta)
+        if delta.token_ids or delta.text or delta.reasoning or delta.tool_calls:
+            yield delta
+
     def _finish(self, completion: Completion) -> v1.ChoiceFinish:
         stop = completion.stop_reason
         match completion.finish_reason:
+            case "stop" if self._reader is not None and self._reader.called(completion.index):
+                string = stop if isinstance(stop, str) else ""
+                reason = v1.FINISH_REASON_TOOL_CALLS
+                return v1.ChoiceFinish(choice=completion.index, reason=reason, stop_string=string)
             case "stop" if isinstance(stop, str):
                 return v1.ChoiceFinish(choice=completion.index, reason=v1.FINISH_REASON_STOP_SEQUENCE, stop_string=stop)
             case "stop" if stop in self._stop_ids:

@@ -44,7 +44,7 @@ class Guide:
 
     def refused(self, why: str, *, sound: bool) -> SpillwayError:
         """Return the error for a guide the engine does not accept, though it may be `sound`: beyond the engine only."""
-        if sound:
+        if sound or self.kind == "structural_tag":  # made here, of what the caller's fields say
             return unsupported(self.field, why[:300])
         kind = SchemaInvalid if self.kind == "json" else RequestInvalid
         return kind(f"{self.field}: {why[:300]}", fields=[FieldViolation(self.field, why[:300])])
@@ -136,13 +136,14 @@ def _extra(spec: v1.GenerationSpec) -> dict[str, Any]:
     taken = {}
     for name, value in json_format.MessageToDict(spec.extra).items():
         field = f"spec.extra.{name[:50]}"
-        take = EXTRA.get(name)
+        take = EXTRA.get(name) if name != PARALLEL else _flag
         if take is None:
-            raise unsupported(field, f"is not known here; known: {', '.join(EXTRA)}")
+            raise unsupported(field, f"is not known here; known: {', '.join((*EXTRA, PARALLEL))}")
         try:
             taken[name] = take(value)
         except (TypeError, ValueError):
             raise _invalid(field, "has the wrong type") from None
+    taken.pop(PARALLEL, None)  # is looked at with the tools
     return taken
 
 
@@ -189,6 +190,9 @@ SAMPLING_FIELDS = (
     "prompt_logprobs",
 )
 """Fields of vLLM's SamplingParams that a request may set."""
+
+PARALLEL = "parallel_tool_calls"
+"""OpenAI's name of whether an answer may hold several calls; absent: it may."""
 
 FIELDS = {
     **{name: f"spec.sampling.{name}" for name in (*SAMPLING, "max_tokens", "logit_bias")},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from services.local_engine import chat_messages, chat_template
+from services.local_engine.chat_messages import ImageForm
 from services.local_engine.fill_in_the_middle import Frame, plain
 from services.local_engine.support import unsupported
 from spillway import v1
@@ -19,7 +20,6 @@ MAX_TOLD = 2**15
 vLLM makes them on the event loop, all at once: in these many it is busy for a second, and no stream goes on.
 """
 MAX_LOGITS_BYTES = 2 * 2**30
-ROLES = {v1.ROLE_SYSTEM: "system", v1.ROLE_USER: "user", v1.ROLE_ASSISTANT: "assistant"}
 
 
 class Tokenizer(Protocol):
@@ -30,21 +30,10 @@ class Tokenizer(Protocol):
     def apply_chat_template(self, messages: Any, **options: Any) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ImageForm:
-    """How the model's template takes images."""
-
-    placeholder: Callable[[int], str] | None
-    """Returns what stands for the nth image, from 1, in a message's text; None: the template takes parts and knows."""
-    reserved: frozenset[str] = frozenset()
-    """What the caller's text may not hold beside images: the image would be put there."""
-
-
 def known(ids: Sequence[int], vocabulary: int, field: str = "spec.tokens.ids") -> list[int]:
     """Return the caller's own token ids; raises RequestInvalid for one that the model does not have."""
     if (highest := max(ids)) >= vocabulary:
-        said = f"has the id {highest}; this model's ids end at {vocabulary - 1}"
-        raise RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])
+        raise _invalid(field, f"has the id {highest}; this model's ids end at {vocabulary - 1}")
     return list(ids)
 
 
@@ -54,18 +43,22 @@ def tokens(
     """Return the text or chat of `spec` as token ids, with the text of an answer that is continued by it alone.
 
     `frame` is what stands around a text that has a suffix. Each image is what stands for one, not yet the tokens that
-    it fills; `form` None is a model that reads none. Raises ConstraintUnsupported for parts this engine cannot read and
-    RequestInvalid where the template refuses.
+    it fills; `form` None is a model that reads none. Raises ConstraintUnsupported for what the engine or the template
+    cannot read and RequestInvalid where it refuses.
     """
     begun = "" if spec.continuation.token_ids else spec.continuation.text
     match spec.WhichOneof("input"):
         case "text" if spec.text.HasField("suffix"):
+            require_no_template(spec)
             return _framed(spec.text, begun, tokenizer, frame)
         case "text":
+            require_no_template(spec)
             return tokenizer.encode(spec.text.text + begun)
         case _:
             # The template writes the special tokens itself.
-            return tokenizer.encode(rendered(_with(spec.chat, begun), tokenizer, form), add_special_tokens=False)
+            told = chat_template.arguments(spec, tokenizer)
+            text = rendered(_with(spec.chat, begun), tokenizer, form, **told)
+            return tokenizer.encode(text, add_special_tokens=False)
 
 
 def _framed(text: v1.TextPrompt, begun: str, tokenizer: Any, frame: Frame | None) -> list[int]:
@@ -92,6 +85,22 @@ def _framed(text: v1.TextPrompt, begun: str, tokenizer: Any, frame: Frame | None
     return [*begins, *frame.around(before, plain(text.suffix, frame.texts, inner, inner)), *inner(begun)]
 
 
+def require_no_template(spec: v1.GenerationSpec) -> None:
+    """Raise ConstraintUnsupported for what a model is told by its chat template, where there is no chat."""
+    if spec.tools:
+        raise unsupported("spec.tools", "go with a chat alone: the model is told of them by its chat template")
+    if spec.reasoning_effort not in (v1.REASONING_EFFORT_UNSPECIFIED, v1.REASONING_EFFORT_NONE):
+        raise unsupported("spec.reasoning_effort", "goes with a chat alone: the model is told by its chat template")
+
+
+def is_begun(spec: v1.GenerationSpec) -> bool:
+    """Whether the prompt ends within the answer, so that the model goes on with its text."""
+    if spec.HasField("continuation") and not spec.continuation.token_ids:
+        return True
+    messages = spec.chat.messages
+    return bool(messages) and messages[-1].role == v1.ROLE_ASSISTANT
+
+
 def _with(chat: v1.Chat, begun: str) -> v1.Chat:
     """`chat` with the beginning of its answer, if there is one."""
     if not begun:
@@ -104,80 +113,32 @@ def _with(chat: v1.Chat, begun: str) -> v1.Chat:
     return told
 
 
-def rendered(chat: v1.Chat, tokenizer: Tokenizer, form: ImageForm | None = None) -> str:
-    """Return `chat` as the model's template writes it; an assistant's last message is left open, to be continued."""
+def rendered(chat: v1.Chat, tokenizer: Tokenizer, form: ImageForm | None = None, **told: Any) -> str:
+    """Return `chat` as the model's template writes it, `told` its other variables.
+
+    An assistant's last message is left open, to be continued.
+    """
     goes_on = bool(chat.messages) and chat.messages[-1].role == v1.ROLE_ASSISTANT
-    told = messages(chat, form)
+    if goes_on and any(part.HasField("tool_call") for part in chat.messages[-1].parts):
+        place = f"spec.chat.messages[{len(chat.messages) - 1}]"
+        raise _invalid(place, "ends with a tool call: its result is to follow")
+    tools = chat_template.of(tokenizer, tools="tools" in told).knows_tools
+    messages = chat_messages.told(chat, form, tools=tools)
     try:
         return str(
             tokenizer.apply_chat_template(
-                told, tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
+                messages, tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on, **told
             )
         )
     except Exception as error:  # templates are programs: what they raise is theirs
         if getattr(tokenizer, "chat_template", None) is None:
             raise unsupported("spec.chat", "this model has no chat template: send text or tokens") from None
         said = f"the model's chat template refuses these messages ({type(error).__name__})"
-        raise RequestInvalid(
-            f"spec.chat.messages: {said}", fields=[FieldViolation("spec.chat.messages", said)]
-        ) from None
+        raise _invalid("spec.chat.messages", said) from None
 
 
-def messages(chat: v1.Chat, form: ImageForm | None = None) -> list[dict[str, Any]]:
-    """Return `chat` as templates take it.
-
-    Raises ConstraintUnsupported for tools, and for images where there is no `form`; RequestInvalid for reserved text.
-    """
-    plain, images = [], 0
-    reserved = form.reserved if form is not None and has_images(chat) else frozenset()
-    for index, message in enumerate(chat.messages):
-        place = f"spec.chat.messages[{index}]"
-        role = ROLES.get(message.role)
-        if role is None:
-            raise unsupported(f"{place}.role", "tools are not supported here")
-        named = {"name": message.name} if message.name else {}
-        _require_readable(message.parts, place, form, reserved)
-        content: str | list[dict[str, str]] = "".join(part.text for part in message.parts)
-        if form is not None and form.placeholder is None:
-            content = [_part(part) for part in message.parts]
-        elif form is not None and form.placeholder is not None:
-            content, images = _marked(message.parts, form.placeholder, images)
-        plain.append({"role": role, "content": content, **named})
-    return plain
-
-
-def has_images(chat: v1.Chat) -> bool:
-    """Whether there is an image in `chat`."""
-    return any(part.HasField("image") for message in chat.messages for part in message.parts)
-
-
-def _require_readable(parts: Sequence[v1.Part], place: str, form: ImageForm | None, reserved: frozenset[str]) -> None:
-    for index, part in enumerate(parts):
-        field = f"{place}.parts[{index}]"
-        match part.WhichOneof("part"):
-            case "image" if form is None:
-                raise unsupported(f"{field}.image", "this model reads no images")
-            case "tool_call" | "tool_result" as kind:
-                raise unsupported(f"{field}.{kind}", "tools are not supported here")
-            case "text" if found := next((text for text in reserved if text in part.text), None):
-                said = f"holds {found!r}, which stands for an image here"
-                raise RequestInvalid(f"{field}.text: {said}", fields=[FieldViolation(f"{field}.text", said)])
-
-
-def _part(part: v1.Part) -> dict[str, str]:
-    return {"type": "image"} if part.HasField("image") else {"type": "text", "text": part.text}
-
-
-def _marked(parts: Sequence[v1.Part], placeholder: Callable[[int], str], images: int) -> tuple[str, int]:
-    """Return the text with its images marked, one a line, and how many images there have been by now."""
-    lines = [""]
-    for part in parts:
-        if part.HasField("image"):
-            images += 1
-            lines += [placeholder(images), ""]
-        else:
-            lines[-1] += part.text
-    return "\n".join(filter(None, lines)), images
+def _invalid(field: str, said: str) -> RequestInvalid:
+    return RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])
 
 
 def room(prompt_tokens: int, context: int, source: str | None) -> int:

@@ -132,6 +132,14 @@ def require(spec: v1.GenerationSpec) -> None:
         raise unsupported("spec.constraint", "a constrained answer cannot be continued, only begun anew")
     if spec.sampling.n > 1:
         raise unsupported("spec.sampling.n", "several choices cannot be continued, only begun anew")
+    if spec.tools:
+        raise unsupported("spec.tools", "an answer that may hold calls cannot be continued, only begun anew")
+
+
+def require_plain(spec: v1.GenerationSpec) -> None:
+    """Raise where an answer is to be continued by its tokens that is not all text: where each part ends is not told."""
+    if spec.continuation.token_ids:
+        raise unsupported(f"{FIELD}.token_ids", "an answer with reasoning cannot be continued, only begun anew")
 
 
 def _invalid(field: str, why: str) -> RequestInvalid:

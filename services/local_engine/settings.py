@@ -118,6 +118,12 @@ class VllmSettings(Section):
         "auto", description="how a text with a suffix is asked for; auto: by the tokens of known families"
     )
     images: ImageSettings = ImageSettings()
+    tool_parser: str | None = Field(
+        None, description="vLLM's parser of the model's tool calls: hermes, llama3_json, ...; absent: no tools"
+    )
+    reasoning_parser: str | None = Field(
+        None, description="vLLM's parser of the model's reasoning: qwen3, deepseek_r1, ...; absent: it is text"
+    )
     enforce_eager: bool | None = Field(None, description="no compilation; absent: none on CPUs, to start sooner")
     prefix_caching: bool = True
     interactive_share: float = Field(

@@ -14,8 +14,8 @@ from typing import Any
 from google.protobuf.message import Message
 
 from services.local_engine import prompt
+from services.local_engine.chat_messages import ImageForm
 from services.local_engine.fill_in_the_middle import Frame
-from services.local_engine.prompt import ImageForm
 from spillway import v1
 from spillway.generation import prompt_bytes
 
@@ -96,6 +96,7 @@ class Tokenization:
     async def tokens(self, spec: v1.GenerationSpec) -> list[int]:
         """Return the prompt of `spec` as ids. Raises RequestInvalid or ConstraintUnsupported naming the field."""
         if spec.HasField("tokens"):
+            prompt.require_no_template(spec)
             return prompt.known(spec.tokens.ids, self._vocabulary)
         if len(self._counted) and (ids := self._counted.take(digest(spec))) is not None:
             return ids

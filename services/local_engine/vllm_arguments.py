@@ -48,6 +48,7 @@ def engine_arguments(settings: LocalEngineSettings, *, cpu: bool) -> dict[str, A
         "max_model_len": vllm.max_model_len,
         "max_num_seqs": vllm.max_num_seqs,
         "enable_chunked_prefill": vllm.chunked_prefill,
+        "reasoning_parser": vllm.reasoning_parser,
         "speculative_config": None if vllm.speculation is None else speculative_config(vllm.speculation),
     }
     arguments |= {name: value for name, value in stated.items() if value is not None}

@@ -30,12 +30,12 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
-from services.local_engine import environment, json_grammar, prompt, resumption, vllm_version
+from services.local_engine import environment, json_grammar, prompt, resumption, vllm_parsers, vllm_version
 from services.local_engine.answer import Answer, started
 from services.local_engine.backend import Count
+from services.local_engine.chat_messages import has_images
 from services.local_engine.decoding import Decoding, Guide, decoding, refused
 from services.local_engine.fill_in_the_middle import frame
-from services.local_engine.load import LoadMeter
 from services.local_engine.pace import Pace, Window
 from services.local_engine.resumption import Resumption
 from services.local_engine.seats import Seats
@@ -47,6 +47,8 @@ from services.local_engine.vllm_adapters import VllmAdapters
 from services.local_engine.vllm_arguments import engine_arguments, pooling
 from services.local_engine.vllm_embedder import VllmEmbedder
 from services.local_engine.vllm_images import VllmImages
+from services.local_engine.vllm_parsers import Parsers
+from services.local_engine.vllm_reports import Reports
 from spillway import v1
 from spillway.errors import TargetDown
 from spillway.logs import get_logger
@@ -89,11 +91,14 @@ class VllmBackend:
         form = None if self._images is None else self._images.form
         self._prompts = Tokenization(llm.get_tokenizer(), self._thread, self._vocabulary, self._frame, form)
         self.adapters = VllmAdapters(llm) if settings.vllm.adapters is not None else None
+        named = settings.vllm.tool_parser or settings.vllm.reasoning_parser
+        self._parsers = Parsers(settings.vllm, llm.model_config, self._prompts.tokenizer) if named else None
         self.capabilities = (
             *CAPABILITIES,
             *((v1.CAPABILITY_ADAPTERS,) if self.adapters is not None else ()),
             *((v1.CAPABILITY_SUFFIX,) if self._frame is not None else ()),
             *((v1.CAPABILITY_IMAGES,) if self._images is not None else ()),
+            *(self._parsers.capabilities if self._parsers is not None else ()),
         )
         self._penalties = bool(llm.model_config.logits_processors)
         self._seats = Seats(llm.vllm_config.scheduler_config.max_num_seqs, settings.vllm.interactive_share)
@@ -111,6 +116,7 @@ class VllmBackend:
         cls, settings: LocalEngineSettings, abandoned: threading.Event, release: Callable[[], None]
     ) -> VllmBackend:
         """Load the model; takes seconds to minutes. Raises SettingsError where it cannot be loaded."""
+        vllm_parsers.require(settings.vllm)
         reports = Reports()
         try:
             cpu = current_platform.is_cpu()
@@ -137,7 +143,11 @@ class VllmBackend:
             raise SettingsError(
                 f"local_engine.model: {settings.model}: vLLM cannot serve it: {_said(error)}"
             ) from error
-        return cls(llm, reports, settings, release)
+        try:
+            return cls(llm, reports, settings, release)
+        except SettingsError:  # of what only the loaded model's tokenizer tells
+            llm.shutdown(SHUTDOWN_S)
+            raise
 
     async def generate(
         self, spec: v1.GenerationSpec, call: Call, *, window: Window, whole: bool
@@ -152,7 +162,13 @@ class VllmBackend:
         room = prompt.room(len(ids), self.context_window, spec.WhichOneof("input"))
         ends = self._frame.ends if self._frame is not None and spec.text.HasField("suffix") else frozenset[int]()
         how = decoding(spec, room=room, max_tokens=self._max_tokens, defaults=self._defaults, ends=ends)
-        answer = Answer(spec, how.guide)
+        reading = None if self._parsers is None else self._parsers.reading(spec, ids, whole=whole)
+        structure = await self._structure(how.guide)
+        if reading is not None:
+            resumption.require_plain(spec)
+            how = reading.held(how, structure)
+            structure = await self._structure(how.guide)
+        answer = Answer(spec, how.guide, reading)
         resumed: Resumption | None = None
         if spec.continuation.token_ids:
             resumed = self._resumption(spec, ids)
@@ -161,7 +177,6 @@ class VllmBackend:
                     yield event
                 return
             how = resumption.continued(how, spec.continuation.token_ids, penalties=self._penalties)
-        structure = await self._structure(how.guide)
         background = spec.priority == v1.PRIORITY_BACKGROUND
         if not self._llm.get_num_unfinished_requests():
             self._busy_since = time.monotonic()
@@ -176,6 +191,7 @@ class VllmBackend:
                 "trace_headers": self._trace(call),
                 "priority": BACKGROUND if background else 0,
                 "lora_request": None if self.adapters is None else self.adapters.request(spec.adapter),
+                **(vllm_parsers.PLAIN if reading is None else reading.engine_arguments),
             }
             if how.guide is not None:
                 prompted = await self._checked(name, prompted, parameters, told)
@@ -195,14 +211,11 @@ class VllmBackend:
                     if not over and not whole:
                         await pace.rest()
             yield v1.GenerationEvent(finished=answer.finished())
-            yield v1.GenerationEvent(
-                usage=v1.Usage(
-                    prompt_tokens=len(ids),
-                    cached_prompt_tokens=output.num_cached_tokens,
-                    completion_tokens=answer.completion_tokens,
-                    timings=_timings(output.metrics, began, first_token_at),
-                )
-            )
+            usage = answer.usage(len(ids))
+            if output.num_cached_tokens is not None:
+                usage.cached_prompt_tokens = output.num_cached_tokens
+            usage.timings.CopyFrom(_timings(output.metrics, began, first_token_at))
+            yield v1.GenerationEvent(usage=usage)
         except VLLMClientError as error:
             parameter = getattr(error, "parameter", None)
             why = str(error.args[0]) if error.args else "the engine refuses this request"
@@ -222,7 +235,7 @@ class VllmBackend:
         return await self._embedder.embed(spec, call, alive, priority=BACKGROUND if background else 0)
 
     async def count_tokens(self, spec: v1.GenerationSpec) -> Count:
-        if self._images is not None and prompt.has_images(spec.chat):
+        if self._images is not None and has_images(spec.chat):
             return Count(len((await self._prompt(spec))["prompt_token_ids"]))
         return Count(await self._prompts.count(spec))
 
@@ -261,7 +274,7 @@ class VllmBackend:
     async def _prompt(self, spec: v1.GenerationSpec) -> Any:
         """Return the prompt as vLLM takes it: its tokens, and the images that fill some of them."""
         ids = await self._prompts.tokens(spec)
-        if self._images is None or not prompt.has_images(spec.chat):
+        if self._images is None or not has_images(spec.chat):
             return tokens_input(ids)
         return await self._images.expanded(ids, spec.chat)
 
@@ -300,63 +313,6 @@ class VllmBackend:
         return f"<VllmBackend {self.context_window} context{' errored' if self._llm.errored else ''}>"
 
 
-class Reports:
-    """What vLLM reports after each step: the load, and which answers have ended."""
-
-    def __init__(self) -> None:
-        self.meter = LoadMeter(time.monotonic)
-        self.paces: dict[str, Pace] = {}
-
-    def logger(self, config: Any, engine_index: int = 0) -> Any:
-        """Return what vLLM calls after each step: its StatLoggerBase, in shape."""
-        return _StatLogger(self)
-
-    def take(self, scheduler: Any, iteration: Any) -> None:
-        """Take one report; either part may be None."""
-        cache = scheduler.prefix_cache_stats if scheduler is not None else None
-        self.meter.record(
-            running=None if scheduler is None else scheduler.num_running_reqs,
-            waiting=None if scheduler is None else scheduler.num_waiting_reqs + scheduler.num_skipped_waiting_reqs,
-            kv_cache_usage=None if scheduler is None else scheduler.kv_cache_usage,
-            prefix_queries=0 if cache is None else cache.queries,
-            prefix_hits=0 if cache is None else cache.hits,
-            tokens=0 if iteration is None else iteration.num_generation_tokens,
-        )
-        if iteration is not None:
-            for finished in iteration.finished_requests:
-                pace = self.paces.get(finished.request_id)
-                if pace is not None:
-                    pace.end()
-
-
-class _StatLogger:
-    def __init__(self, reports: Reports) -> None:
-        self._reports = reports
-
-    def record(
-        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
-    ) -> None:
-        self._reports.take(scheduler_stats, iteration_stats)
-
-    def log_engine_initialized(self) -> None:
-        """Nothing to say yet."""
-
-    def log(self) -> None:
-        """Nothing is logged by the clock."""
-
-    def record_sleep_state(self, is_awake: int, level: int) -> None:
-        """The engine is never put to sleep."""
-
-
-def _said(error: Exception) -> str:
-    """What of an error of vLLM's is for a user: its first line, or what pydantic counts and does not say there."""
-    if isinstance(error, ValidationError):
-        said = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors(include_url=False))
-    else:
-        said = str(error)
-    return said.strip().partition("\n")[0] or type(error).__name__
-
-
 def _parameters(how: Decoding, structure: Mapping[str, Any], *, whole: bool) -> SamplingParams:
     return SamplingParams(
         **how.arguments,
@@ -392,3 +348,12 @@ def _timings(metrics: Any, began: float, first_token_at: float | None) -> v1.Tim
     if metrics is not None and metrics.scheduled_ts:
         timings.queue_ms = max(0.0, metrics.scheduled_ts - metrics.queued_ts) * 1000
     return timings
+
+
+def _said(error: Exception) -> str:
+    """What of an error of vLLM's is for a user: its first line, or what pydantic counts and does not say there."""
+    if isinstance(error, ValidationError):
+        said = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors(include_url=False))
+    else:
+        said = str(error)
+    return said.strip().partition("\n")[0] or type(error).__name__

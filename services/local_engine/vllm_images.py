@@ -14,8 +14,8 @@ from vllm.multimodal.image import convert_image_mode, normalize_image
 from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_content_format
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from services.local_engine.chat_messages import ImageForm
 from services.local_engine.image_source import image_bytes, invalid
-from services.local_engine.prompt import ImageForm
 from services.local_engine.settings import ImageSettings
 from spillway import v1
 from spillway.logs import get_logger

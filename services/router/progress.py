@@ -53,8 +53,8 @@ class Progress:
     def take(self, delta: v1.Delta) -> None:
         """The caller is given `delta`."""
         self.tokens += delta.tokens if delta.HasField("tokens") else 1
-        if self.weights and len(delta.token_ids) != delta.tokens:
-            self.weights = ""  # a target that does not tell its tokens
+        if self.weights and (len(delta.token_ids) != delta.tokens or delta.reasoning or delta.tool_calls):
+            self.weights = ""  # a target that does not tell its tokens, or some of them are no text
         if self.weights:
             self._ids.extend(delta.token_ids)
         if self.weights or self.crosses:

@@ -154,6 +154,8 @@ def test_the_size_of_a_prompt_is_that_of_all_its_text() -> None:
     call = v1.Message(role=ASSISTANT, parts=[v1.Part(tool_call=v1.ToolCall(name="f", arguments="{}"))])
     result = v1.Message(role=TOOL, parts=[v1.Part(tool_result=v1.ToolResult(content="abc"))])
     assert prompt_bytes(chat(call, result)) == 6
+    tool = v1.Tool(name="f", description="é", parameters_json_schema="{}")
+    assert prompt_bytes(v1.GenerationSpec(chat=chat(said("ab")).chat, tools=[tool])) == 7
 
 
 # Folding.

@@ -48,7 +48,7 @@ def test_a_model_that_pools_samples_nothing_and_may_read_its_context_in_one_piec
     assert left_to_vllm.isdisjoint(told)
     assert told["max_num_batched_tokens"] == 8192
     assert pooling(arguments({"prefix_caching": False}, cpu=True), 512)["enable_prefix_caching"] is False
-    assert pooling(arguments({}, cpu=True), 512)["max_num_batched_tokens"] == 4096
+    assert pooling(arguments({}, cpu=False), 512)["max_num_batched_tokens"] == 4096
 
 
 @pytest.mark.parametrize(("task", "runner"), [("auto", "auto"), ("generate", "generate"), ("embed", "pooling")])

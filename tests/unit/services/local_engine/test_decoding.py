@@ -167,3 +167,12 @@ def test_a_refusal_of_the_engine_names_the_field_it_is_about() -> None:
     assert isinstance(refused(None, "a keyword it does not know", schema, sound=True), ConstraintUnsupported)
     assert isinstance(refused(None, "no", Decoding({}, Guide("regex", "(", "spec.constraint.regex"))), RequestInvalid)
     assert refused(None, "no", free).fields[0].field == "spec"
+
+
+def test_several_calls_or_one_is_no_business_of_the_sampler() -> None:
+    spec = v1.GenerationSpec()
+    spec.extra["parallel_tool_calls"] = False
+    assert "parallel_tool_calls" not in decoding(spec, room=9, max_tokens=None, defaults={}).arguments
+    spec.extra["parallel_tool_calls"] = "no"
+    with pytest.raises(RequestInvalid, match=r"spec\.extra\.parallel_tool_calls"):
+        decoding(spec, room=9, max_tokens=None, defaults={})

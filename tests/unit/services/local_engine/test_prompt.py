@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.local_engine import prompt
+from services.local_engine import chat_messages, prompt
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, ContextLengthExceeded, RequestInvalid
 
@@ -68,7 +68,7 @@ def test_a_text_gets_the_tokenizers_special_tokens() -> None:
 
 def test_parts_of_a_message_are_joined() -> None:
     message = v1.Message(role=v1.ROLE_USER, name="ann", parts=[v1.Part(text="a"), v1.Part(text="b")])
-    assert prompt.messages(v1.Chat(messages=[message])) == [{"role": "user", "content": "ab", "name": "ann"}]
+    assert chat_messages.told(v1.Chat(messages=[message])) == [{"role": "user", "content": "ab", "name": "ann"}]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_parts_of_a_message_are_joined() -> None:
     ],
 )
 def test_what_the_model_cannot_read_is_refused_by_field(message: v1.Message, field: str) -> None:
-    for read in (prompt.messages, lambda chat: prompt.rendered(chat, Letters())):
+    for read in (chat_messages.told, lambda chat: prompt.rendered(chat, Letters())):
         with pytest.raises(ConstraintUnsupported) as refusal:
             read(v1.Chat(messages=[message]))
         assert refusal.value.fields[0].field == f"spec.chat.messages[0].{field}"
@@ -99,25 +99,87 @@ def test_an_image_to_a_model_that_reads_none_is_refused_by_field_before_the_temp
 
 
 def test_a_template_that_takes_parts_gets_all_messages_in_parts() -> None:
-    form = prompt.ImageForm(None)
-    [told] = prompt.messages(seen("Look: ", None, "?"), form)
+    form = chat_messages.ImageForm(None)
+    [told] = chat_messages.told(seen("Look: ", None, "?"), form)
     assert told["content"] == [{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": "?"}]
-    [told] = prompt.messages(chat((v1.ROLE_USER, "hi")), form)
+    [told] = chat_messages.told(chat((v1.ROLE_USER, "hi")), form)
     assert told["content"] == [{"type": "text", "text": "hi"}]
 
 
 def test_a_template_that_takes_text_gets_a_line_for_each_image_numbered_through_the_chat() -> None:
-    form = prompt.ImageForm(lambda number: f"<{number}>")
+    form = chat_messages.ImageForm(lambda number: f"<{number}>")
     both = v1.Chat(messages=[*seen(None, "a", "b", None).messages, *seen("c", None).messages])
-    assert [told["content"] for told in prompt.messages(both, form)] == ["<1>\nab\n<2>", "c\n<3>"]
+    assert [told["content"] for told in chat_messages.told(both, form)] == ["<1>\nab\n<2>", "c\n<3>"]
 
 
 def test_text_beside_images_may_not_hold_what_stands_for_one() -> None:
-    form = prompt.ImageForm(None, frozenset({"<image>"}))
+    form = chat_messages.ImageForm(None, frozenset({"<image>"}))
     with pytest.raises(RequestInvalid, match="stands for an image") as refusal:
-        prompt.messages(seen(None, "an <image>"), form)
+        chat_messages.told(seen(None, "an <image>"), form)
     assert refusal.value.fields[0].field == "spec.chat.messages[0].parts[1].text"
-    assert prompt.messages(seen("an <image>"), form)
+    assert chat_messages.told(seen("an <image>"), form)
+
+
+class Tools(Letters):
+    """Its template knows tools."""
+
+    chat_template: str | None = "{{ tools }}"
+
+
+CALL = v1.Part(tool_call=v1.ToolCall(id="c", name="clock", arguments='{"zone": "CET"}'))
+RESULT = v1.Part(tool_result=v1.ToolResult(tool_call_id="c", content="noon"))
+
+
+def test_calls_and_their_results_are_told_as_templates_take_them() -> None:
+    told = v1.Chat(
+        messages=[
+            v1.Message(role=v1.ROLE_ASSISTANT, parts=[v1.Part(text="Well."), CALL]),
+            v1.Message(role=v1.ROLE_TOOL, parts=[RESULT, RESULT]),
+        ]
+    )
+    function = {"name": "clock", "arguments": {"zone": "CET"}}
+    result = {"role": "tool", "content": "noon", "tool_call_id": "c"}
+    calls = [{"id": "c", "type": "function", "function": function}]
+    assert chat_messages.told(told, tools=True) == [
+        {"role": "assistant", "content": "Well.", "tool_calls": calls},
+        result,
+        result,
+    ]
+
+
+@pytest.mark.parametrize("arguments", ["", "[1]", '{"zone": "C'])
+def test_a_call_that_was_cut_off_stays_in_the_conversation_without_arguments(arguments: str) -> None:
+    part = v1.Part(tool_call=v1.ToolCall(id="c", name="clock", arguments=arguments))
+    (told,) = chat_messages.told(v1.Chat(messages=[v1.Message(role=v1.ROLE_ASSISTANT, parts=[part])]), tools=True)
+    assert told["tool_calls"][0]["function"]["arguments"] == {}
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (v1.Message(role=v1.ROLE_USER, parts=[CALL]), "spec.chat.messages[0].parts[0].tool_call"),
+        (v1.Message(role=v1.ROLE_ASSISTANT, parts=[RESULT]), "spec.chat.messages[0].parts[0].tool_result"),
+        (v1.Message(role=v1.ROLE_TOOL, parts=[v1.Part(text="noon")]), "spec.chat.messages[0].parts[0]"),
+        (v1.Message(role=v1.ROLE_ASSISTANT, parts=[CALL]), "spec.chat.messages[0]"),
+    ],
+)
+def test_what_stands_in_the_wrong_place_is_refused_by_field(message: v1.Message, field: str) -> None:
+    with pytest.raises(RequestInvalid) as refusal:
+        prompt.tokens(v1.GenerationSpec(chat=v1.Chat(messages=[message])), Tools())
+    assert refusal.value.fields[0].field == field
+
+
+def test_what_the_template_tells_the_model_goes_with_a_chat_alone() -> None:
+    text = v1.TextPrompt(text="a")
+    for spec, field in (
+        (v1.GenerationSpec(text=text, tools=[v1.Tool(name="t")]), "spec.tools"),
+        (v1.GenerationSpec(text=text, reasoning_effort=v1.REASONING_EFFORT_LOW), "spec.reasoning_effort"),
+    ):
+        with pytest.raises(ConstraintUnsupported) as refusal:
+            prompt.tokens(spec, Tools())
+        assert refusal.value.fields[0].field == field
+    off = v1.GenerationSpec(text=text, reasoning_effort=v1.REASONING_EFFORT_NONE)
+    assert prompt.tokens(off, Tools()) == [0, 97]
 
 
 def test_a_template_that_refuses_is_the_callers_error_and_tells_no_prompt() -> None:
