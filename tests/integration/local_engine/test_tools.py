@@ -226,12 +226,16 @@ async def test_a_constraint_holds_from_where_the_reasoning_ends(engine: Client) 
         assert (await engine.generate(spec)).choices[0].content.text in ("yes", "no")
 
 
-async def test_a_constraint_stands_beside_tools(engine: Client) -> None:
-    constraint = v1.OutputConstraint(json_schema='{"type": "object", "properties": {"a": {"const": 1}}}')
-    answer, _ = await answered(engine, asked(PLAIN, tools=TOOLS, constraint=constraint))
-    content = answer.choices[0].content
-    assert bool(content.tool_calls) != bool(content.text)
-    assert content.tool_calls or isinstance(json.loads(content.text), dict)
+async def test_a_constraint_stands_beside_tools(engine: Client, folder: Path, likely: v1.Sampling) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"], "additionalProperties": False}
+    constraint = v1.OutputConstraint(json_schema=json.dumps(schema))
+    spec = asked(PLAIN, tools=TOOLS[:1], constraint=constraint, sampling=likely)
+    content = (await answered(engine, spec))[0].choices[0].content
+    assert (content.text, calls(content)) == ("", [("weather", CITY)])
+    spec.sampling.logit_bias.clear()
+    spec.sampling.logit_bias[json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]["{"]] = 8
+    content = (await answered(engine, spec))[0].choices[0].content
+    assert (json.loads(content.text), calls(content)) == ({"a": 1}, [])
 
 
 async def test_tools_and_their_results_are_part_of_the_prompt_and_counted(engine: Client) -> None:
