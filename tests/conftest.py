@@ -15,6 +15,7 @@ from typing import Any
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before gRPC is imported: it tells every channel's end
 
 import grpc.aio
+import opentelemetry.exporter.otlp.proto.grpc.trace_exporter  # noqa: F401 - else some test is the first, and importing it joins a thread
 import pytest
 import structlog
 from blockbuster import blockbuster_ctx

@@ -119,11 +119,11 @@ def rendered(chat: v1.Chat, tokenizer: Tokenizer, form: ImageForm | None = None,
     An assistant's last message is left open, to be continued.
     """
     goes_on = bool(chat.messages) and chat.messages[-1].role == v1.ROLE_ASSISTANT
+    tools = chat_template.of(tokenizer, tools="tools" in told).knows_tools
+    messages = chat_messages.told(chat, form, tools=tools)
     if goes_on and any(part.HasField("tool_call") for part in chat.messages[-1].parts):
         place = f"spec.chat.messages[{len(chat.messages) - 1}]"
         raise _invalid(place, "ends with a tool call: its result is to follow")
-    tools = chat_template.of(tokenizer, tools="tools" in told).knows_tools
-    messages = chat_messages.told(chat, form, tools=tools)
     try:
         return str(
             tokenizer.apply_chat_template(

@@ -28,7 +28,7 @@ LONGEST_WHY = 300
 
 NEEDED = (
     ("vllm.v1.engine.async_llm", "AsyncLLM.from_engine_args", ("stat_loggers",)),
-    ("vllm.v1.engine.async_llm", "AsyncLLM.generate", ("trace_headers", "priority", "lora_request")),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.generate", ("trace_headers", "priority", "lora_request", "reasoning_ended")),
     ("vllm.sampling_params", "SamplingParams", ("output_kind", "stream_interval", "structured_outputs", "skip_clone")),
     ("vllm.sampling_params", "RequestOutputKind", ()),
     ("vllm.sampling_params", "StructuredOutputsParams", ()),
@@ -37,6 +37,11 @@ NEEDED = (
     ("vllm.exceptions", "VLLMClientError", ()),
     ("vllm.inputs.engine", "tokens_input", ()),
     ("vllm.lora.request", "LoRARequest", ()),
+    ("vllm.multimodal.image", "normalize_image", ()),
+    ("vllm.parser", "ParserManager.get_parser", ()),
+    ("vllm.reasoning", "ReasoningParserManager.list_registered", ()),
+    ("vllm.renderers.hf", "resolve_chat_template_content_format", ()),
+    ("vllm.tool_parsers", "ToolParserManager.list_registered", ()),
     ("vllm.v1.engine.exceptions", "EngineDeadError", ()),
     ("vllm.v1.sample.logits_processor", "AdapterLogitsProcessor", ()),
     ("vllm.v1.structured_output.backend_xgrammar", "has_xgrammar_unsupported_json_features", ()),

@@ -143,5 +143,5 @@ def test_the_doctor_judges_all_engines_together_and_names_each() -> None:
     assert not tight.healthy
     told = [finding.what for finding in tight.findings if finding.severity == "error"]
     assert [what.partition(":")[0] for what in told] == ["small", "large"]
-    assert "too little (small takes 4.6 GiB)" in told[1]
+    assert "too little (small takes 4.5 GiB)" in told[1]
     assert set(tight.as_json()["engines"]["large"]) == {"cores", "devices", "asked", "model", "fit"}
