@@ -191,10 +191,10 @@ class VllmBackend:
                 "trace_headers": self._trace(call),
                 "priority": BACKGROUND if background else 0,
                 "lora_request": None if self.adapters is None else self.adapters.request(spec.adapter),
-                **(vllm_parsers.PLAIN if reading is None else reading.engine_arguments),
             }
             if how.guide is not None:
                 prompted = await self._checked(name, prompted, parameters, told)
+            told |= vllm_parsers.PLAIN if reading is None else reading.engine_arguments
             outputs = self._llm.generate(prompted, parameters, name, **told)
             async with self._seats.taken(background=background), aclosing(outputs):
                 async for output in outputs:

@@ -229,9 +229,11 @@ async def test_the_prompts_log_probabilities_are_those_of_the_same_tokens_as_an_
     assert answer.usage.cached_prompt_tokens == 0, "what is read from the prefix cache has no logits"
 
 
-async def test_the_example_of_the_docs_runs(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_docs_example_of_a_prompts_log_probabilities_runs(
+    client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     docs = (Path(__file__).parents[3] / "docs" / "engine.md").read_text()
-    [example] = re.findall(r"```python\n(.*?)```", docs, re.DOTALL)
+    [example] = [one for one in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "prompt_logprobs" in one]
     code = compile(example.replace("127.0.0.1:7070", client.remote.address), "docs/engine.md", "exec")
     await asyncio.to_thread(exec, code, {})
     told = capsys.readouterr().out.splitlines()
