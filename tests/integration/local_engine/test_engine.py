@@ -229,7 +229,7 @@ async def test_the_prompts_log_probabilities_are_those_of_the_same_tokens_as_an_
     assert answer.usage.cached_prompt_tokens == 0, "what is read from the prefix cache has no logits"
 
 
-async def test_the_docs_example_of_a_prompts_log_probabilities_runs(
+async def test_the_docs_example_of_prompt_log_probabilities_runs(
     client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     docs = (Path(__file__).parents[3] / "docs" / "engine.md").read_text()
