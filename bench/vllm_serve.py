@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from typing import Any
@@ -22,6 +23,8 @@ def flags(arguments: dict[str, Any]) -> list[str]:
             told.append(flag.replace("--enable-", "--no-enable-") if "--enable-" in flag else f"--no-{flag[2:]}")
         elif isinstance(value, list):
             told += [flag, *map(str, value)]
+        elif isinstance(value, dict):
+            told += [flag, json.dumps(value)]
         elif value is not None:
             told += [flag, str(value)]
     return told
