@@ -343,9 +343,10 @@ TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         real("transformers", transformers_serve, never=BUNDLED_ENDS),
         ("transformers", "fastapi", "accelerate"),
     ),
-    "llama_cpp_python": (real("llama-cpp-python", llama_cpp_python, model=GGUF), ("llama_cpp",)),
 }
 """Name -> how it is started, and what must be installed."""
+if GGUF is not None:  # the package is built from source for many minutes and brings no model
+    TARGETS["llama_cpp_python"] = (real("llama-cpp-python", llama_cpp_python, model=GGUF), ("llama_cpp",))
 
 
 ENGINES = ("local_engine", "vllm_serve", "transformers_serve", "llama_cpp_python")
@@ -359,9 +360,6 @@ ENGINE = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]  # torch and
 )
 async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
     start, needs = TARGETS[request.param]
-    if request.param == "llama_cpp_python" and GGUF is None:
-        # The package is built from source for many minutes and brings no model: who wants the suite to run says which.
-        pytest.skip("SPILLWAY_LLAMA_GGUF names no model")
     if why := _missing(*needs):
         pytest.skip(why)
     async with start() as found:
