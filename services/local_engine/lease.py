@@ -135,7 +135,7 @@ class Lease:
     def _refuse(self, why: str) -> None:
         while (ticket := self.line.head) is not None:
             self.line.leave(ticket)
-            self._called[ticket].set_exception(self.line.busy(why))
+            self._called[ticket].set_exception(self.line.shut(why))
 
     async def _claim(self) -> None:
         """Ask the store for whoever is next, for as long as there is someone."""
