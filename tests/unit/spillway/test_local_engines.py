@@ -154,6 +154,13 @@ def test_engines_before_runtimes_are_targets_with_what_those_can_do(tmp_path: Pa
     assert (small.context_window, large.tier) == (99, "small")
 
 
+def test_an_engine_that_is_to_embed_is_a_target_that_embeds(tmp_path: Path) -> None:
+    text = "local_engines: {chat: {}, vectors: {vllm: {task: embed}}}"
+    chat, vectors = read("router", RouterSettings, tmp_path, text).targets
+    assert "embeddings" not in chat.capabilities
+    assert vectors.capabilities == {"embeddings", "token_input"}
+
+
 def test_the_documented_mesh_is_one_that_every_service_takes() -> None:
     file = Path(__file__).parents[3] / "docs" / "machine.yaml"
     router = settings.load("router", RouterSettings, path=file, environ={})
