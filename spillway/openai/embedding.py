@@ -37,7 +37,7 @@ def body_of(spec: v1.EmbeddingSpec, model: str) -> dict[str, Any]:
         raise _unsupported(
             f"spec.inputs[{index}].tokens", "texts and tokens do not go together here: send two requests"
         )
-    for name in OTHER_INPUTS & body.keys():
+    for name in sorted(OTHER_INPUTS & body.keys()):
         raise _unsupported(f"spec.extra.{name}", "what is embedded is said in spec.inputs")
     texts = kinds == {"text"}
     body["model"] = model
