@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from spillway import v1
@@ -9,7 +11,7 @@ from spillway.errors import ConstraintUnsupported
 from spillway.openai.embedding import body_of
 
 
-def asked(**extra: object) -> v1.EmbeddingSpec:
+def asked(**extra: Any) -> v1.EmbeddingSpec:
     spec = v1.EmbeddingSpec(inputs=[v1.EmbeddingInput(text="a")])
     spec.extra.update(extra)
     return spec
