@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from spillway import v1
@@ -48,7 +49,7 @@ def input_bytes(one: v1.EmbeddingInput) -> int:
 
 
 def require_whole(spec: v1.EmbeddingSpec, response: v1.EmbedResponse) -> None:
-    """Raise TargetDown unless `response` has a vector for every input, all of one length, and that the one asked for.
+    """Raise TargetDown unless `response` has a finite vector for every input, all of one length, that asked for if any.
 
     A vector too few or too short is not to be told later from a good one: nothing of such an answer is kept.
     """
@@ -60,5 +61,7 @@ def require_whole(spec: v1.EmbeddingSpec, response: v1.EmbedResponse) -> None:
         raise TargetDown(f"the vectors are of different lengths: {sorted(lengths)}")
     if spec.HasField("dimensions") and lengths != {spec.dimensions}:
         raise TargetDown(f"the vectors have {lengths.pop()} dimensions, asked for were {spec.dimensions}")
+    if not all(math.isfinite(sum(one.values)) for one in response.embeddings):  # finite floats have a finite sum
+        raise TargetDown("the vectors are not finite")
     if not response.HasField("usage"):
         raise TargetDown("the answer has no usage")

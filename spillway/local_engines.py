@@ -58,6 +58,11 @@ def settled(own: Mapping[str, Any], sections: Mapping[str, Any], mesh: Mapping[s
         port = _port(listens[name])
         if port and (other := ports.setdefault(port, f"{SECTION}.{name}")) != f"{SECTION}.{name}":
             mistakes.append(f"{SECTION}.{name}.server.listen: {other} listens on port {port}")
+    for name, section in sections.items():
+        where = f"{SECTION}.{name}.server.admin_listen"
+        port = _port(str(_at(section, "server", "admin_listen") or ""))
+        if port and (other := ports.setdefault(port, where)) != where:
+            mistakes.append(f"{where}: {other} listens on port {port}")
     found: dict[str, dict[str, Any]] = {}
     targets: dict[str, str] = {}
     for name, section in sections.items():

@@ -137,6 +137,8 @@ def engines(file: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str
     """
     layers = (file, environment)
     named = [mapping(layer.get(local_engines.SECTION), local_engines.SECTION) for layer in layers]
+    if numbers := [name for name in named[0] if not isinstance(name, str)]:
+        raise SettingsError(f"{local_engines.SECTION}.{numbers[0]}: a name is text: put it in quotes")
     if unknown := sorted(named[1].keys() - named[0].keys()) if named[0] else ():
         known = ", ".join(map(str, named[0]))
         raise SettingsError(f"{local_engines.SECTION}.{unknown[0]}: the environment sets it; the file names {known}")

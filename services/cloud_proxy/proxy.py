@@ -199,9 +199,9 @@ class CloudProxy:
             await self.limiter.settle(reservation, _used(exchange, prompt_tokens))
 
     async def _reserve(self, route: Route, amounts: Amounts, call: Call) -> Reservation:
-        """Take `amounts` of the provider's limits, waiting as long as the settings and the deadline let."""
+        """Take `amounts` of the provider's limits, waiting as long as the settings and the caller let."""
         id, provider = uuid.uuid4().hex, route.provider
-        until = self._clock() + min(provider.max_wait_s, call.deadline.left())
+        until = self._clock() + min(provider.max_wait_s, call.line_s)
         while True:
             decision, reservation = await self.limiter.reserve(id, provider.name, route.limits, amounts)
             if reservation is not None:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import ipaddress
 import socket
+from collections.abc import Collection
 from urllib.parse import unquote_to_bytes
 
 import aiohttp
@@ -60,15 +61,21 @@ def _inline(url: str, field: str) -> bytes:
         raise invalid(f"{field}.url", "its data is not base64") from None
 
 
-async def _fetched(url: str, field: str, settings: ImageSettings) -> bytes:
+def listed(url: str, field: str, hosts: Collection[str]) -> URL:
+    """Return `url`, of an image at `field`, as it is to be asked. Raises where its host is not one of `hosts`."""
     try:
         told = URL(url)  # what is looked at is what is asked: two parsers may find two hosts in one text
     except ValueError:
         raise invalid(field, "is not a URL") from None
     if told.scheme not in ("http", "https") or not told.host or told.user is not None or told.password is not None:
         raise invalid(field, "must be https://..., http://... or data:..., without user or password")
-    if told.host not in settings.fetch_from:
+    if told.host not in hosts:
         raise unsupported(field, "images of this host are not fetched here: send the image itself, as data")
+    return told
+
+
+async def _fetched(url: str, field: str, settings: ImageSettings) -> bytes:
+    told = listed(url, field, settings.fetch_from)
     try:
         # A session for each: none outlives its loop, and images by URL are rare.
         async with (

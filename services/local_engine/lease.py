@@ -74,7 +74,7 @@ class Lease:
         """Hold the lease for the block, checked with the store just before it is entered.
 
         The block is cancelled when the lease is lost, and what is raised then is TargetBusy, or TargetTimeout after the
-        longest hold. Raises TargetBusy where the lease cannot be had within `wait_s` or the caller's deadline.
+        longest hold. Raises TargetBusy where the lease cannot be had within `wait_s` or the time for lines.
         """
         ticket, came = Ticket(uuid.uuid4().hex, call.request_id or "-", background, self._clock()), self._clock()
         tenure = await self._wait(ticket, call)
@@ -100,12 +100,12 @@ class Lease:
             self._wake.set()
 
     async def _wait(self, ticket: Ticket, call: Call) -> Tenure:
-        allowed_s = min(self._settings.wait_s, call.deadline.left())
+        allowed_s = min(self._settings.wait_s, call.line_s)
         self.line.join(ticket, allowed_s)
         called = self._called[ticket] = asyncio.get_running_loop().create_future()
         self._wake.set()
         try:
-            async with asyncio.timeout(max(allowed_s, ASK_S)):
+            async with asyncio.timeout(max(allowed_s, min(ASK_S, call.line_s))):
                 return await asyncio.shield(called)
         except BaseException as error:
             self._leave(ticket, called)
@@ -135,7 +135,7 @@ class Lease:
     def _refuse(self, why: str) -> None:
         while (ticket := self.line.head) is not None:
             self.line.leave(ticket)
-            self._called[ticket].set_exception(self.line.busy(why))
+            self._called[ticket].set_exception(self.line.shut(why))
 
     async def _claim(self) -> None:
         """Ask the store for whoever is next, for as long as there is someone."""

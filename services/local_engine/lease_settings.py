@@ -15,7 +15,7 @@ class LeaseSettings(Section):
     """All engines in front of one runtime have the same, but for `wait_s` and `queue`."""
 
     name: str | None = Field(
-        None, pattern=r"^\S{1,200}$", description="of the runtime that is guarded; absent: made for this engine alone"
+        None, pattern=r"^\S{1,200}$", description="of the runtime that is guarded; absent: made of its address"
     )
     slots: int = Field(1, gt=0, le=1000, description="calls the runtime takes at once")
     ttl_s: float = Field(15.0, ge=0.5, le=600, description="a holder that is not heard of for so long has lost it")

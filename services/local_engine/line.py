@@ -59,9 +59,9 @@ class Line:
         wait_s = self.wait_s(ticket.background)
         # Who need not wait is not in the line for long: a free slot must not be refused for the length of it.
         if len(self) >= max(self._places, self._slots - self.inside):
-            raise self.busy(f"{len(self)} calls wait already", wait_s)
+            raise self.busy(f"{len(self)} calls wait already")
         if wait_s is not None and wait_s > allowed_s:
-            raise self.busy(f"the wait would be about {wait_s:.1f} s, more than the {allowed_s:.1f} s allowed", wait_s)
+            raise self.busy(f"the wait would be about {wait_s:.1f} s, more than the {allowed_s:.1f} s allowed")
         self._lanes[ticket.background][ticket] = None
 
     def leave(self, ticket: Ticket) -> bool:
@@ -81,15 +81,26 @@ class Line:
         ahead = len(self) if background else len(self._lanes[False])
         if not ahead and self.inside < self._slots:  # trying is better than guessing
             return 0.0
+        return self._turn_s(ahead)
+
+    def busy(self, why: str) -> TargetBusy:
+        """Return the error for a call that does not get the lease in time.
+
+        It says when an interactive call would, whoever is sent away: so long a router sends nobody here.
+        """
+        least, most = RETRY_S
+        turn_s = self._turn_s(len(self._lanes[False]))
+        return self.shut(why, UNKNOWN_RETRY_S if turn_s is None else min(most, max(least, turn_s)))
+
+    def shut(self, why: str, retry_s: float = UNKNOWN_RETRY_S) -> TargetBusy:
+        """Return the error for a call that does not get the lease, whoever else has it."""
+        return TargetBusy(f"lease {self._name}: {why}", retry_after_s=retry_s, resource=self._name)
+
+    def _turn_s(self, ahead: int) -> float | None:
+        """Seconds until a call with so many `ahead` has its turn, where no slot is free; None: unknown."""
         if self._held_s is None:
             return None
         return (ahead + 1) * (1 + self.beside) * self._held_s / self._slots
-
-    def busy(self, why: str, wait_s: float | None = None) -> TargetBusy:
-        """Return the error for a call that does not get the lease."""
-        least, most = RETRY_S
-        retry_s = UNKNOWN_RETRY_S if wait_s is None else min(most, max(least, wait_s))
-        return TargetBusy(f"lease {self._name}: {why}", retry_after_s=retry_s, resource=self._name)
 
     def __repr__(self) -> str:
         return f"<Line {self._name} {self.inside} inside {len(self)} waiting>"

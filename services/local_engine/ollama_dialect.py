@@ -12,10 +12,9 @@ from typing import Any
 
 import jiter
 
-from services.local_engine.openai_dialect import require
+from services.local_engine.openai_dialect import require, with_listed_images
 from services.local_engine.presets import OLLAMA, Preset
 from services.local_engine.runtime_errors import RUNTIMES
-from services.local_engine.support import unsupported
 from spillway import v1
 from spillway.openai.answer import Answer
 from spillway.openai.exchange import Exchange
@@ -53,6 +52,7 @@ class OllamaDialect:
 
     def body(self, spec: v1.GenerationSpec, model: str) -> dict[str, Any]:
         require(spec, NATIVE, self._capabilities)
+        with_listed_images(spec, ())  # it takes them as data alone
         openai = body_of(spec, model, max_tokens_field="max_tokens", extended_sampling=True)
         options = {OPTIONS[name]: openai[name] for name in OPTIONS if name in openai}
         if self._num_ctx is not None:
@@ -147,11 +147,12 @@ class LineReader:
 
 def _messages(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     names: dict[str, str] = {}
-    for at, message in enumerate(messages):
+    for message in messages:
         told: dict[str, Any] = {"role": message["role"]}
         content = message["content"]
         if isinstance(content, list):
-            told["images"] = [_image(part["image_url"]["url"], at) for part in content if part["type"] == "image_url"]
+            urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+            told["images"] = [url.partition("base64,")[2] for url in urls]
             content = "".join(part["text"] for part in content if part["type"] == "text")
         told["content"] = content or ""
         if calls := message.get("tool_calls"):
@@ -163,12 +164,6 @@ def _messages(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if message["role"] == "tool":
             told["tool_name"] = names.get(message["tool_call_id"], "")
         yield told
-
-
-def _image(url: str, at: int) -> str:
-    if not url.startswith("data:"):
-        raise unsupported(f"spec.chat.messages[{at}].parts", "Ollama takes images as data, not by their address")
-    return url.partition("base64,")[2]
 
 
 def _object(arguments: str) -> Any:

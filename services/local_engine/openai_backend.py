@@ -255,7 +255,7 @@ def spoken(runtime: RuntimeSettings) -> tuple[Dialect, Preset]:
     if v1.CAPABILITY_EMBEDDINGS in capabilities(runtime, preset) and not preset.embeddings:
         raise SettingsError(f"local_engine.runtime.capabilities: {preset.name} has no embeddings")
     if runtime.num_ctx is None and runtime.keep_alive is None:
-        return OpenAIDialect(preset, capabilities(runtime, preset)), preset
+        return OpenAIDialect(preset, capabilities(runtime, preset), fetch_from=runtime.fetch_from), preset
     dialect = OllamaDialect(capabilities(runtime, preset), num_ctx=runtime.num_ctx, keep_alive=runtime.keep_alive)
     return dialect, NATIVE
 

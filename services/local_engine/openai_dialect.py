@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from services.local_engine.image_source import listed
 from services.local_engine.presets import Preset
 from services.local_engine.runtime_errors import RUNTIMES
 from services.local_engine.support import unsupported
@@ -26,10 +27,13 @@ CONSTRAINTS = {
 
 
 class OpenAIDialect:
-    """Requests as `preset` takes them, for a model with `capabilities`."""
+    """Requests as `preset` takes them, for a model with `capabilities`, which may fetch images from `fetch_from`."""
 
-    def __init__(self, preset: Preset, capabilities: Collection[v1.Capability.ValueType]) -> None:
+    def __init__(
+        self, preset: Preset, capabilities: Collection[v1.Capability.ValueType], *, fetch_from: Collection[str] = ()
+    ) -> None:
         self._preset = preset
+        self._fetch_from = fetch_from
         self._capabilities = frozenset(capabilities)
         begins = v1.CAPABILITY_PREFILL in self._capabilities
         self._prefill = (preset.prefill or "plain") if begins else None
@@ -38,6 +42,7 @@ class OpenAIDialect:
     def body(self, spec: v1.GenerationSpec, model: str) -> dict[str, Any]:
         preset = self._preset
         require(spec, preset, self._capabilities)
+        spec = with_listed_images(spec, self._fetch_from)
         guide = _guide(spec, preset)
         if guide is not None or _is_checked(spec):
             spec = _freed(spec)
@@ -109,6 +114,27 @@ def require(spec: v1.GenerationSpec, preset: Preset, capabilities: Collection[v1
             raise unsupported("spec.continuation", f"{name} does not go on with an answer that was begun")
         if spec.HasField("constraint"):
             raise unsupported("spec.constraint", "a constrained answer cannot be continued, only begun anew")
+
+
+def with_listed_images(spec: v1.GenerationSpec, hosts: Collection[str]) -> v1.GenerationSpec:
+    """Return `spec`, its images' URLs as they were looked at. Raises for one of another host than `hosts`.
+
+    A runtime would fetch it from wherever it leads, for a request that may not leave the site too.
+    """
+    urls = [
+        (at, number, part.image.url)
+        for at, message in enumerate(spec.chat.messages)
+        for number, part in enumerate(message.parts)
+        if part.image.WhichOneof("source") == "url" and not part.image.url.startswith("data:")
+    ]
+    if not urls:
+        return spec
+    looked_at = v1.GenerationSpec()
+    looked_at.CopyFrom(spec)
+    for at, number, url in urls:
+        field = f"spec.chat.messages[{at}].parts[{number}].image.url"
+        looked_at.chat.messages[at].parts[number].image.url = str(listed(url, field, hosts))
+    return looked_at
 
 
 def _asked_sampling(sampling: v1.Sampling) -> list[tuple[str, str]]:

@@ -41,7 +41,7 @@ def require(settings: LocalEngineSettings, machine: Machine, cache: Path) -> Lot
         return lot  # nvidia-smi may be missing where the GPU is not
     if machine.device == "cpu" and not machine.memory.total:
         return lot
-    model = _model(settings.model, cache)
+    model = _model(settings.model, cache, _place(settings.machine))
     if model is None:
         return lot
     found = fit(model, certain.machine, lot.asked, margin=False)
@@ -69,7 +69,10 @@ def within(settings: LocalEngineSettings, lot: Lot) -> LocalEngineSettings:
 
 def _lots(sharing: MachineSettings, machine: Machine, cache: Path) -> tuple[Lot, Lot]:
     """Return this engine's lot, and the same with all that others do not take for certain."""
-    models = {name: _model(part.model, cache) if part.model else None for name, part in sharing.engines.items()}
+    models = {
+        name: _model(part.model, cache, f"{SECTION}.{name}") if part.model else None
+        for name, part in sharing.engines.items()
+    }
     # Numbers of GPUs are nvidia-smi's, so these are not sorted.
     empty = replace(_empty(machine), gpus=tuple(replace(gpu, free=gpu.memory) for gpu in machine.gpus))
     planned, certain = (divide(empty, sharing.engines, models, margin=margin) for margin in (True, False))
@@ -97,7 +100,8 @@ def asked(settings: LocalEngineSettings) -> Asked:
     )
 
 
-def _model(name: str, cache: Path) -> Model | None:
+def _model(name: str, cache: Path, place: str) -> Model | None:
+    """Return the model `name` of the settings at `place`, None where it is not known."""
     folder = checkpoint.find(name, cache)
     if folder is None:
         return None
@@ -110,7 +114,7 @@ def _model(name: str, cache: Path) -> Model | None:
         if any(violation.field.startswith("config.") for violation in error.fields):
             log.info("engine.size_unknown", why=error.message)  # vLLM knows shapes that we do not
             return None
-        raise SettingsError(f"local_engine.{error.message}") from None
+        raise SettingsError(f"{place}.{error.message}") from None
     return model if model.exact or model.folder_bytes else None
 
 
@@ -126,10 +130,13 @@ def _empty(machine: Machine) -> Machine:
     )
 
 
+def _place(sharing: MachineSettings | None) -> str:
+    return GROUND if sharing is None else f"{SECTION}.{sharing.engine}"
+
+
 def _refusal(settings: LocalEngineSettings, model: Model, lot: Lot, found: Fit) -> str:
     advice = advise(model, lot.machine, lot.asked, found)
     error = next(finding for finding in advice if finding.severity == "error")
-    place = f"{SECTION}.{settings.machine.engine}" if settings.machine else GROUND
     beside = f" ({lot.beside})" if lot.beside else ""
     mend = f": {error.mend}" if error.mend else ""
-    return f"{place}.model: {settings.model}: {error.what}{beside}{mend}"
+    return f"{_place(settings.machine)}.model: {settings.model}: {error.what}{beside}{mend}"

@@ -181,6 +181,9 @@ class RuntimeSettings(Section):
     capabilities: frozenset[RuntimeCapability] | None = Field(
         None, description="what it can do with this model; absent: what that kind of runtime can do with most"
     )
+    fetch_from: frozenset[str] = Field(
+        frozenset(), description="hosts whose images' URLs it is sent, to fetch them itself; none: no host"
+    )
     connect_timeout_s: float = Field(2.0, gt=0)
     request_timeout_s: float = Field(5.0, gt=0, description="longest wait for all but answers: health, lists, counts")
     health_s: float = Field(2.0, gt=0, description="time between two looks at its health")
@@ -212,6 +215,8 @@ class RuntimeSettings(Section):
         told = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
         if self.in_process and (others := sorted(told - {"kind"})):
             raise ValueError(f"{', '.join(others)}: for a runtime that runs by itself; `kind: vllm-serve` is one")
+        if {"num_ctx", "keep_alive"} & told and "fetch_from" in told:
+            raise ValueError("fetch_from: Ollama's own API, which num_ctx and keep_alive need, takes no URLs")
         if self.kind != "ollama" and (others := sorted({"num_ctx", "keep_alive"} & told)):
             raise ValueError(f"{', '.join(others)}: for `kind: ollama` alone")
         if "embeddings" in (self.capabilities or ()) and (others := sorted({"num_ctx", "keep_alive"} & told)):

@@ -30,7 +30,7 @@ from .measures import Measures
 from .observation import kind_of_spec
 from .plan import Plan
 from .policy import worth_counting
-from .reading import countable, read_facts, tell_data_policy
+from .reading import countable, read_facts, recounted, tell_data_policy
 from .refusal import refusal
 from .rulebook import Rulebook
 from .spend import Spend
@@ -102,7 +102,7 @@ class Planner:
                 model = facts.model if facts.embeds else None
                 counted = await self._count_locally(countable(spec), book, standings, call.under(span), model)
                 if counted is not None:
-                    said = said.counted(counted)
+                    said = said.counted(recounted(spec, counted))
                     facts, rules = book.read(said)
             if rules.inspects(facts):  # a rule that wants it may be chosen by the count
                 inspection = await self._inspector.inspect(spec, call.under(span))

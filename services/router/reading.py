@@ -91,7 +91,14 @@ def countable(spec: Spec) -> v1.GenerationSpec:
     """Return the prompt of `spec` as a target can be asked to count it: of an embedding the longest text."""
     if isinstance(spec, v1.GenerationSpec):
         return spec
-    return v1.GenerationSpec(text=v1.TextPrompt(text=max((one.text for one in spec.inputs), key=len)))
+    return v1.GenerationSpec(text=v1.TextPrompt(text=max(spec.inputs, key=input_bytes).text))
+
+
+def recounted(spec: Spec, tokens: int) -> int:
+    """Return the tokens of the longest prompt of `spec`, where `countable` has so many."""
+    if isinstance(spec, v1.GenerationSpec):
+        return tokens
+    return max(tokens, *(len(one.tokens.ids) for one in spec.inputs))
 
 
 def _needs(spec: v1.GenerationSpec, constraint: str) -> frozenset[str]:

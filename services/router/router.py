@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import ExitStack, aclosing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from spillway import embedding, v1
@@ -241,7 +242,7 @@ class Router:
         journal = Journal(
             call,
             self._clock,
-            self._settled,
+            partial(self._settled, embeds=plan.facts.embeds),
             announce=self._announce,
             max_attempts=plan.limits.max_attempts,
             stays=stays,
@@ -249,9 +250,9 @@ class Router:
         )
         return plan, journal
 
-    def _settled(self, attempt: Attempt, call: Call) -> None:
+    def _settled(self, attempt: Attempt, call: Call, *, embeds: bool) -> None:
         self.loads.give_back(attempt.target.name)
-        if attempt.record.HasField("first_token_ms"):
+        if attempt.record.HasField("first_token_ms") and not embeds:  # vectors have no first token
             self.gate.admission.first_token(attempt.record.first_token_ms / 1000, self._clock())
         if attempt.hold is not None:
             self.spend.settle(attempt.hold, charge(attempt.record, attempt.hold.estimate))

@@ -84,6 +84,7 @@ class TargetClient:
         silence_s: float,
     ) -> Response:
         """Return the one response of `method`, which `check` lets pass; else the attempt is settled as failed."""
+        call = call.heard_within(silence_s)
         try:
             async with (
                 asyncio.timeout(silence_s) as silence,
@@ -116,6 +117,7 @@ class TargetClient:
         Raises TargetTimeout after `silence_s` without a first token, or `idle_s` without another.
         """
         model, usage, finished, tokens = "", None, False, 0
+        call = call.heard_within(silence_s)
         try:
             async with self._remote.stream(
                 self._stream, request, call, span_name=names.ATTEMPT, attributes=_told(attempt)

@@ -18,10 +18,14 @@ from spillway.openai.request import extra_of
 
 MAX_BODY_BYTES = 64 * 2**20
 """Of an answer: numbers written out take up to five times the room of the vectors that they become."""
+OTHER_INPUTS = frozenset({"messages", "prompt", "inputs"})
+"""What servers take in place of `input`: vLLM embeds `messages` then, and fetches the images they point to."""
 
 
 def body_of(spec: v1.EmbeddingSpec, model: str) -> dict[str, Any]:
-    """Return the request's body. Raises ConstraintUnsupported naming an input that does not go with the others.
+    """Return the request's body.
+
+    Raises ConstraintUnsupported naming an input that does not go with the others, or that `extra` holds.
 
     Vectors are asked for as base64, as OpenAI's own clients do: exact, and a quarter of the size. A server that knows
     no base64 answers with numbers, which are read too.
@@ -30,8 +34,11 @@ def body_of(spec: v1.EmbeddingSpec, model: str) -> dict[str, Any]:
     kinds = {one.WhichOneof("input") for one in spec.inputs}
     if len(kinds) > 1:
         index = next(at for at, one in enumerate(spec.inputs) if one.HasField("tokens"))
-        field, said = f"spec.inputs[{index}].tokens", "texts and tokens do not go together here: send two requests"
-        raise ConstraintUnsupported(f"{field}: {said}", fields=[FieldViolation(field, said)])
+        raise _unsupported(
+            f"spec.inputs[{index}].tokens", "texts and tokens do not go together here: send two requests"
+        )
+    for name in sorted(OTHER_INPUTS & body.keys()):
+        raise _unsupported(f"spec.extra.{name}", "what is embedded is said in spec.inputs")
     texts = kinds == {"text"}
     body["model"] = model
     body["input"] = [one.text if texts else list(one.tokens.ids) for one in spec.inputs]
@@ -66,6 +73,10 @@ def read_vectors(
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         raise broken(f"{provider} does not speak its wire format (embeddings)", resource=provider) from None
     return response
+
+
+def _unsupported(field: str, said: str) -> ConstraintUnsupported:
+    return ConstraintUnsupported(f"{field}: {said}", fields=[FieldViolation(field, said)])
 
 
 def _values(told: object) -> Sequence[float]:

@@ -10,7 +10,7 @@ from spillway.rpc import metadata
 from spillway.rpc.call import ANONYMOUS, Call, Caller
 from spillway.rpc.keys import ROUTE, KeyRing
 
-_OURS = frozenset((metadata.HOP, metadata.ATTEMPTS_LEFT, metadata.TENANT))
+_OURS = frozenset((metadata.HOP, metadata.ATTEMPTS_LEFT, metadata.FIRST_TOKEN_MS, metadata.TENANT))
 """Headers of a service that passes a request on."""
 
 
@@ -29,6 +29,11 @@ def admit(call: Call, headers: Mapping[str, str], keys: KeyRing | None, scope: s
     if left is not None and (not left.isdecimal() or len(left) > 4 or not int(left)):
         raise RequestInvalid(f"{metadata.ATTEMPTS_LEFT}: not a number from 1 to 9999")
     attempts_left = None if left is None else int(left)
+    wait_ms = headers.get(metadata.FIRST_TOKEN_MS)
+    if wait_ms is not None:
+        if not wait_ms.isdecimal() or len(wait_ms) > 9:
+            raise RequestInvalid(f"{metadata.FIRST_TOKEN_MS}: not a number from 0 to 999999999")
+        call = call.heard_within(int(wait_ms) / 1000)
     return replace(call, caller=_caller(headers, keys, scope), hop=int(hop), attempts_left=attempts_left)
 
 

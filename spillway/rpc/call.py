@@ -11,6 +11,8 @@ from spillway.deadline import Deadline
 from spillway.rpc.defaults import NONE, Defaults
 
 ANONYMOUS = "anonymous"
+LINE_SHARE = 0.5
+"""Of the time for the first token, what may pass in a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,18 @@ class Call:
     attempts_left: int | None = None
     """Attempts that routers before this one leave to it; None: it goes by its own limit."""
 
+    first_token: Deadline | None = None
+    """Until when the router before this service waits for a first token; None: until the deadline."""
+
+    @property
+    def line_s(self) -> float:
+        """Seconds the call may wait for its turn: half of those left for the first token, which is then still to come.
+
+        Who waits longer is found silent, and is taken for sick where it was only busy.
+        """
+        awaited = self._awaited
+        return self.deadline.left() if awaited is None else min(self.deadline.left(), awaited.left() * LINE_SHARE)
+
     def under(self, span: Span) -> Call:
         """The same call, its further work under `span`."""
         return replace(self, span=span)
@@ -47,6 +61,17 @@ class Call:
     def until(self, deadline: Deadline) -> Call:
         """The same call with another deadline."""
         return replace(self, deadline=deadline)
+
+    def heard_within(self, seconds: float) -> Call:
+        """The same call, of which a first token is waited for so long at most."""
+        before = self._awaited or self.deadline
+        due = before.within(seconds)
+        return self if due.at >= before.at else replace(self, first_token=due)
+
+    @property
+    def _awaited(self) -> Deadline | None:
+        """`first_token`, until it has passed: who is asked for more after that has said something."""
+        return None if self.first_token is None or self.first_token.passed else self.first_token
 
 
 _CURRENT: ContextVar[Call | None] = ContextVar("spillway_call", default=None)

@@ -109,6 +109,8 @@ class Remote:
             headers[metadata.HOP] = str(call.hop)
         if call.attempts_left is not None:
             headers[metadata.ATTEMPTS_LEFT] = str(call.attempts_left)
+        if call.first_token is not None:
+            headers[metadata.FIRST_TOKEN_MS] = str(round(call.first_token.left() * 1000))
         if self._key:
             headers[metadata.AUTHORIZATION] = f"Bearer {self._key}"
         return tuple(headers.items())

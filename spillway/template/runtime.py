@@ -25,6 +25,8 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "openai": (*_JSON, *_PLAIN),
 }
 """`local_engine.runtime.kind` -> what it can do with most models: docs/runtimes.md."""
+EMBEDDING = ("embeddings", "token_input")
+"""Of vLLM with a model that is to embed."""
 _PORTS: Mapping[int, str] = {11434: "ollama", 1234: "lm-studio", 1337: "jan", 4891: "gpt4all"}
 """Ports that one runtime alone listens on by itself; 8000 and 8080 are many's."""
 _NATIVE = re.compile(r"/api(/(generate|chat))?")
@@ -55,4 +57,7 @@ def capabilities(section: Mapping[str, Any]) -> list[str]:
     stated = runtime if isinstance(runtime, dict) else {}
     if isinstance(stated.get("capabilities"), list):
         return list(stated["capabilities"])
-    return list(CAPABILITIES.get(str(stated.get("kind", "vllm")), ("text_input",)))
+    kind, vllm = str(stated.get("kind", "vllm")), section.get("vllm")
+    if kind == "vllm" and isinstance(vllm, dict) and vllm.get("task") == "embed":
+        return list(EMBEDDING)
+    return list(CAPABILITIES.get(kind, ("text_input",)))

@@ -25,7 +25,8 @@ from spillway.telemetry.tracing import Tracing
 from spillway.testing.clock import HandClock
 from spillway.testing.openai_faults import Cut, Faults, Reset, Stall
 from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
-from tests.integration.cloud_proxy.rig import NOWHERE, Caller, declared, running, spec
+from spillway.v1 import inference_pb2_grpc
+from tests.integration.cloud_proxy.rig import NOWHERE, STAMP, Caller, call, declared, running, spec
 from tests.integration.processes import started
 
 
@@ -125,6 +126,15 @@ async def test_a_wait_that_fits_is_waited_out(valkey: str, monkeypatch: pytest.M
         assert await ask(rig) is None
         with pytest.raises(ProviderRateLimited):
             await rig.stream(spec(), seconds=0.1)
+
+
+async def test_a_wait_that_the_router_would_take_for_silence_is_refused_at_once(valkey: str) -> None:
+    async with running(OpenAISimulator(), valkey, limits={"requests_per_minute": 1}, max_wait_s=100) as rig:
+        assert await ask(rig) is None
+        stub = inference_pb2_grpc.InferenceServiceStub(rig.remote.channel)
+        request = v1.GenerateRequest(spec=spec(), stamp=STAMP)
+        with pytest.raises(ProviderRateLimited):
+            await rig.remote.unary(stub.Generate, request, call(200.0).heard_within(20.0), span_name="test")
 
 
 async def test_the_script_decides_as_the_arithmetic_does(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:

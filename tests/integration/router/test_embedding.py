@@ -15,6 +15,7 @@ from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, Pro
 from services.router.app import build
 from services.router.journal import Attempt
 from services.router.policy_settings import PolicySettings, PriceSettings, TargetSettings
+from services.router.router import Router
 from services.router.settings import RouterSettings
 from spillway import v1
 from spillway.client import Client, connect
@@ -55,6 +56,7 @@ class Mesh:
     provider: OpenAISimulator
     address: str
     kept: list[Attempt]
+    router: Router
 
     def outcomes(self) -> list[str]:
         return [f"{attempt.target.name}:{attempt.record.reason or 'answered'}" for attempt in self.kept]
@@ -124,7 +126,7 @@ async def running(
         kept: list[Attempt] = []
         app = await stack.enter_async_context(build(settings, keep=lambda attempt, call: kept.append(attempt)))
         client = await stack.enter_async_context(connect(app.server.address))
-        yield Mesh(client, embedder, generator, provider, app.server.address, kept)
+        yield Mesh(client, embedder, generator, provider, app.server.address, kept, app.router)
 
 
 async def test_texts_are_embedded_on_the_site_and_the_answer_says_where_and_why(valkey: str) -> None:
@@ -152,6 +154,13 @@ async def test_the_same_weights_elsewhere_take_over_and_all_is_accounted(valkey:
     assert [attempt.left_site for attempt in found.attempts] == [False, False, True]
     assert found.usage.cost_nano_usd == 2 * 1000
     assert mesh.kept[-1].record.cost_nano_usd == 2 * 1000
+
+
+async def test_vectors_say_nothing_of_how_long_a_first_token_takes(valkey: str) -> None:
+    async with running(valkey) as mesh:
+        await mesh.client.embed("a parcel", model="near")
+        assert mesh.kept[0].record.HasField("first_token_ms")
+        assert mesh.router.gate.admission.least_first_token_s == 0.0
 
 
 async def test_silence_before_the_first_vector_leaves_time_for_the_next_target(valkey: str) -> None:

@@ -104,6 +104,15 @@ def test_a_share_of_a_machine_that_nobody_shares_is_a_mistake(tmp_path: Path) ->
             "local_engines.small.server.listen: cloud_proxy.server.listen listens on port 7072",
         ),
         (
+            "{local_engine: {server: {admin_listen: 'a:9000'}}, local_engines: {small: {}, large: {}}}",
+            "local_engines.large.server.admin_listen: local_engines.small.server.admin_listen listens on port 9000",
+        ),
+        (
+            "local_engines: {small: {server: {listen: 'a:5', admin_listen: 'a:5'}}}",
+            "local_engines.small.server.admin_listen: local_engines.small listens on port 5",
+        ),
+        ("local_engines: {7: {tier: large}}", "local_engines.7: a name is text"),
+        (
             "local_engines: {small: {}, other: {target: small}}",
             "local_engines.other.target: small is that of local_engines.small too",
         ),
@@ -143,6 +152,13 @@ def test_engines_before_runtimes_are_targets_with_what_those_can_do(tmp_path: Pa
     small, large = read("router", RouterSettings, tmp_path, text).targets
     assert "tools" in small.capabilities
     assert (small.context_window, large.tier) == (99, "small")
+
+
+def test_an_engine_that_is_to_embed_is_a_target_that_embeds(tmp_path: Path) -> None:
+    text = "local_engines: {chat: {}, vectors: {vllm: {task: embed}}}"
+    chat, vectors = read("router", RouterSettings, tmp_path, text).targets
+    assert "embeddings" not in chat.capabilities
+    assert vectors.capabilities == {"embeddings", "token_input"}
 
 
 def test_the_documented_mesh_is_one_that_every_service_takes() -> None:

@@ -71,3 +71,29 @@ def test_more_slots_are_less_to_wait_for() -> None:
     waiting.inside = 4
     waiting.ended(4.0)
     assert waiting.wait_s(False) == 1.0
+
+
+def test_who_waited_in_vain_is_told_how_long_the_next_turn_takes() -> None:
+    waiting = line()
+    assert waiting.busy("it was not free").retry_after_s == 1.0  # nothing is known
+    waiting.ended(4.0)
+    assert waiting.busy("it was not free").retry_after_s == 4.0  # another engine holds it: `inside` is 0
+    waiting.join(ticket("a"), 30.0)
+    assert waiting.busy("it was not free").retry_after_s == 8.0
+
+
+def test_background_work_in_line_keeps_nobody_away_for_the_length_of_it() -> None:
+    waiting = line()
+    waiting.inside = 1
+    waiting.ended(4.0)
+    for name in "abc":
+        waiting.join(ticket(name, background=True), 30.0)
+    with pytest.raises(TargetBusy, match=r"would be about 16\.0 s") as caught:
+        waiting.join(ticket("d", background=True), 10.0)
+    assert caught.value.retry_after_s == 4.0
+
+
+def test_a_line_that_is_shut_for_another_reason_does_not_guess_from_holds() -> None:
+    waiting = line()
+    waiting.ended(40.0)
+    assert waiting.shut("the store is away").retry_after_s == 1.0

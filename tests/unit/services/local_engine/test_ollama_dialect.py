@@ -58,7 +58,7 @@ def test_a_conversation_keeps_its_images_and_tools() -> None:
 def test_an_image_by_its_address_is_refused_by_name() -> None:
     part = v1.Part(image=v1.Image(url="http://here/a.png"))
     chat = v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[part])])
-    with pytest.raises(ConstraintUnsupported, match=r"spec\.chat\.messages\[0\]\.parts"):
+    with pytest.raises(ConstraintUnsupported, match=r"spec\.chat\.messages\[0\]\.parts\[0\]\.image\.url"):
         DIALECT.body(v1.GenerationSpec(chat=chat), "m")
 
 

@@ -20,7 +20,7 @@ from services.local_engine.presets import (
     Preset,
 )
 from spillway import v1
-from spillway.errors import ConstraintUnsupported
+from spillway.errors import ConstraintUnsupported, RequestInvalid
 
 TOOL = v1.Tool(name="find", parameters_json_schema="{}")
 each = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
@@ -145,13 +145,37 @@ def test_tools_are_offered_aloud_because_some_take_none_for_the_default() -> Non
     assert body(TENSORRT_LLM, tools=[TOOL])["tool_choice"] == "auto"
 
 
-def test_images_go_to_a_model_that_is_said_to_read_them() -> None:
+def shown(url: str) -> v1.GenerationSpec:
     spec = asking()
-    spec.chat.messages[0].parts.add().image.url = "http://here/a.png"
+    spec.chat.messages[0].parts.add().image.url = url
+    return spec
+
+
+SEES = (*LLAMA_CPP.capabilities, v1.CAPABILITY_IMAGES)
+
+
+def test_images_go_to_a_model_that_is_said_to_read_them() -> None:
+    spec = shown("data:image/png;base64,iVBORw==")
     with pytest.raises(ConstraintUnsupported, match="reads no images"):
         OpenAIDialect(LLAMA_CPP, LLAMA_CPP.capabilities).body(spec, "m")
-    told = OpenAIDialect(LLAMA_CPP, (*LLAMA_CPP.capabilities, v1.CAPABILITY_IMAGES)).body(spec, "m")
-    assert told["messages"][0]["content"][1]["image_url"] == {"url": "http://here/a.png"}
+    told = OpenAIDialect(LLAMA_CPP, SEES).body(spec, "m")
+    assert told["messages"][0]["content"][1]["image_url"] == {"url": "data:image/png;base64,iVBORw=="}
+
+
+@pytest.mark.parametrize("url", ["http://here/a.png", "https://10.0.0.1/a.png", "file:///etc/passwd", "a.png"])
+def test_an_address_of_an_image_is_never_given_to_a_runtime_that_would_go_there(url: str) -> None:
+    with pytest.raises(RequestInvalid) as refusal:
+        OpenAIDialect(LLAMA_CPP, SEES).body(shown(url), "m")
+    assert refusal.value.fields[0].field == "spec.chat.messages[0].parts[1].image.url"
+
+
+def test_addresses_of_listed_hosts_are_given_as_they_were_looked_at() -> None:
+    dialect = OpenAIDialect(LLAMA_CPP, SEES, fetch_from={"here"})
+    told = dialect.body(shown("HTTP://HERE/a.png?x=1"), "m")
+    assert told["messages"][0]["content"][1]["image_url"] == {"url": "http://here/a.png?x=1"}
+    for url in ("http://there/a.png", "http://here@there/", "http://here\\@there/", "http://here.there/"):
+        with pytest.raises(RequestInvalid):
+            dialect.body(shown(url), "m")
 
 
 def test_an_answer_that_was_begun_goes_on_in_the_form_the_runtime_takes() -> None:

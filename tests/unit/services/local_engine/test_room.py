@@ -181,6 +181,16 @@ def test_two_engines_that_do_not_fit_together_are_refused_with_what_each_takes(l
     assert require(beside(llama), wide, llama).asked.kv_cache_bytes == GIB
 
 
+def test_a_neighbours_damaged_model_is_told_as_the_neighbours(llama: Path, tmp_path_factory: Any) -> None:
+    broken = tmp_path_factory.mktemp("broken")
+    (broken / "config.json").write_text("{")
+    engines = {"small": EnginePart(model=str(broken)), "large": EnginePart(model=str(llama))}
+    for engine, folder in (("large", llama), ("small", broken)):
+        told = LocalEngineSettings(model=str(folder), machine=MachineSettings(engine=engine, engines=engines))
+        with pytest.raises(SettingsError, match=r"^local_engines\.small\.model: "):
+            require(told, MACHINE, llama)
+
+
 def test_a_share_becomes_what_vllm_is_told(llama: Path) -> None:
     wide = replace(MACHINE, memory=Memory(64 * GIB, 60 * GIB))
     told = beside(llama, memory=0.5)

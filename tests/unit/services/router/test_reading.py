@@ -6,7 +6,7 @@ import pytest
 
 from services.router.facts import Facts
 from services.router.policy import Policy, estimate, worth_counting
-from services.router.reading import countable, read_facts
+from services.router.reading import countable, read_facts, recounted
 from services.router.target import Price, Target
 from spillway import v1
 from spillway.egress import DataPolicy
@@ -56,3 +56,10 @@ def test_the_longest_text_is_counted_where_it_may_not_fit_an_embedder_and_only_t
     assert worth_counting(facts("a" * 60), [near, chat], policy)
     assert not worth_counting(facts("a" * 60), [chat], policy)
     assert countable(asked("a", "bcd", "ef")).text.text == "bcd"
+    assert countable(asked("abcd", "見積書")).text.text == "見積書"  # 9 bytes
+
+
+def test_a_count_of_the_longest_text_never_hides_tokens_that_are_more() -> None:
+    assert recounted(asked("abc", [1] * 9), 2) == 9
+    assert recounted(asked("abc", [1]), 2) == 2
+    assert recounted(v1.GenerationSpec(text=v1.TextPrompt(text="abc")), 2) == 2

@@ -210,6 +210,15 @@ async def test_attempts_left_that_are_no_number_are_refused(mesh: Any, spec: Any
     assert raised.value.code() is StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("wait", ["-1", "1.5", "9" * 10, ""])
+async def test_a_wait_for_a_first_token_that_is_no_number_is_refused(mesh: Any, spec: Any, wait: str) -> None:
+    stub = mesh.client(await mesh.serve(*services(FakeEngine()))).stub
+
+    with pytest.raises(AioRpcError) as raised:
+        await stub.Generate(v1.GenerateRequest(spec=spec()), metadata=((metadata.FIRST_TOKEN_MS, wait),))
+    assert raised.value.code() is StatusCode.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize("hop", ["-1", "one", "9" * 5000, ""])
 async def test_hops_that_are_no_number_are_refused(mesh: Any, spec: Any, hop: str) -> None:
     stub = mesh.client(await mesh.serve(*services(FakeEngine()))).stub

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from spillway.deadline import Deadline
+from spillway.rpc.call import Call
+from spillway.testing.clock import HandClock
+
+
+def made(clock: HandClock, seconds: float = 60.0) -> Call:
+    return Call("r", Deadline.after(seconds, clock))
+
+
+def test_half_of_the_wait_for_a_first_token_is_for_lines() -> None:
+    clock = HandClock()
+    assert made(clock).line_s == 60.0
+    call = made(clock).heard_within(24.0)
+    assert call.line_s == 12.0
+    clock.advance(4.0)
+    assert call.line_s == 10.0
+
+
+def test_the_shorter_of_two_waits_holds_and_none_outlasts_the_deadline() -> None:
+    clock = HandClock()
+    assert made(clock).heard_within(24.0).heard_within(30.0).line_s == 12.0
+    assert made(clock).heard_within(24.0).heard_within(10.0).line_s == 5.0
+    assert made(clock).heard_within(61.0).first_token is None
+    assert made(clock, 8.0).heard_within(10.0).line_s == 8.0
+
+
+def test_after_the_first_token_only_the_deadline_bounds_a_line() -> None:
+    clock = HandClock()
+    call = made(clock).heard_within(24.0)
+    clock.advance(30.0)
+    assert call.line_s == 30.0
+    assert call.heard_within(10.0).line_s == 5.0
