@@ -43,7 +43,7 @@ def told(chat: v1.Chat, form: ImageForm | None = None, *, tools: bool = False) -
         _require_readable(message, place, form, reserved, tools=tools)
         content: str | list[dict[str, str]] = "".join(part.text for part in message.parts)
         if form is not None and form.placeholder is None:
-            content = [_part(part) for part in message.parts if part.WhichOneof("part") in ("text", "image")]
+            content = _parts(message.parts)
         elif form is not None and form.placeholder is not None:
             content, images = _marked(message.parts, form.placeholder, images)
         named = {"name": message.name} if message.name else {}
@@ -76,8 +76,17 @@ def _require_readable(
                 raise _invalid(f"{field}.text", f"holds {found!r}, which stands for an image here")
 
 
-def _part(part: v1.Part) -> dict[str, str]:
-    return {"type": "image"} if part.HasField("image") else {"type": "text", "text": part.text}
+def _parts(parts: Sequence[v1.Part]) -> list[dict[str, str]]:
+    """Return texts and images; texts beside each other are one, here as elsewhere."""
+    told: list[dict[str, str]] = []
+    for part in parts:
+        if part.HasField("image"):
+            told.append({"type": "image"})
+        elif part.HasField("text"):
+            if not told or told[-1]["type"] != "text":
+                told.append({"type": "text", "text": ""})
+            told[-1]["text"] += part.text
+    return told
 
 
 def _marked(parts: Sequence[v1.Part], placeholder: Callable[[int], str], images: int) -> tuple[str, int]:

@@ -179,18 +179,6 @@ EXTRA: Mapping[str, Callable[[object], Any]] = {
 }
 """Parameters of vLLM's that the contract has no field for, by vLLM's names."""
 
-SAMPLING_FIELDS = (
-    *SAMPLING,
-    "max_tokens",
-    "logit_bias",
-    *EXTRA,
-    "stop",
-    "stop_token_ids",
-    "logprobs",
-    "prompt_logprobs",
-)
-"""Fields of vLLM's SamplingParams that a request may set."""
-
 PARALLEL = "parallel_tool_calls"
 """OpenAI's name of whether an answer may hold several calls; absent: it may."""
 

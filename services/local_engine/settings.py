@@ -118,6 +118,9 @@ class VllmSettings(Section):
         "auto", description="how a text with a suffix is asked for; auto: by the tokens of known families"
     )
     images: ImageSettings = ImageSettings()
+    split_special_tokens: bool = Field(
+        True, description="the text of a chat is never read as special tokens: nobody writes another's turn"
+    )
     tool_parser: str | None = Field(
         None, description="vLLM's parser of the model's tool calls: hermes, llama3_json, ...; absent: no tools"
     )

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from services.local_engine import prompt
 from services.local_engine.chat_messages import ImageForm
 from services.local_engine.fill_in_the_middle import Frame
+from services.local_engine.special_tokens import SpecialTokens
 from spillway import v1
 from spillway.generation import prompt_bytes
 
@@ -80,17 +81,24 @@ class Tokenization:
     """Turns prompts into the ids of a model with `vocabulary` of them.
 
     `frame` is how it fills in the middle, `form` how its template takes images: each is one mark here, not yet tokens.
+    `special` are tokens that a chat's text is not read for.
     """
 
     def __init__(
-        self, tokenizer: Any, executor: Executor, vocabulary: int, frame: Frame | None, form: ImageForm | None = None
+        self,
+        tokenizer: Any,
+        executor: Executor,
+        vocabulary: int,
+        frame: Frame | None,
+        form: ImageForm | None = None,
+        special: SpecialTokens | None = None,
     ) -> None:
         # A fast tokenizer is not to be used by two threads at once, and vLLM uses its own.
         self.tokenizer = copy.deepcopy(tokenizer)
         self._long_tokenizer = copy.deepcopy(tokenizer)
         self._executor = executor
         self._vocabulary = vocabulary
-        self._told = (frame, form)
+        self._told = (frame, form, special)
         self._counted = Counted()
 
     async def tokens(self, spec: v1.GenerationSpec) -> list[int]:

@@ -41,6 +41,7 @@ from services.local_engine.resumption import Resumption
 from services.local_engine.seats import Seats
 from services.local_engine.settings import LocalEngineSettings
 from services.local_engine.spawned import standing_apart
+from services.local_engine.special_tokens import SpecialTokens
 from services.local_engine.support import CAPABILITIES, EMBEDDING, unsupported
 from services.local_engine.tokenization import Tokenization
 from services.local_engine.vllm_adapters import VllmAdapters
@@ -89,7 +90,8 @@ class VllmBackend:
         self._frame = frame(llm.get_tokenizer(), settings.vllm.fill_in_the_middle)
         self._images = VllmImages.of(llm, settings.vllm.images)
         form = None if self._images is None else self._images.form
-        self._prompts = Tokenization(llm.get_tokenizer(), self._thread, self._vocabulary, self._frame, form)
+        special = SpecialTokens.of(llm.get_tokenizer()) if settings.vllm.split_special_tokens else None
+        self._prompts = Tokenization(llm.get_tokenizer(), self._thread, self._vocabulary, self._frame, form, special)
         self.adapters = VllmAdapters(llm) if settings.vllm.adapters is not None else None
         named = settings.vllm.tool_parser or settings.vllm.reasoning_parser
         self._parsers = Parsers(settings.vllm, llm.model_config, self._prompts.tokenizer) if named else None

@@ -41,7 +41,8 @@ def test_a_chat_is_written_by_the_models_template_without_special_tokens_of_ours
 
 
 def test_an_assistants_last_message_is_continued() -> None:
-    assert prompt.rendered(chat((v1.ROLE_USER, "hi"), (v1.ROLE_ASSISTANT, "Hel")), Letters()).endswith("<assistant>Hel")
+    [text] = prompt.rendered(chat((v1.ROLE_USER, "hi"), (v1.ROLE_ASSISTANT, "Hel")), Letters())
+    assert text.endswith("<assistant>Hel")
 
 
 def test_an_answer_of_another_model_is_continued_after_its_text() -> None:
