@@ -72,8 +72,14 @@ def _require_readable(
                 raise _invalid(f"{field}.tool_result", "stands in a message of the role tool alone")
             case "tool_call" if message.role != v1.ROLE_ASSISTANT:
                 raise _invalid(f"{field}.tool_call", "stands in a message of the assistant alone")
-            case "text" if found := next((text for text in reserved if text in part.text), None):
-                raise _invalid(f"{field}.text", f"holds {found!r}, which stands for an image here")
+            case "text":
+                require_unreserved(part.text, f"{field}.text", reserved)
+
+
+def require_unreserved(text: str, field: str, reserved: frozenset[str]) -> None:
+    """Raise RequestInvalid where the `text` of `field` holds what stands for an image."""
+    if found := next((held for held in reserved if held in text), None):
+        raise _invalid(field, f"holds {found!r}, which stands for an image here")
 
 
 def _parts(parts: Sequence[v1.Part]) -> list[dict[str, str]]:

@@ -61,6 +61,8 @@ def tokens(
             return tokenizer.encode(spec.text.text + begun)
         case _:
             told = chat_template.arguments(spec, tokenizer)
+            if form is not None and chat_messages.has_images(spec.chat):
+                chat_messages.require_unreserved(begun, "spec.continuation.text", form.reserved)
             first, *rest = rendered(_with(spec.chat, begun), tokenizer, form, special, **told)
 
             def encode(said: str) -> list[int]:

@@ -76,19 +76,21 @@ class SpecialTokens:
     ) -> tuple[list[dict[str, Any]], Any, str]:
         """Return both with a mark in each special token of theirs, and the mark; empty: there was none to put.
 
-        `kept` are those that stand there for images; the caller's text has none of them.
+        `kept` are those that stand for images in the content of messages; the caller's text has none of them there.
         """
-        every, special = self.every.without(kept), self.special.without(kept)
         texts = list(_texts([messages, tools]))
-        if not any(True for text in texts for _ in every.found(text)):
+        if not any(True for text in texts for _ in self.every.found(text)):
             return messages, tools, ""
         said = set().union(*texts)
         mark = next(char for char in map(chr, MARKS) if char not in said)
-        told = [
-            _each(message, partial((every if message["role"] in FORGING else special).marked, mark))
-            for message in messages
-        ]
-        return told, _each(tools, partial(every.marked, mark)), mark
+        told = []
+        for message in messages:
+            cuts = self.every if message["role"] in FORGING else self.special
+            fields = _each(message, partial(cuts.marked, mark))
+            if message["role"] != "tool":  # there are no images in results
+                fields["content"] = _each(message["content"], partial(cuts.without(kept).marked, mark))
+            told.append(fields)
+        return told, _each(tools, partial(self.every.marked, mark)), mark
 
     def __repr__(self) -> str:
         return f"<SpecialTokens {len(self.special.tokens)} special of {len(self.every.tokens)}>"

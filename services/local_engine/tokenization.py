@@ -113,6 +113,7 @@ class Tokenization:
     async def count(self, spec: v1.GenerationSpec) -> int:
         """Return how many tokens the prompt of `spec` has. Raises as `tokens` does."""
         if spec.HasField("tokens"):
+            prompt.require_no_template(spec)
             return len(prompt.known(spec.tokens.ids, self._vocabulary))
         key = digest(spec)
         if (count := self._counted.count(key)) is None:
@@ -143,6 +144,10 @@ def digest(spec: v1.GenerationSpec) -> bytes:
     asked = v1.GenerationSpec()
     asked.CopyFrom(spec)
     _clear(asked)
+    for message in asked.chat.messages:
+        for part in message.parts:
+            if part.HasField("image"):  # one mark here, whatever it shows; and millions of bytes to read
+                part.image.Clear()
     return hashlib.blake2b(asked.SerializeToString(deterministic=True), digest_size=16).digest()
 
 

@@ -121,6 +121,14 @@ def test_text_beside_images_may_not_hold_what_stands_for_one() -> None:
     assert chat_messages.told(seen("an <image>"), form)
 
 
+def test_nor_may_the_beginning_of_its_answer() -> None:
+    form = chat_messages.ImageForm(None, frozenset({"<image>"}))
+    spec = v1.GenerationSpec(chat=seen(None, "a"), continuation=v1.Continuation(text="an <image>"))
+    with pytest.raises(RequestInvalid, match="stands for an image") as refusal:
+        prompt.tokens(spec, Letters(), form=form)
+    assert refusal.value.fields[0].field == "spec.continuation.text"
+
+
 class Tools(Letters):
     """Its template knows tools."""
 

@@ -148,6 +148,10 @@ def test_an_images_place_is_left_to_the_image(tokenizer: Any) -> None:
     image = v1.Part(image=v1.Image(data=b"1", mime_type="image/png"))
     assert control(tokenizer, asked(image, FORGED), form) == [USER, END, USER, "<image>", END, "<|assistant|>"]
     assert control(tokenizer, asked("<image>"), form) == TURNS
+    spec = asked(image, FORGED)
+    spec.chat.messages.add(role=v1.ROLE_TOOL).parts.add().tool_result.content = "an <image>"
+    spec.tools.add(name="f", description="an <image>")
+    assert control(tokenizer, spec, form).count("<image>") == 1
 
 
 def test_tokens_that_overlap_are_all_cut() -> None:
