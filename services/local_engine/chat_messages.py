@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.local_engine.support import unsupported
+from services.local_engine.support import invalid, unsupported
 from spillway import v1
-from spillway.errors import FieldViolation, RequestInvalid
 
 ROLES = {v1.ROLE_SYSTEM: "system", v1.ROLE_USER: "user", v1.ROLE_ASSISTANT: "assistant"}
 
@@ -69,9 +68,9 @@ def _require_readable(
             case "tool_call" | "tool_result" as kind if not tools:
                 raise unsupported(f"{field}.{kind}", "tools are not supported here")
             case "tool_result":
-                raise _invalid(f"{field}.tool_result", "stands in a message of the role tool alone")
+                raise invalid(f"{field}.tool_result", "stands in a message of the role tool alone")
             case "tool_call" if message.role != v1.ROLE_ASSISTANT:
-                raise _invalid(f"{field}.tool_call", "stands in a message of the assistant alone")
+                raise invalid(f"{field}.tool_call", "stands in a message of the assistant alone")
             case "text":
                 require_unreserved(part.text, f"{field}.text", reserved)
 
@@ -79,7 +78,7 @@ def _require_readable(
 def require_unreserved(text: str, field: str, reserved: frozenset[str]) -> None:
     """Raise RequestInvalid where the `text` of `field` holds what stands for an image."""
     if found := next((held for held in reserved if held in text), None):
-        raise _invalid(field, f"holds {found!r}, which stands for an image here")
+        raise invalid(field, f"holds {found!r}, which stands for an image here")
 
 
 def _parts(parts: Sequence[v1.Part]) -> list[dict[str, str]]:
@@ -110,7 +109,7 @@ def _marked(parts: Sequence[v1.Part], placeholder: Callable[[int], str], images:
 def _results(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
     for index, part in enumerate(message.parts):
         if not part.HasField("tool_result"):
-            raise _invalid(f"{place}.parts[{index}]", "a tool message holds tool results alone")
+            raise invalid(f"{place}.parts[{index}]", "a tool message holds tool results alone")
         yield {"role": "tool", "content": part.tool_result.content, "tool_call_id": part.tool_result.tool_call_id}
 
 
@@ -126,7 +125,3 @@ def _call(call: v1.ToolCall) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         arguments = {}
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
-
-
-def _invalid(field: str, said: str) -> RequestInvalid:
-    return RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])

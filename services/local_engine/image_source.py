@@ -19,9 +19,8 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from services.local_engine.settings import ImageSettings
-from services.local_engine.support import unsupported
+from services.local_engine.support import invalid, unsupported
 from spillway import v1
-from spillway.errors import FieldViolation, RequestInvalid
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 IPV4_COMPATIBLE = ipaddress.ip_network("::/96")
@@ -51,11 +50,6 @@ async def image_bytes(image: v1.Image, field: str, settings: ImageSettings) -> b
     if len(data) > settings.max_bytes:
         raise invalid(source, f"has {len(data)} bytes; at most {settings.max_bytes} are accepted")
     return data
-
-
-def invalid(field: str, why: str) -> RequestInvalid:
-    """Return the error for an image that is not one this engine takes."""
-    return RequestInvalid(f"{field}: {why}", fields=[FieldViolation(field, why)])
 
 
 def is_public(address: str) -> bool:

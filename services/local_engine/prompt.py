@@ -9,7 +9,7 @@ from services.local_engine import chat_messages, chat_template
 from services.local_engine.chat_messages import ImageForm
 from services.local_engine.fill_in_the_middle import Encode, Frame, plain
 from services.local_engine.special_tokens import SpecialTokens
-from services.local_engine.support import unsupported
+from services.local_engine.support import invalid, unsupported
 from spillway import v1
 from spillway.errors import ContextLengthExceeded, FieldViolation, RequestInvalid
 
@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
 def known(ids: Sequence[int], vocabulary: int, field: str = "spec.tokens.ids") -> list[int]:
     """Return the caller's own token ids; raises RequestInvalid for one that the model does not have."""
     if (highest := max(ids)) >= vocabulary:
-        raise _invalid(field, f"has the id {highest}; this model's ids end at {vocabulary - 1}")
+        raise invalid(field, f"has the id {highest}; this model's ids end at {vocabulary - 1}")
     return list(ids)
 
 
@@ -147,7 +147,7 @@ def rendered(
     messages = chat_messages.told(chat, form, tools=tools)
     if goes_on and any(part.HasField("tool_call") for part in chat.messages[-1].parts):
         place = f"spec.chat.messages[{len(chat.messages) - 1}]"
-        raise _invalid(place, "ends with a tool call: its result is to follow")
+        raise invalid(place, "ends with a tool call: its result is to follow")
     mark = ""
     try:
         if special is not None:
@@ -164,11 +164,7 @@ def rendered(
         if getattr(tokenizer, "chat_template", None) is None:
             raise unsupported("spec.chat", "this model has no chat template: send text or tokens") from None
         said = f"the model's chat template refuses these messages ({type(error).__name__})"
-        raise _invalid("spec.chat.messages", said) from None
-
-
-def _invalid(field: str, said: str) -> RequestInvalid:
-    return RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])
+        raise invalid("spec.chat.messages", said) from None
 
 
 def room(prompt_tokens: int, context: int, source: str | None) -> int:

@@ -20,12 +20,11 @@ from typing import Any
 import vllm
 from pydantic import ValidationError
 from tokenizers.decoders import DecodeStream
-from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams, check_json_nesting
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams, check_json_nesting
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
@@ -147,9 +146,12 @@ class VllmBackend:
             ) from error
         try:
             return cls(llm, reports, settings, release)
-        except SettingsError:  # of what only the loaded model's tokenizer tells
+        except Exception as error:  # of what only the loaded model's tokenizer and processor tell
             llm.shutdown(SHUTDOWN_S)
-            raise
+            if isinstance(error, SettingsError):
+                raise
+            log.error("engine.not_loaded", exc_info=error)
+            raise SettingsError(f"local_engine.model: {settings.model}: it cannot be served: {_said(error)}") from error
 
     async def generate(
         self, spec: v1.GenerationSpec, call: Call, *, window: Window, whole: bool
