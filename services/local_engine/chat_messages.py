@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.local_engine.support import unsupported
+from services.local_engine.support import invalid, unsupported
 from spillway import v1
-from spillway.errors import FieldViolation, RequestInvalid
 
 ROLES = {v1.ROLE_SYSTEM: "system", v1.ROLE_USER: "user", v1.ROLE_ASSISTANT: "assistant"}
 
@@ -43,7 +42,7 @@ def told(chat: v1.Chat, form: ImageForm | None = None, *, tools: bool = False) -
         _require_readable(message, place, form, reserved, tools=tools)
         content: str | list[dict[str, str]] = "".join(part.text for part in message.parts)
         if form is not None and form.placeholder is None:
-            content = [_part(part) for part in message.parts if part.WhichOneof("part") in ("text", "image")]
+            content = _parts(message.parts)
         elif form is not None and form.placeholder is not None:
             content, images = _marked(message.parts, form.placeholder, images)
         named = {"name": message.name} if message.name else {}
@@ -69,15 +68,30 @@ def _require_readable(
             case "tool_call" | "tool_result" as kind if not tools:
                 raise unsupported(f"{field}.{kind}", "tools are not supported here")
             case "tool_result":
-                raise _invalid(f"{field}.tool_result", "stands in a message of the role tool alone")
+                raise invalid(f"{field}.tool_result", "stands in a message of the role tool alone")
             case "tool_call" if message.role != v1.ROLE_ASSISTANT:
-                raise _invalid(f"{field}.tool_call", "stands in a message of the assistant alone")
-            case "text" if found := next((text for text in reserved if text in part.text), None):
-                raise _invalid(f"{field}.text", f"holds {found!r}, which stands for an image here")
+                raise invalid(f"{field}.tool_call", "stands in a message of the assistant alone")
+            case "text":
+                require_unreserved(part.text, f"{field}.text", reserved)
 
 
-def _part(part: v1.Part) -> dict[str, str]:
-    return {"type": "image"} if part.HasField("image") else {"type": "text", "text": part.text}
+def require_unreserved(text: str, field: str, reserved: frozenset[str]) -> None:
+    """Raise RequestInvalid where the `text` of `field` holds what stands for an image."""
+    if found := next((held for held in reserved if held in text), None):
+        raise invalid(field, f"holds {found!r}, which stands for an image here")
+
+
+def _parts(parts: Sequence[v1.Part]) -> list[dict[str, str]]:
+    """Return texts and images; texts beside each other are one, here as elsewhere."""
+    told: list[dict[str, str]] = []
+    for part in parts:
+        if part.HasField("image"):
+            told.append({"type": "image"})
+        elif part.HasField("text"):
+            if not told or told[-1]["type"] != "text":
+                told.append({"type": "text", "text": ""})
+            told[-1]["text"] += part.text
+    return told
 
 
 def _marked(parts: Sequence[v1.Part], placeholder: Callable[[int], str], images: int) -> tuple[str, int]:
@@ -95,7 +109,7 @@ def _marked(parts: Sequence[v1.Part], placeholder: Callable[[int], str], images:
 def _results(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
     for index, part in enumerate(message.parts):
         if not part.HasField("tool_result"):
-            raise _invalid(f"{place}.parts[{index}]", "a tool message holds tool results alone")
+            raise invalid(f"{place}.parts[{index}]", "a tool message holds tool results alone")
         yield {"role": "tool", "content": part.tool_result.content, "tool_call_id": part.tool_result.tool_call_id}
 
 
@@ -111,7 +125,3 @@ def _call(call: v1.ToolCall) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         arguments = {}
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
-
-
-def _invalid(field: str, said: str) -> RequestInvalid:
-    return RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])

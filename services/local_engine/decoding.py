@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from services.local_engine.support import unsupported
+from services.local_engine.support import invalid, unsupported
 from spillway import v1
 from spillway.errors import FieldViolation, RequestInvalid, SchemaInvalid, SpillwayError
 
@@ -100,9 +100,9 @@ def decoding(
 
 def _agree(arguments: Mapping[str, Any]) -> None:
     if arguments.get("n", 1) > 1 and arguments.get("temperature", 1.0) < GREEDY_BELOW:
-        raise _invalid("spec.sampling.n", "must be 1 with temperature 0: all choices would be the same")
+        raise invalid("spec.sampling.n", "must be 1 with temperature 0: all choices would be the same")
     if arguments.get("min_tokens", 0) > arguments["max_tokens"]:
-        raise _invalid("spec.sampling.min_tokens", f"is more than the {arguments['max_tokens']} tokens there may be")
+        raise invalid("spec.sampling.min_tokens", f"is more than the {arguments['max_tokens']} tokens there may be")
 
 
 def guide(spec: v1.GenerationSpec) -> Guide | None:
@@ -119,13 +119,13 @@ def guide(spec: v1.GenerationSpec) -> Guide | None:
             return Guide("regex", constraint.regex, "spec.constraint.regex")
         case "grammar":
             if not constraint.grammar.strip():
-                raise _invalid("spec.constraint.grammar", "is empty")
+                raise invalid("spec.constraint.grammar", "is empty")
             return Guide("grammar", constraint.grammar, "spec.constraint.grammar")
         case "choices":
             return Guide("choice", list(constraint.choices.values), "spec.constraint.choices")
         case "json_object":
             if not constraint.json_object:
-                raise _invalid("spec.constraint.json_object", "must be true: leave the constraint out for free text")
+                raise invalid("spec.constraint.json_object", "must be true: leave the constraint out for free text")
             return Guide("json_object", True, "spec.constraint.json_object")
     return None
 
@@ -142,7 +142,7 @@ def _extra(spec: v1.GenerationSpec) -> dict[str, Any]:
         try:
             taken[name] = take(value)
         except (TypeError, ValueError):
-            raise _invalid(field, "has the wrong type") from None
+            raise invalid(field, "has the wrong type") from None
     taken.pop(PARALLEL, None)  # is looked at with the tools
     return taken
 
@@ -179,18 +179,6 @@ EXTRA: Mapping[str, Callable[[object], Any]] = {
 }
 """Parameters of vLLM's that the contract has no field for, by vLLM's names."""
 
-SAMPLING_FIELDS = (
-    *SAMPLING,
-    "max_tokens",
-    "logit_bias",
-    *EXTRA,
-    "stop",
-    "stop_token_ids",
-    "logprobs",
-    "prompt_logprobs",
-)
-"""Fields of vLLM's SamplingParams that a request may set."""
-
 PARALLEL = "parallel_tool_calls"
 """OpenAI's name of whether an answer may hold several calls; absent: it may."""
 
@@ -214,11 +202,7 @@ def refused(parameter: str | None, why: str, decoding: Decoding, *, sound: bool 
     `sound` says that the guide, if there is one, is well formed.
     """
     if parameter in FIELDS:
-        return _invalid(FIELDS[parameter], why[:300])
+        return invalid(FIELDS[parameter], why[:300])
     if decoding.guide is not None:
         return decoding.guide.refused(why, sound=sound)
-    return _invalid("spec", why[:300])
-
-
-def _invalid(field: str, why: str) -> RequestInvalid:
-    return RequestInvalid(f"{field}: {why}", fields=[FieldViolation(field, why)])
+    return invalid("spec", why[:300])

@@ -6,6 +6,7 @@ lists the host, and then nothing but that host is asked: no redirect, no proxy, 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import ipaddress
@@ -19,9 +20,14 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from services.local_engine.settings import ImageSettings
-from services.local_engine.support import unsupported
+from services.local_engine.support import invalid, unsupported
 from spillway import v1
-from spillway.errors import FieldViolation, RequestInvalid
+
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+IPV4_COMPATIBLE = ipaddress.ip_network("::/96")
+LONGEST_BYTE = 3
+"""Characters of a data URL that may say one byte: %41."""
+LONGEST_HEAD = 1024
 
 
 async def image_bytes(image: v1.Image, field: str, settings: ImageSettings) -> bytes:
@@ -34,7 +40,10 @@ async def image_bytes(image: v1.Image, field: str, settings: ImageSettings) -> b
             raise invalid(f"{field}.mime_type", "is the type of an image: image/png, for example")
         data, source = image.data, f"{field}.data"
     elif image.url.startswith("data:"):
-        data, source = _inline(image.url, field), f"{field}.url"
+        if len(image.url) > settings.max_bytes * LONGEST_BYTE + LONGEST_HEAD:
+            raise invalid(f"{field}.url", f"is too long; at most {settings.max_bytes} bytes are accepted")
+        # Percent signs take seconds where there are millions.
+        data, source = await asyncio.to_thread(_inline, image.url, field), f"{field}.url"
     else:
         data, source = await _fetched(image.url, f"{field}.url", settings), f"{field}.url"
     if not data:
@@ -44,9 +53,18 @@ async def image_bytes(image: v1.Image, field: str, settings: ImageSettings) -> b
     return data
 
 
-def invalid(field: str, why: str) -> RequestInvalid:
-    """Return the error for an image that is not one this engine takes."""
-    return RequestInvalid(f"{field}: {why}", fields=[FieldViolation(field, why)])
+def is_public(address: str) -> bool:
+    """Whether `address` is of the Internet, and so is the one that a gateway makes of it."""
+    told = ipaddress.ip_address(address)
+    if isinstance(told, ipaddress.IPv6Address):
+        within = told.ipv4_mapped or told.sixtofour
+        if told in NAT64 or told in IPV4_COMPATIBLE:
+            within = ipaddress.IPv4Address(int(told) & 0xFFFFFFFF)
+        if within is not None:
+            return is_public(str(within))
+        if told.is_site_local:
+            return False
+    return told.is_global and not told.is_multicast
 
 
 def _inline(url: str, field: str) -> bytes:
@@ -110,7 +128,7 @@ class _Guard(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        allowed = [one for one in found if ipaddress.ip_address(one["host"]).is_global or one["host"] in self._listed]
+        allowed = [one for one in found if is_public(one["host"]) or one["host"] in self._listed]
         if not allowed:
             raise OSError(f"{host} has no public address")
         return allowed

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from services.local_engine import chat_messages, chat_template
 from services.local_engine.chat_messages import ImageForm
-from services.local_engine.fill_in_the_middle import Frame, plain
-from services.local_engine.support import unsupported
+from services.local_engine.fill_in_the_middle import Encode, Frame, plain
+from services.local_engine.special_tokens import SpecialTokens
+from services.local_engine.support import invalid, unsupported
 from spillway import v1
 from spillway.errors import ContextLengthExceeded, FieldViolation, RequestInvalid
 
@@ -33,18 +34,22 @@ class Tokenizer(Protocol):
 def known(ids: Sequence[int], vocabulary: int, field: str = "spec.tokens.ids") -> list[int]:
     """Return the caller's own token ids; raises RequestInvalid for one that the model does not have."""
     if (highest := max(ids)) >= vocabulary:
-        raise _invalid(field, f"has the id {highest}; this model's ids end at {vocabulary - 1}")
+        raise invalid(field, f"has the id {highest}; this model's ids end at {vocabulary - 1}")
     return list(ids)
 
 
 def tokens(
-    spec: v1.GenerationSpec, tokenizer: Tokenizer, frame: Frame | None = None, form: ImageForm | None = None
+    spec: v1.GenerationSpec,
+    tokenizer: Tokenizer,
+    frame: Frame | None = None,
+    form: ImageForm | None = None,
+    special: SpecialTokens | None = None,
 ) -> list[int]:
     """Return the text or chat of `spec` as token ids, with the text of an answer that is continued by it alone.
 
     `frame` is what stands around a text that has a suffix. Each image is what stands for one, not yet the tokens that
-    it fills; `form` None is a model that reads none. Raises ConstraintUnsupported for what the engine or the template
-    cannot read and RequestInvalid where it refuses.
+    it fills; `form` None is a model that reads none. `special` are tokens that a chat's text is not read for. Raises
+    ConstraintUnsupported for what the engine or the template cannot read and RequestInvalid where it refuses.
     """
     begun = "" if spec.continuation.token_ids else spec.continuation.text
     match spec.WhichOneof("input"):
@@ -55,10 +60,20 @@ def tokens(
             require_no_template(spec)
             return tokenizer.encode(spec.text.text + begun)
         case _:
-            # The template writes the special tokens itself.
             told = chat_template.arguments(spec, tokenizer)
-            text = rendered(_with(spec.chat, begun), tokenizer, form, **told)
-            return tokenizer.encode(text, add_special_tokens=False)
+            if form is not None and chat_messages.has_images(spec.chat):
+                chat_messages.require_unreserved(begun, "spec.continuation.text", form.reserved)
+            first, *rest = rendered(_with(spec.chat, begun), tokenizer, form, special, **told)
+
+            def encode(said: str) -> list[int]:
+                # The template writes the special tokens itself.
+                return tokenizer.encode(said, add_special_tokens=False)
+
+            ids = encode(first)
+            if rest:
+                inner = _within(encode)
+                ids += [one for piece in rest for one in inner(piece)]
+            return ids
 
 
 def _framed(text: v1.TextPrompt, begun: str, tokenizer: Any, frame: Frame | None) -> list[int]:
@@ -71,18 +86,21 @@ def _framed(text: v1.TextPrompt, begun: str, tokenizer: Any, frame: Frame | None
         ids: list[int] = tokenizer.encode(said, add_special_tokens=False, **options)
         return ids
 
-    mark = encode(MARK)
-
-    def within(said: str) -> list[int]:
-        """SentencePiece puts a space before a text: what stands within one is encoded behind a mark."""
-        marked = encode(MARK + said)
-        return marked[len(mark) :] if marked[: len(mark)] == mark else encode(said)
-
-    spaced = encode("a") != within("a")
-    inner = within if spaced else encode
+    inner = _within(encode)
     begins = [first for first in tokenizer.encode("")[:1] if first == getattr(tokenizer, "bos_token_id", None)]
     before = plain(text.text, frame.texts, encode, inner)
     return [*begins, *frame.around(before, plain(text.suffix, frame.texts, inner, inner)), *inner(begun)]
+
+
+def _within(encode: Encode) -> Encode:
+    """Return what encodes a text that stands within another: SentencePiece puts a space before one that begins."""
+    mark = encode(MARK)
+
+    def within(said: str) -> list[int]:
+        marked = encode(MARK + said)
+        return marked[len(mark) :] if marked[: len(mark)] == mark else encode(said)
+
+    return within if encode("a") != within("a") else encode
 
 
 def require_no_template(spec: v1.GenerationSpec) -> None:
@@ -113,8 +131,14 @@ def _with(chat: v1.Chat, begun: str) -> v1.Chat:
     return told
 
 
-def rendered(chat: v1.Chat, tokenizer: Tokenizer, form: ImageForm | None = None, **told: Any) -> str:
-    """Return `chat` as the model's template writes it, `told` its other variables.
+def rendered(
+    chat: v1.Chat,
+    tokenizer: Tokenizer,
+    form: ImageForm | None = None,
+    special: SpecialTokens | None = None,
+    **told: Any,
+) -> list[str]:
+    """Return `chat` as the model's template writes it, `told` its other variables, in pieces to be tokenized apart.
 
     An assistant's last message is left open, to be continued.
     """
@@ -123,22 +147,24 @@ def rendered(chat: v1.Chat, tokenizer: Tokenizer, form: ImageForm | None = None,
     messages = chat_messages.told(chat, form, tools=tools)
     if goes_on and any(part.HasField("tool_call") for part in chat.messages[-1].parts):
         place = f"spec.chat.messages[{len(chat.messages) - 1}]"
-        raise _invalid(place, "ends with a tool call: its result is to follow")
+        raise invalid(place, "ends with a tool call: its result is to follow")
+    mark = ""
     try:
-        return str(
+        if special is not None:
+            kept = form.reserved if form is not None and chat_messages.has_images(chat) else ()
+            messages, listed, mark = special.marked(messages, told.get("tools"), kept)
+            told = {**told, "tools": listed} if listed is not None else told
+        text = str(
             tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on, **told
             )
         )
+        return text.split(mark) if mark else [text]
     except Exception as error:  # templates are programs: what they raise is theirs
         if getattr(tokenizer, "chat_template", None) is None:
             raise unsupported("spec.chat", "this model has no chat template: send text or tokens") from None
         said = f"the model's chat template refuses these messages ({type(error).__name__})"
-        raise _invalid("spec.chat.messages", said) from None
-
-
-def _invalid(field: str, said: str) -> RequestInvalid:
-    return RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])
+        raise invalid("spec.chat.messages", said) from None
 
 
 def room(prompt_tokens: int, context: int, source: str | None) -> int:

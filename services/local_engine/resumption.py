@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from services.local_engine.decoding import Decoding
-from services.local_engine.support import unsupported
+from services.local_engine.support import invalid, unsupported
 from spillway import v1
-from spillway.errors import FieldViolation, RequestInvalid
 
 FIELD = "spec.continuation"
 DONE = ("stop", "include_stop_str_in_output", "prompt_logprobs")
@@ -54,7 +53,7 @@ class Resumption:
         for token_id in spec.continuation.token_ids:
             self._add(token_id)
         if not self._text.startswith(spec.continuation.text):
-            raise _invalid("text", "is not what these tokens say")
+            raise invalid(f"{FIELD}.text", "is not what these tokens say")
         self._sent = len(spec.continuation.text)
 
     def ended(self, spec: v1.GenerationSpec, eos: frozenset[int], max_tokens: int) -> Piece | None:
@@ -125,7 +124,7 @@ def continued(how: Decoding, token_ids: Sequence[int], *, penalties: bool) -> De
 def require(spec: v1.GenerationSpec) -> None:
     """Raise where an answer to `spec` cannot be continued: the field says which part of it."""
     if not spec.continuation.token_ids and not spec.continuation.text:
-        raise _invalid("token_ids", "is empty, and so is the text: there is nothing to go on with")
+        raise invalid(f"{FIELD}.token_ids", "is empty, and so is the text: there is nothing to go on with")
     if not spec.continuation.token_ids and spec.HasField("tokens"):
         raise unsupported(f"{FIELD}.text", "cannot be put behind token ids")
     if spec.HasField("constraint"):
@@ -140,7 +139,3 @@ def require_plain(spec: v1.GenerationSpec) -> None:
     """Raise where an answer is to be continued by its tokens that is not all text: where each part ends is not told."""
     if spec.continuation.token_ids:
         raise unsupported(f"{FIELD}.token_ids", "an answer with reasoning cannot be continued, only begun anew")
-
-
-def _invalid(field: str, why: str) -> RequestInvalid:
-    return RequestInvalid(f"{FIELD}.{field}: {why}", fields=[FieldViolation(f"{FIELD}.{field}", why)])

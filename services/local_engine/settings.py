@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -72,6 +75,12 @@ class FillInTheMiddleSettings(Section):
     order: Literal["prefix_first", "suffix_first"] = "prefix_first"
 
 
+def _is_host(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(ip_address(text))
+    return re.fullmatch(r"[\w-]+(\.[\w-]+)*", text) is not None
+
+
 class ImageSettings(Section):
     """Images in prompts, where the model reads them."""
 
@@ -86,6 +95,14 @@ class ImageSettings(Section):
         description="hosts that images are fetched from by URL; a private address must be listed itself; none: no host",
     )
     fetch_s: float = Field(5.0, gt=0, description="longest wait for one image")
+
+    @field_validator("fetch_from")
+    @classmethod
+    def _are_hosts(cls, hosts: frozenset[str]) -> frozenset[str]:
+        for host in hosts:
+            if not _is_host(host):
+                raise ValueError(f"{host!r}: must be a host's whole name or address, with no scheme, port or path")
+        return frozenset(host.lower() for host in hosts)
 
 
 class VllmSettings(Section):
@@ -118,6 +135,9 @@ class VllmSettings(Section):
         "auto", description="how a text with a suffix is asked for; auto: by the tokens of known families"
     )
     images: ImageSettings = ImageSettings()
+    split_special_tokens: bool = Field(
+        True, description="the text of a chat is never read as special tokens: nobody writes another's turn"
+    )
     tool_parser: str | None = Field(
         None, description="vLLM's parser of the model's tool calls: hermes, llama3_json, ...; absent: no tools"
     )

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spillway import v1
-from spillway.errors import UNSUPPORTED_RPC, AdapterUnknown, ConstraintUnsupported, FieldViolation, ModelUnknown
+from spillway.errors import (
+    UNSUPPORTED_RPC,
+    AdapterUnknown,
+    ConstraintUnsupported,
+    FieldViolation,
+    ModelUnknown,
+    RequestInvalid,
+)
 
 CAPABILITIES: tuple[v1.Capability.ValueType, ...] = (
     v1.CAPABILITY_JSON_SCHEMA,
@@ -90,3 +97,8 @@ def unknown_adapter(field: str, name: str, loaded: Sequence[str]) -> AdapterUnkn
 def unsupported(field: str, said: str) -> ConstraintUnsupported:
     """Return the error for a field this engine cannot honour."""
     return ConstraintUnsupported(f"{field}: {said}", fields=[FieldViolation(field, said)])
+
+
+def invalid(field: str, said: str) -> RequestInvalid:
+    """Return the error for a field that no engine could honour."""
+    return RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])

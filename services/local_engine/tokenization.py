@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from services.local_engine import prompt
 from services.local_engine.chat_messages import ImageForm
 from services.local_engine.fill_in_the_middle import Frame
+from services.local_engine.special_tokens import SpecialTokens
 from spillway import v1
 from spillway.generation import prompt_bytes
 
@@ -80,17 +81,24 @@ class Tokenization:
     """Turns prompts into the ids of a model with `vocabulary` of them.
 
     `frame` is how it fills in the middle, `form` how its template takes images: each is one mark here, not yet tokens.
+    `special` are tokens that a chat's text is not read for.
     """
 
     def __init__(
-        self, tokenizer: Any, executor: Executor, vocabulary: int, frame: Frame | None, form: ImageForm | None = None
+        self,
+        tokenizer: Any,
+        executor: Executor,
+        vocabulary: int,
+        frame: Frame | None,
+        form: ImageForm | None = None,
+        special: SpecialTokens | None = None,
     ) -> None:
         # A fast tokenizer is not to be used by two threads at once, and vLLM uses its own.
         self.tokenizer = copy.deepcopy(tokenizer)
         self._long_tokenizer = copy.deepcopy(tokenizer)
         self._executor = executor
         self._vocabulary = vocabulary
-        self._told = (frame, form)
+        self._told = (frame, form, special)
         self._counted = Counted()
 
     async def tokens(self, spec: v1.GenerationSpec) -> list[int]:
@@ -105,6 +113,7 @@ class Tokenization:
     async def count(self, spec: v1.GenerationSpec) -> int:
         """Return how many tokens the prompt of `spec` has. Raises as `tokens` does."""
         if spec.HasField("tokens"):
+            prompt.require_no_template(spec)
             return len(prompt.known(spec.tokens.ids, self._vocabulary))
         key = digest(spec)
         if (count := self._counted.count(key)) is None:
@@ -135,6 +144,10 @@ def digest(spec: v1.GenerationSpec) -> bytes:
     asked = v1.GenerationSpec()
     asked.CopyFrom(spec)
     _clear(asked)
+    for message in asked.chat.messages:
+        for part in message.parts:
+            if part.HasField("image"):  # one mark here, whatever it shows; and millions of bytes to read
+                part.image.Clear()
     return hashlib.blake2b(asked.SerializeToString(deterministic=True), digest_size=16).digest()
 
 

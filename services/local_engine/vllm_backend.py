@@ -20,12 +20,11 @@ from typing import Any
 import vllm
 from pydantic import ValidationError
 from tokenizers.decoders import DecodeStream
-from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams, check_json_nesting
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams, check_json_nesting
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
@@ -41,6 +40,7 @@ from services.local_engine.resumption import Resumption
 from services.local_engine.seats import Seats
 from services.local_engine.settings import LocalEngineSettings
 from services.local_engine.spawned import standing_apart
+from services.local_engine.special_tokens import SpecialTokens
 from services.local_engine.support import CAPABILITIES, EMBEDDING, unsupported
 from services.local_engine.tokenization import Tokenization
 from services.local_engine.vllm_adapters import VllmAdapters
@@ -89,7 +89,8 @@ class VllmBackend:
         self._frame = frame(llm.get_tokenizer(), settings.vllm.fill_in_the_middle)
         self._images = VllmImages.of(llm, settings.vllm.images)
         form = None if self._images is None else self._images.form
-        self._prompts = Tokenization(llm.get_tokenizer(), self._thread, self._vocabulary, self._frame, form)
+        special = SpecialTokens.of(llm.get_tokenizer()) if settings.vllm.split_special_tokens else None
+        self._prompts = Tokenization(llm.get_tokenizer(), self._thread, self._vocabulary, self._frame, form, special)
         self.adapters = VllmAdapters(llm) if settings.vllm.adapters is not None else None
         named = settings.vllm.tool_parser or settings.vllm.reasoning_parser
         self._parsers = Parsers(settings.vllm, llm.model_config, self._prompts.tokenizer) if named else None
@@ -145,9 +146,12 @@ class VllmBackend:
             ) from error
         try:
             return cls(llm, reports, settings, release)
-        except SettingsError:  # of what only the loaded model's tokenizer tells
+        except Exception as error:  # of what only the loaded model's tokenizer and processor tell
             llm.shutdown(SHUTDOWN_S)
-            raise
+            if isinstance(error, SettingsError):
+                raise
+            log.error("engine.not_loaded", exc_info=error)
+            raise SettingsError(f"local_engine.model: {settings.model}: it cannot be served: {_said(error)}") from error
 
     async def generate(
         self, spec: v1.GenerationSpec, call: Call, *, window: Window, whole: bool

@@ -10,9 +10,9 @@ from contextlib import aclosing
 from typing import Any
 
 import torch
-from vllm import PoolingParams
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
+from vllm.pooling_params import PoolingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 

@@ -15,8 +15,9 @@ from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_conte
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from services.local_engine.chat_messages import ImageForm
-from services.local_engine.image_source import image_bytes, invalid
+from services.local_engine.image_source import image_bytes
 from services.local_engine.settings import ImageSettings
+from services.local_engine.support import invalid
 from spillway import v1
 from spillway.logs import get_logger
 

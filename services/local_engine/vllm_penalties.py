@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 import torch
-from vllm import SamplingParams
+from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 from services.local_engine.resumption import EARLIER

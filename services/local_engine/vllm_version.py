@@ -26,20 +26,30 @@ TESTED = "0.32.0"
 """The newest version that the tests have seen."""
 LONGEST_WHY = 300
 
+GENERATE = ("trace_headers", "priority", "lora_request", "reasoning_ended", "reasoning_parser_kwargs")
 NEEDED = (
     ("vllm.v1.engine.async_llm", "AsyncLLM.from_engine_args", ("stat_loggers",)),
-    ("vllm.v1.engine.async_llm", "AsyncLLM.generate", ("trace_headers", "priority", "lora_request", "reasoning_ended")),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.generate", GENERATE),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.encode", ("trace_headers", "priority")),
     ("vllm.sampling_params", "SamplingParams", ("output_kind", "stream_interval", "structured_outputs", "skip_clone")),
     ("vllm.sampling_params", "RequestOutputKind", ()),
     ("vllm.sampling_params", "StructuredOutputsParams", ()),
     ("vllm.sampling_params", "check_json_nesting", ()),
     ("vllm.engine.arg_utils", "AsyncEngineArgs", ()),
+    ("vllm.entrypoints.openai.chat_completion.protocol", "ChatCompletionRequest", ()),
     ("vllm.exceptions", "VLLMClientError", ()),
     ("vllm.inputs.engine", "tokens_input", ()),
     ("vllm.lora.request", "LoRARequest", ()),
+    ("vllm.model_executor.model_loader", "get_model_cls", ()),
+    ("vllm.multimodal.image", "convert_image_mode", ()),
     ("vllm.multimodal.image", "normalize_image", ()),
     ("vllm.parser", "ParserManager.get_parser", ()),
+    ("vllm.parser.abstract_parser", "DelegatingParser", ()),
+    ("vllm.parser.abstract_parser", "Parser", ()),
+    ("vllm.pooling_params", "PoolingParams", ()),
     ("vllm.reasoning", "ReasoningParserManager.list_registered", ()),
+    ("vllm.renderers.chat_utils", "make_tool_call_id", ()),
+    ("vllm.renderers.hf", "resolve_chat_template", ()),
     ("vllm.renderers.hf", "resolve_chat_template_content_format", ()),
     ("vllm.tool_parsers", "ToolParserManager.list_registered", ()),
     ("vllm.v1.engine.exceptions", "EngineDeadError", ()),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from services.local_engine.image_source import image_bytes
+from services.local_engine.image_source import image_bytes, is_public
 from services.local_engine.settings import ImageSettings
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, RequestInvalid
@@ -104,6 +105,44 @@ async def test_a_listed_name_leads_into_the_site_only_if_the_address_is_listed_t
         url = f"http://localhost:{port}/a.png"
         assert "cannot be fetched" in await refused(url, settings(fetch_from=["localhost"]))
         assert await found(url, settings(fetch_from=["localhost", OWN])) == b"1234"
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "169.254.169.254", "100.64.0.1", "224.0.0.1", "0.0.0.0"])
+def test_an_address_of_the_site_is_none_of_the_internet_in_whatever_form(address: str) -> None:
+    last = int(IPv4Address(address))
+    assert not is_public(address)
+    for form in (0xFFFF << 32, 0x64FF9B << 96, 0, 0x2002 << 112):
+        assert not is_public(str(IPv6Address(form | (last << 80 if form >> 112 == 0x2002 else last))))
+
+
+def test_addresses_of_the_internet_are_public() -> None:
+    assert all(map(is_public, ("93.184.215.14", "2606:2800:21f:cb07::1", "64:ff9b::5db8:d70e", "::ffff:93.184.215.14")))
+    assert not any(map(is_public, ("::1", "fe80::1%eth0", "fd00::1", "fec0::1", "ff02::1")))
+
+
+async def test_a_data_url_is_read_beside_other_work() -> None:
+    done: list[str] = []
+    asyncio.get_running_loop().call_soon(done.append, "other work")
+    assert await found("data:image/png,1234", settings()) == b"1234"
+    assert done
+
+
+async def test_a_data_url_too_long_for_an_image_is_refused_unread() -> None:
+    done: list[str] = []
+    asyncio.get_running_loop().call_soon(done.append, "other work")
+    assert "too long" in await refused("data:image/png," + "%41" * 4096, settings())
+    assert not done
+
+
+@pytest.mark.parametrize("host", ["https://a.example", "a.example:443", "a.example/", "*.example", "u@a.example", ""])
+def test_a_host_that_could_never_be_met_is_a_wrong_setting(host: str) -> None:
+    with pytest.raises(ValueError, match="fetch_from"):
+        settings(fetch_from=[host])
+
+
+def test_hosts_are_compared_as_urls_have_them() -> None:
+    told = settings(fetch_from=["CDN.Example", "::1", "10.0.0.1"])
+    assert told.fetch_from == {"cdn.example", "::1", "10.0.0.1"}
 
 
 async def test_a_redirect_is_not_followed() -> None:

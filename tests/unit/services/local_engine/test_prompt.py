@@ -41,7 +41,8 @@ def test_a_chat_is_written_by_the_models_template_without_special_tokens_of_ours
 
 
 def test_an_assistants_last_message_is_continued() -> None:
-    assert prompt.rendered(chat((v1.ROLE_USER, "hi"), (v1.ROLE_ASSISTANT, "Hel")), Letters()).endswith("<assistant>Hel")
+    [text] = prompt.rendered(chat((v1.ROLE_USER, "hi"), (v1.ROLE_ASSISTANT, "Hel")), Letters())
+    assert text.endswith("<assistant>Hel")
 
 
 def test_an_answer_of_another_model_is_continued_after_its_text() -> None:
@@ -118,6 +119,14 @@ def test_text_beside_images_may_not_hold_what_stands_for_one() -> None:
         chat_messages.told(seen(None, "an <image>"), form)
     assert refusal.value.fields[0].field == "spec.chat.messages[0].parts[1].text"
     assert chat_messages.told(seen("an <image>"), form)
+
+
+def test_nor_may_the_beginning_of_its_answer() -> None:
+    form = chat_messages.ImageForm(None, frozenset({"<image>"}))
+    spec = v1.GenerationSpec(chat=seen(None, "a"), continuation=v1.Continuation(text="an <image>"))
+    with pytest.raises(RequestInvalid, match="stands for an image") as refusal:
+        prompt.tokens(spec, Letters(), form=form)
+    assert refusal.value.fields[0].field == "spec.continuation.text"
 
 
 class Tools(Letters):

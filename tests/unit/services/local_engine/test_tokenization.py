@@ -10,7 +10,7 @@ import pytest
 
 from services.local_engine.tokenization import LONG_PROMPT_BYTES, Counted, Tokenization, digest
 from spillway import v1
-from spillway.errors import RequestInvalid
+from spillway.errors import ConstraintUnsupported, RequestInvalid
 
 
 class Letters:
@@ -55,6 +55,22 @@ async def test_ids_go_out_with_the_answer_and_the_count_stays(prompts: Tokenizat
     assert Letters.asked == [3]
     assert await prompts.tokens(text("abc")) == [97, 98, 99]
     assert Letters.asked == [3, 3]
+
+
+def test_what_an_image_shows_changes_no_digest_but_where_it_stands_does() -> None:
+    def seen(*datas: bytes) -> v1.GenerationSpec:
+        parts = [v1.Part(image=v1.Image(data=data)) if data else v1.Part(text="a") for data in datas]
+        return v1.GenerationSpec(chat=v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=parts)]))
+
+    assert digest(seen(b"1", b"")) == digest(seen(b"2", b"")) != digest(seen(b"", b"1"))
+    assert digest(seen(b"")) != digest(seen(b"1", b""))
+
+
+async def test_ids_are_counted_as_they_are_answered(prompts: Tokenization) -> None:
+    spec = v1.GenerationSpec(tokens=v1.TokenPrompt(ids=[1]), tools=[v1.Tool(name="f")])
+    for ask in (prompts.tokens, prompts.count):
+        with pytest.raises(ConstraintUnsupported, match=r"spec\.tools"):
+            await ask(spec)
 
 
 async def test_a_callers_own_ids_are_checked_and_not_kept(prompts: Tokenization) -> None:

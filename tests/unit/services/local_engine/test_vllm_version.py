@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, make_dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,6 +134,17 @@ def test_a_setting_that_this_vllm_does_not_know_is_refused_by_name() -> None:
 def test_every_field_that_is_looked_for_has_a_place_in_the_contract() -> None:
     told: Mapping[str, str] = FIELDS
     assert all(told[name].startswith("spec.") for name in SAMPLING_FIELDS)
+
+
+def test_all_that_is_imported_from_vllm_is_looked_for_first() -> None:
+    imported = set()
+    for path in Path(vllm_version.__file__).parent.glob("vllm_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vllm":
+                imported |= {(node.module, name.name) for name in node.names}
+    looked_for = {(module, path.partition(".")[0]) for module, path, _ in NEEDED}
+    looked_for.add(("vllm.platforms", "current_platform"))
+    assert imported <= looked_for
 
 
 @pytest.mark.engine
