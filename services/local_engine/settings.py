@@ -6,10 +6,10 @@ import re
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from services.local_engine.lease_settings import LeaseSettings
 from spillway.doctor.configuration import EnginePart, Share
@@ -81,6 +81,17 @@ def _is_host(text: str) -> bool:
     return re.fullmatch(r"[\w-]+(\.[\w-]+)*", text) is not None
 
 
+def _hosts(listed: frozenset[str]) -> frozenset[str]:
+    for host in listed:
+        if not _is_host(host):
+            raise ValueError(f"{host!r}: must be a host's whole name or address, with no scheme, port or path")
+    return frozenset(host.lower() for host in listed)
+
+
+Hosts = Annotated[frozenset[str], AfterValidator(_hosts)]
+"""Names or addresses of hosts, in small letters."""
+
+
 class ImageSettings(Section):
     """Images in prompts, where the model reads them."""
 
@@ -90,19 +101,11 @@ class ImageSettings(Section):
     cache_gib: float = Field(
         1.0, ge=0, description="memory for images that may come again, in this process and as much in vLLM's core"
     )
-    fetch_from: frozenset[str] = Field(
+    fetch_from: Hosts = Field(
         frozenset(),
         description="hosts that images are fetched from by URL; a private address must be listed itself; none: no host",
     )
     fetch_s: float = Field(5.0, gt=0, description="longest wait for one image")
-
-    @field_validator("fetch_from")
-    @classmethod
-    def _are_hosts(cls, hosts: frozenset[str]) -> frozenset[str]:
-        for host in hosts:
-            if not _is_host(host):
-                raise ValueError(f"{host!r}: must be a host's whole name or address, with no scheme, port or path")
-        return frozenset(host.lower() for host in hosts)
 
 
 class VllmSettings(Section):
@@ -201,7 +204,7 @@ class RuntimeSettings(Section):
     capabilities: frozenset[RuntimeCapability] | None = Field(
         None, description="what it can do with this model; absent: what that kind of runtime can do with most"
     )
-    fetch_from: frozenset[str] = Field(
+    fetch_from: Hosts = Field(
         frozenset(), description="hosts whose images' URLs it is sent, to fetch them itself; none: no host"
     )
     connect_timeout_s: float = Field(2.0, gt=0)
