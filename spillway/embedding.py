@@ -62,6 +62,6 @@ def require_whole(spec: v1.EmbeddingSpec, response: v1.EmbedResponse) -> None:
     if spec.HasField("dimensions") and lengths != {spec.dimensions}:
         raise TargetDown(f"the vectors have {lengths.pop()} dimensions, asked for were {spec.dimensions}")
     if not all(math.isfinite(sum(one.values)) for one in response.embeddings):  # finite floats have a finite sum
-        raise TargetDown("the vectors are not finite")
+        raise TargetDown("the vectors are not finite: the model's dtype may be too narrow for it")
     if not response.HasField("usage"):
         raise TargetDown("the answer has no usage")

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from google.protobuf.message import Message
-
 from services.local_engine import prompt
 from services.local_engine.chat_messages import ImageForm
 from services.local_engine.fill_in_the_middle import Frame
@@ -143,14 +141,10 @@ def digest(spec: v1.GenerationSpec) -> bytes:
     """Return what stands for the prompt of `spec`."""
     asked = v1.GenerationSpec()
     asked.CopyFrom(spec)
-    _clear(asked)
+    for name in LEFT_OUT:
+        asked.ClearField(name)  # type: ignore[arg-type]
     for message in asked.chat.messages:
         for part in message.parts:
             if part.HasField("image"):  # one mark here, whatever it shows; and millions of bytes to read
                 part.image.Clear()
     return hashlib.blake2b(asked.SerializeToString(deterministic=True), digest_size=16).digest()
-
-
-def _clear(spec: Message) -> None:
-    for name in LEFT_OUT:
-        spec.ClearField(name)

@@ -18,9 +18,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from services.local_engine import prompt
 from services.local_engine.seats import Seats
-from services.local_engine.support import unsupported
+from services.local_engine.support import invalid, unsupported
 from spillway import v1
-from spillway.errors import FieldViolation, RequestInvalid, TargetDown
+from spillway.errors import TargetDown
 from spillway.rpc.call import Call
 
 Encode = Callable[[Sequence[str]], Any]
@@ -71,7 +71,8 @@ class VllmEmbedder:
         try:
             vectors = await asyncio.gather(*tasks)
         except VLLMClientError as error:
-            raise RequestInvalid(str(error.args[0]) if error.args else "the engine refuses this request") from None
+            why = str(error.args[0]) if error.args else "the engine refuses them"
+            raise invalid("spec.inputs", why) from None
         except EngineDeadError:
             raise TargetDown("the engine died") from None
         finally:
@@ -101,10 +102,7 @@ class VllmEmbedder:
         finally:
             if not over:
                 await asyncio.shield(self._llm.abort(name))
-        values = output.outputs.data.to(torch.float32)
-        if not bool(torch.isfinite(values).all()):
-            raise TargetDown("the model's vector is not finite: its dtype may be too narrow for it")
-        return v1.Embedding(values=values.tolist())
+        return v1.Embedding(values=output.outputs.data.to(torch.float32).tolist())
 
     async def _inputs(self, spec: v1.EmbeddingSpec) -> list[list[int]]:
         """Return the token ids of every input; all are known to fit before the first is computed."""
@@ -121,7 +119,7 @@ class VllmEmbedder:
             if len(ids) > self._context:
                 raise prompt.too_long(field, len(ids), self._context)
             if not ids:  # a text of which the tokenizer keeps nothing
-                raise RequestInvalid(f"{field}: has no token", fields=[FieldViolation(field, "has no token")])
+                raise invalid(field, "has no token")
             found.append(ids)
         return found
 

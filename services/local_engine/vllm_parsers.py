@@ -294,7 +294,9 @@ class _Choice:
             return unparted
         try:
             parts = [(self.step(one) or "", [one]) for one in ids]
-        except Exception:  # the stream lost its place, and is of no more use
+        # The tokenizer's stream raises a bare Exception where it has lost its place; from there on it is of no use.
+        except Exception as error:
+            log.info("engine.parts_unknown", error=type(error).__name__)
             self.step = None
             return unparted
         if completion.finish_reason == "stop" and "".join(text for text, _ in parts) != completion.text:

@@ -180,8 +180,9 @@ def _unimportable(error: Exception) -> str:
 def _device(platform: Any) -> str:
     try:
         return str(platform.get_device_name())
-    except Exception:  # a driver's, of any kind: the name is not worth a start
-        return "unknown"
+    # It asks a driver, each with errors of its own, and no name is worth a start: what went wrong is told instead.
+    except Exception as error:
+        return f"unknown ({type(error).__name__})"
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from services.local_engine.backend import Count
 from services.local_engine.pace import Window
+from services.local_engine.support import unsupported
 from spillway import v1
 from spillway.errors import TargetDown
 from spillway.rpc.call import Call
@@ -109,7 +110,7 @@ class RuntimeBackend:
             writer.close()
 
     async def embed(self, spec: v1.EmbeddingSpec, call: Call, alive: Callable[[], None]) -> v1.EmbedResponse:
-        raise NotImplementedError
+        raise unsupported("spec.model", "this runtime embeds nothing")
 
     async def count_tokens(self, spec: GenerationSpec) -> Count:
         return Count(1)
