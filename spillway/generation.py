@@ -109,8 +109,13 @@ def _chat_violations(chat: v1.Chat) -> Iterator[FieldViolation]:
         if message.role not in _ROLES:
             yield FieldViolation(f"{place}.role", "is missing: system, user, assistant or tool")
         for number, part in enumerate(message.parts):
-            if part.WhichOneof("part") is None:
+            kind = part.WhichOneof("part")
+            if kind is None:
                 yield FieldViolation(f"{place}.parts[{number}]", "is empty: set text, image, tool_call or tool_result")
+            elif kind == "provider_state" and message.role != v1.ROLE_ASSISTANT:
+                yield FieldViolation(
+                    f"{place}.parts[{number}].provider_state", "stands in a message of the assistant alone"
+                )
         if not message.parts:
             yield FieldViolation(f"{place}.parts", "is empty: give at least one part")
         if message.role == v1.ROLE_USER and message.parts and not any(_says_something(part) for part in message.parts):
@@ -118,7 +123,7 @@ def _chat_violations(chat: v1.Chat) -> Iterator[FieldViolation]:
 
 
 def _says_something(part: v1.Part) -> bool:
-    return part.WhichOneof("part") not in (None, "text") or bool(part.text)
+    return part.WhichOneof("part") not in (None, "text", "provider_state") or bool(part.text)
 
 
 def _sampling_violations(sampling: v1.Sampling) -> Iterator[FieldViolation]:
@@ -179,6 +184,8 @@ def _part_bytes(part: v1.Part) -> int:
             return len(part.tool_call.name.encode()) + len(part.tool_call.arguments.encode())
         case "tool_result":
             return len(part.tool_result.content.encode())
+        case "provider_state":
+            return len(part.provider_state.state)
         case _:
             return 0
 
@@ -244,6 +251,8 @@ def merge_delta(into: v1.Delta, delta: v1.Delta) -> None:
     into.reasoning += delta.reasoning
     into.token_ids.extend(delta.token_ids)
     into.logprobs.extend(delta.logprobs)
+    if delta.HasField("provider_state"):
+        into.provider_state.CopyFrom(delta.provider_state)
     for piece in delta.tool_calls:
         known = next((call for call in into.tool_calls if call.index == piece.index), None)
         if known is None:

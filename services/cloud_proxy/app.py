@@ -6,20 +6,23 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from services.cloud_proxy.http_provider import HttpProvider
 from services.cloud_proxy.key import read_key
 from services.cloud_proxy.limiter import Limiter
-from services.cloud_proxy.openai import OpenAI
-from services.cloud_proxy.proxy import CloudProxy, Route
+from services.cloud_proxy.provider import Wire
+from services.cloud_proxy.proxy import CloudProxy
+from services.cloud_proxy.route import Route
 from services.cloud_proxy.servicer import CloudProxyServicer, InferenceServicer
 from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
 from services.cloud_proxy.spend import Price, Tariff, Tokens
+from services.cloud_proxy.wires.openai import OpenAI
 from spillway.deadline import Clock
 from spillway.rpc.keys import ROUTE
 from spillway.rpc.server import Server, Service
@@ -28,7 +31,7 @@ from spillway.telemetry.tracing import Tracing
 from spillway.v1 import cloud_pb2_grpc, inference_pb2_grpc
 
 INFERENCE, CLOUD = "spillway.v1.InferenceService", "spillway.v1.CloudProxyService"
-ADAPTERS = {"openai": OpenAI}
+WIRES: Mapping[str, Callable[[ProviderSettings], Wire]] = {"openai": OpenAI}
 """Wire format -> who speaks it."""
 
 
@@ -72,7 +75,7 @@ async def build(
             key = read_key(path, env=provider.key_env, file=provider.key_file, environ=environ)
             if key is not None:
                 keyed.add(provider.name)
-            adapter = ADAPTERS[provider.kind](provider, key, proxy=_proxy(provider))
+            adapter = HttpProvider(provider, WIRES[provider.kind](provider), key, proxy=_proxy(provider))
             stack.push_async_callback(adapter.close)
             for model in provider.models:
                 name = f"{provider.name}/{model.name}"

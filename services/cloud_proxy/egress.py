@@ -7,8 +7,8 @@ from spillway.egress import DataPolicy, Sensitivity
 from spillway.errors import PolicyBlocked
 
 
-def admit(stamp: v1.PolicyStamp | None, *, provider: str, region: str, max_sensitivity: str) -> None:
-    """Return if content under `stamp` may go to `region`; else raise PolicyBlocked. In doubt it stays.
+def admit(stamp: v1.PolicyStamp | None, *, provider: str, region: str, max_sensitivity: str) -> v1.PolicyStamp:
+    """Return `stamp` if content under it may go to `region`; else raise PolicyBlocked. In doubt it stays.
 
     The router has asked the same before; this is the second lock, for a router that is wrong or is none.
     """
@@ -17,3 +17,4 @@ def admit(stamp: v1.PolicyStamp | None, *, provider: str, region: str, max_sensi
     objection = DataPolicy.read(stamp.data_policy).objection(region, Sensitivity[max_sensitivity.upper()])
     if objection:
         raise PolicyBlocked(f"{provider}: {objection}", resource=provider)
+    return stamp

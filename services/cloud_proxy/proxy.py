@@ -6,17 +6,15 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 
+from services.cloud_proxy.attempt import Attempt
 from services.cloud_proxy.egress import admit
 from services.cloud_proxy.limiter import Limiter, Reservation
-from services.cloud_proxy.limits import CLOSED, NOTHING, Amounts, Limits, estimate, tokens_of
-from services.cloud_proxy.provider import Exchange, Provider
-from services.cloud_proxy.settings import ModelSettings, ProviderSettings
-from services.cloud_proxy.spend import Tariff, Tokens
+from services.cloud_proxy.limits import CLOSED, NOTHING, Amounts, estimate, tokens_of
+from services.cloud_proxy.provider import Exchange
+from services.cloud_proxy.route import Route
 from spillway import embedding, v1
 from spillway.coalescing import pulled, window_s
 from spillway.deadline import Clock
@@ -37,38 +35,6 @@ from spillway.telemetry.tracing import Tracing, fail
 from spillway.tokens import IMAGE_TOKENS
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One model of one provider, ready to be called."""
-
-    name: str
-    provider: ProviderSettings
-    model: ModelSettings
-    adapter: Provider
-    tariff: Tariff
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(self.provider.limits.requests_per_minute, self.provider.limits.tokens_per_minute)
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One request to a provider, from the first look to the account."""
-
-    began: float
-    queued: float
-    first: float | None = None
-    outcome: str = "CANCELLED"
-    sequence: int = 0
-    exchange: Exchange = field(default_factory=Exchange)
-
-    def event(self, **of: Any) -> v1.GenerationEvent:
-        event = v1.GenerationEvent(sequence=self.sequence, **of)
-        self.sequence += 1
-        return event
 
 
 class CloudProxy:
@@ -98,7 +64,7 @@ class CloudProxy:
     ) -> AsyncGenerator[v1.GenerationEvent, None]:
         """Yield the events of one answer. Closed early, it ends the provider's work at once."""
         route, began = self.find(spec.model), self._clock()
-        self._admit(route, stamp)
+        stamp = self._admitted(route, stamp)
         check(spec)
         if "embeddings" in route.model.capabilities:
             raise _other_rpc("Generate", f"{route.name} embeds, and generates nothing")
@@ -112,7 +78,7 @@ class CloudProxy:
             default=route.provider.default_answer_tokens,
             limits=route.limits,
         )
-        async with self._attempt(route, call, began, prompt_tokens, amounts) as (attempt, call):
+        async with self._attempt(route, stamp, call, began, prompt_tokens, amounts) as (attempt, call):
             exchange = attempt.exchange
             source = route.adapter.stream(prepared, call, exchange)
             window = window_s(spec.coalescing, self._window)
@@ -120,19 +86,19 @@ class CloudProxy:
                 async for deltas in merged:
                     if attempt.first is None:
                         attempt.first = self._clock()
-                        yield attempt.event(started=self._started(route, call, exchange))
+                        yield attempt.event(started=attempt.started())
                     for delta in deltas:
                         yield attempt.event(delta=delta)
             if attempt.first is None:  # an answer without a word
-                yield attempt.event(started=self._started(route, call, exchange))
+                yield attempt.event(started=attempt.started())
             yield attempt.event(finished=v1.Finished(choices=exchange.finishes))
             attempt.outcome = "ANSWERED"
-            yield attempt.event(usage=self._usage(route, attempt))
+            yield attempt.event(usage=attempt.usage(self._clock()))
 
     async def embed(self, spec: v1.EmbeddingSpec, stamp: v1.PolicyStamp | None, call: Call) -> v1.EmbedResponse:
         """Return a vector for every input. Cancelled, it ends the provider's work at once."""
         route, began = self.find(spec.model), self._clock()
-        self._admit(route, stamp)
+        stamp = self._admitted(route, stamp)
         embedding.check(spec)
         if "embeddings" not in route.model.capabilities:
             raise _other_rpc("Embed", f"{route.name} generates, and embeds nothing")
@@ -142,29 +108,30 @@ class CloudProxy:
                     path, what = f"spec.inputs[{index}].tokens", "this model is given text, not tokens"
                     raise ConstraintUnsupported(f"{path}: {what}", fields=[FieldViolation(path, what)])
         tokens = sum(tokens_of(embedding.input_bytes(one)) + len(one.tokens.ids) for one in spec.inputs)
-        async with self._attempt(route, call, began, tokens, Amounts(1, tokens)) as (attempt, call):
+        async with self._attempt(route, stamp, call, began, tokens, Amounts(1, tokens)) as (attempt, call):
             response = await route.adapter.embed(spec, route.model.name, call, attempt.exchange)
             attempt.outcome = "ANSWERED"
             response.request_id, response.target = call.request_id, route.name
             response.model = attempt.exchange.model or route.model.name
-            response.usage.CopyFrom(self._usage(route, attempt))
+            response.usage.CopyFrom(attempt.usage(self._clock()))
             return response
 
-    def _admit(self, route: Route, stamp: v1.PolicyStamp | None) -> None:
+    def _admitted(self, route: Route, stamp: v1.PolicyStamp | None) -> v1.PolicyStamp:
+        """Return the stamp under which content may go by `route`; raises PolicyBlocked."""
         provider = route.provider
-        admit(stamp, provider=provider.name, region=provider.region, max_sensitivity=provider.max_sensitivity)
+        return admit(stamp, provider=provider.name, region=provider.region, max_sensitivity=provider.max_sensitivity)
 
     @asynccontextmanager
     async def _attempt(
-        self, route: Route, call: Call, began: float, prompt_tokens: int, amounts: Amounts
-    ) -> AsyncIterator[tuple[_Attempt, Call]]:
+        self, route: Route, stamp: v1.PolicyStamp, call: Call, began: float, prompt_tokens: int, amounts: Amounts
+    ) -> AsyncIterator[tuple[Attempt, Call]]:
         """Reserve `amounts`, and account for what the block does at the provider, whatever becomes of it.
 
         The call that is yielded is under the attempt's span.
         """
         provider = route.provider
         reservation = await self._reserve(route, amounts, call)
-        attempt = _Attempt(began=began, queued=self._clock())
+        attempt = Attempt(route, stamp, call.request_id, began=began, queued=self._clock())
         span = self._tracing.start(
             names.PROVIDER_REQUEST,
             call.span,
@@ -195,7 +162,7 @@ class CloudProxy:
             fail(span, attempt.outcome)
             raise
         finally:
-            self._tell(route, attempt, span)
+            attempt.tell(span, self._clock())
             await self.limiter.settle(reservation, _used(exchange, prompt_tokens))
 
     async def _reserve(self, route: Route, amounts: Amounts, call: Call) -> Reservation:
@@ -219,49 +186,6 @@ class CloudProxy:
                 )
             await asyncio.sleep(wait)
 
-    def _started(self, route: Route, call: Call, exchange: Exchange) -> v1.Started:
-        return v1.Started(request_id=call.request_id, model=exchange.model or route.model.name, target=route.name)
-
-    def _usage(self, route: Route, attempt: _Attempt) -> v1.Usage:
-        usage = v1.Usage()
-        if attempt.exchange.usage is not None:
-            usage.CopyFrom(attempt.exchange.usage)
-        if (cost := _cost(route, usage)) is not None:
-            usage.cost_nano_usd = cost
-        timings = usage.timings
-        timings.total_ms = (self._clock() - attempt.began) * 1000
-        timings.queue_ms = (attempt.queued - attempt.began) * 1000
-        if attempt.first is not None:
-            timings.first_token_ms = (attempt.first - attempt.began) * 1000
-        return usage
-
-    def _tell(self, route: Route, attempt: _Attempt, span: Span) -> None:
-        """Account for the attempt: once, whatever became of it."""
-        exchange, usage = attempt.exchange, attempt.exchange.usage
-        if span.is_recording():
-            if exchange.model:
-                span.set_attribute(names.ANSWERED_BY, exchange.model)
-            if exchange.status is not None:
-                span.set_attribute(names.HTTP_STATUS, exchange.status)
-            if usage is not None and usage.HasField("prompt_tokens"):
-                span.set_attribute(names.INPUT_TOKENS, usage.prompt_tokens)
-            if usage is not None and usage.HasField("completion_tokens"):
-                span.set_attribute(names.OUTPUT_TOKENS, usage.completion_tokens)
-        span.end()
-        log.info(
-            "provider.request",
-            target=route.name,
-            outcome=attempt.outcome,
-            status=exchange.status,
-            provider_request_id=exchange.provider_request_id or None,
-            prompt_tokens=usage.prompt_tokens if usage is not None else None,
-            completion_tokens=usage.completion_tokens if usage is not None else None,
-            said_bytes=exchange.said_bytes,
-            cost_nano_usd=_cost(route, usage) if usage is not None else None,
-            duration_ms=round((self._clock() - attempt.began) * 1000, 1),
-            simulated=route.provider.simulated,
-        )
-
 
 def _other_rpc(rpc: str, said: str) -> ConstraintUnsupported:
     """The error for an rpc that is not this model's; by its metadata a router knows that another target may have it."""
@@ -272,7 +196,6 @@ def _other_rpc(rpc: str, said: str) -> ConstraintUnsupported:
 def prompt_estimate(spec: v1.GenerationSpec) -> int:
     """Tokens the prompt is taken for: by its UTF-8 bytes, schemas and tools included, and by its images."""
     size = prompt_bytes(spec)
-    size += sum(len(tool.name) + len(tool.description) + len(tool.parameters_json_schema) for tool in spec.tools)
     size += len(spec.constraint.json_schema)
     return tokens_of(size) + image_count(spec) * IMAGE_TOKENS
 
@@ -287,11 +210,3 @@ def _used(exchange: Exchange, prompt_tokens: int) -> Amounts:
     if usage is not None and usage.HasField("prompt_tokens") and usage.HasField("completion_tokens"):
         return Amounts(1, usage.prompt_tokens + usage.completion_tokens)
     return Amounts(1, prompt_tokens + tokens_of(exchange.said_bytes))
-
-
-def _cost(route: Route, usage: v1.Usage) -> int | None:
-    if not usage.HasField("prompt_tokens") or not usage.HasField("completion_tokens"):
-        return None
-    return route.tariff.cost_nano_usd(
-        Tokens(usage.prompt_tokens, usage.completion_tokens, cached=usage.cached_prompt_tokens)
-    )

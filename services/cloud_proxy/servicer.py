@@ -7,7 +7,8 @@ from contextlib import aclosing
 from typing import Any
 
 from services.cloud_proxy.limits import NAMES
-from services.cloud_proxy.proxy import CloudProxy, Route, prompt_estimate
+from services.cloud_proxy.proxy import CloudProxy, prompt_estimate
+from services.cloud_proxy.route import Route
 from spillway import v1
 from spillway.generation import Folder, check
 from spillway.rpc import metadata

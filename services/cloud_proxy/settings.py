@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, StrictInt, field_validator, model_validator
@@ -22,6 +23,14 @@ CapabilityName = Literal[
     "embeddings",
     "token_input",
 ]
+WireName = Literal["openai", "openai-responses", "anthropic", "mistral", "gemini"]
+BASE_URLS: Mapping[WireName, str] = {
+    "openai": "https://api.openai.com/v1",
+    "openai-responses": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com/v1",
+    "mistral": "https://api.mistral.ai/v1",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta",
+}
 PrefillName = Literal["plain", "prefix", "continue_final_message"]
 SensitivityName = Literal["public", "internal", "confidential", "restricted"]
 Count = Annotated[StrictInt, Field(gt=0)]
@@ -64,8 +73,8 @@ class ProviderSettings(Section):
     """One provider."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its models are called NAME/MODEL")
-    kind: Literal["openai"] = Field("openai", description="wire format")
-    base_url: str = Field("https://api.openai.com/v1", description="up to and without /chat/completions")
+    kind: WireName = Field("openai", description="wire format")
+    base_url: str = Field("", description="up to and without /chat/completions; absent: the one of the wire format")
     key_env: str | None = Field(None, description="environment variable that holds the key")
     key_file: Path | None = Field(None, description="file that holds the key; mode 0600")
     region: str = Field(min_length=1, description="where content goes; compared with the regions of a data policy")
@@ -92,6 +101,13 @@ class ProviderSettings(Section):
         " (Mistral, DeepSeek's beta) or with `continue_final_message` (vLLM); absent: it is not",
     )
     price_list: str | None = Field(None, description="provider id of genai-prices; absent: found by base_url")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_an_address(cls, told: Any) -> Any:
+        if isinstance(told, Mapping) and not told.get("base_url"):
+            return {**told, "base_url": BASE_URLS.get(told.get("kind", "openai"), "")}
+        return told
 
     @field_validator("base_url")
     @classmethod

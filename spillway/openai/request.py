@@ -138,6 +138,8 @@ def _message(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
             content.append({"type": "text", "text": part.text})
         elif kind == "image" and message.role == v1.ROLE_USER:
             content.append({"type": "image_url", "image_url": {"url": _image_url(part.image, f"{place}.parts[{at}]")}})
+        elif kind == "provider_state":
+            continue  # signed reasoning of another wire format: this one has no place for it
         elif kind == "tool_call" and message.role == v1.ROLE_ASSISTANT:
             called = part.tool_call
             function = {"name": called.name, "arguments": called.arguments}

@@ -1,10 +1,22 @@
 """The contract: messages and enums of package spillway.v1. Generated; see protos/."""
 
 from spillway.v1.cloud_pb2 import (
+    CostEstimate as CostEstimate,
+    EstimateCostRequest as EstimateCostRequest,
+    EstimateCostResponse as EstimateCostResponse,
+    KEY_STATE_DEAD as KEY_STATE_DEAD,
+    KEY_STATE_RESTING as KEY_STATE_RESTING,
+    KEY_STATE_UNSPECIFIED as KEY_STATE_UNSPECIFIED,
+    KEY_STATE_USABLE as KEY_STATE_USABLE,
+    KeyState as KeyState,
     ListProvidersRequest as ListProvidersRequest,
     ListProvidersResponse as ListProvidersResponse,
     Provider as Provider,
+    ProviderKey as ProviderKey,
+    Quota as Quota,
     RateLimit as RateLimit,
+    WatchQuotasRequest as WatchQuotasRequest,
+    WatchQuotasResponse as WatchQuotasResponse,
 )
 from spillway.v1.embedding_pb2 import (
     Embedding as Embedding,
@@ -88,6 +100,8 @@ from spillway.v1.generation_pb2 import (
     PRIORITY_UNSPECIFIED as PRIORITY_UNSPECIFIED,
     Part as Part,
     Priority as Priority,
+    PromptCache as PromptCache,
+    ProviderState as ProviderState,
     REASONING_EFFORT_HIGH as REASONING_EFFORT_HIGH,
     REASONING_EFFORT_LOW as REASONING_EFFORT_LOW,
     REASONING_EFFORT_MEDIUM as REASONING_EFFORT_MEDIUM,

@@ -22,23 +22,40 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from spillway.v1 import generation_pb2 as spillway_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17spillway/v1/cloud.proto\x12\x0bspillway.v1\"\x16\n\x14ListProvidersRequest\"A\n\x15ListProvidersResponse\x12(\n\tproviders\x18\x01 \x03(\x0b\x32\x15.spillway.v1.Provider\"\x84\x01\n\x08Provider\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tsimulated\x18\x02 \x01(\x08\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x0f\n\x07has_key\x18\x05 \x01(\x08\x12&\n\x06limits\x18\x06 \x03(\x0b\x32\x16.spillway.v1.RateLimit\"N\n\tRateLimit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\x12\x16\n\tremaining\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0c\n\n_remaining2k\n\x11\x43loudProxyService\x12V\n\rListProviders\x12!.spillway.v1.ListProvidersRequest\x1a\".spillway.v1.ListProvidersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17spillway/v1/cloud.proto\x12\x0bspillway.v1\x1a\x1cspillway/v1/generation.proto\"#\n\x14ListProvidersRequest\x12\x0b\n\x03\x61sk\x18\x01 \x01(\x08\"A\n\x15ListProvidersResponse\x12(\n\tproviders\x18\x01 \x03(\x0b\x32\x15.spillway.v1.Provider\"\x9e\x02\n\x08Provider\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tsimulated\x18\x02 \x01(\x08\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x0f\n\x07has_key\x18\x05 \x01(\x08\x12&\n\x06limits\x18\x06 \x03(\x0b\x32\x16.spillway.v1.RateLimit\x12\x1b\n\x0eretention_days\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04wire\x18\x08 \x01(\t\x12&\n\x04keys\x18\t \x03(\x0b\x32\x18.spillway.v1.ProviderKey\x12\x15\n\rserved_models\x18\n \x03(\t\x12\x1b\n\x13served_models_error\x18\x0b \x01(\tB\x11\n\x0f_retention_days\"P\n\x0bProviderKey\x12\x0e\n\x06source\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.spillway.v1.KeyState\x12\x0b\n\x03why\x18\x03 \x01(\t\"\x96\x01\n\tRateLimit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\x12\x16\n\tremaining\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05scope\x18\x04 \x01(\t\x12\x17\n\nfree_in_ms\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x0f\n\x07learned\x18\x06 \x01(\x08\x42\x0c\n\n_remainingB\r\n\x0b_free_in_ms\"P\n\x13\x45stimateCostRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"D\n\x14\x45stimateCostResponse\x12,\n\testimates\x18\x01 \x03(\x0b\x32\x19.spillway.v1.CostEstimate\"\xb7\x02\n\x0c\x43ostEstimate\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\"\n\x1a\x65xpected_completion_tokens\x18\x03 \x01(\r\x12\"\n\x15max_completion_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12#\n\x16\x65xpected_cost_nano_usd\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x1e\n\x11max_cost_nano_usd\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x14\n\x0cprice_source\x18\x07 \x01(\t\x12\x12\n\nprice_date\x18\x08 \x01(\tB\x18\n\x16_max_completion_tokensB\x19\n\x17_expected_cost_nano_usdB\x14\n\x12_max_cost_nano_usd\">\n\x12WatchQuotasRequest\x12\x18\n\x0binterval_ms\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_interval_ms\"K\n\x13WatchQuotasResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\"\n\x06quotas\x18\x02 \x03(\x0b\x32\x12.spillway.v1.Quota\"\x9b\x01\n\x05Quota\x12\x0e\n\x06target\x18\x01 \x01(\t\x12&\n\x06limits\x18\x02 \x03(\x0b\x32\x16.spillway.v1.RateLimit\x12\x16\n\tclosed_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x12\n\nclosed_why\x18\x04 \x01(\t\x12\x0f\n\x07running\x18\x05 \x01(\r\x12\x0f\n\x07waiting\x18\x06 \x01(\rB\x0c\n\n_closed_ms*f\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_USABLE\x10\x01\x12\x15\n\x11KEY_STATE_RESTING\x10\x02\x12\x12\n\x0eKEY_STATE_DEAD\x10\x03\x32\x94\x02\n\x11\x43loudProxyService\x12V\n\rListProviders\x12!.spillway.v1.ListProvidersRequest\x1a\".spillway.v1.ListProvidersResponse\x12S\n\x0c\x45stimateCost\x12 .spillway.v1.EstimateCostRequest\x1a!.spillway.v1.EstimateCostResponse\x12R\n\x0bWatchQuotas\x12\x1f.spillway.v1.WatchQuotasRequest\x1a .spillway.v1.WatchQuotasResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.cloud_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTPROVIDERSREQUEST']._serialized_start=40
-  _globals['_LISTPROVIDERSREQUEST']._serialized_end=62
-  _globals['_LISTPROVIDERSRESPONSE']._serialized_start=64
-  _globals['_LISTPROVIDERSRESPONSE']._serialized_end=129
-  _globals['_PROVIDER']._serialized_start=132
-  _globals['_PROVIDER']._serialized_end=264
-  _globals['_RATELIMIT']._serialized_start=266
-  _globals['_RATELIMIT']._serialized_end=344
-  _globals['_CLOUDPROXYSERVICE']._serialized_start=346
-  _globals['_CLOUDPROXYSERVICE']._serialized_end=453
+  _globals['_KEYSTATE']._serialized_start=1463
+  _globals['_KEYSTATE']._serialized_end=1565
+  _globals['_LISTPROVIDERSREQUEST']._serialized_start=70
+  _globals['_LISTPROVIDERSREQUEST']._serialized_end=105
+  _globals['_LISTPROVIDERSRESPONSE']._serialized_start=107
+  _globals['_LISTPROVIDERSRESPONSE']._serialized_end=172
+  _globals['_PROVIDER']._serialized_start=175
+  _globals['_PROVIDER']._serialized_end=461
+  _globals['_PROVIDERKEY']._serialized_start=463
+  _globals['_PROVIDERKEY']._serialized_end=543
+  _globals['_RATELIMIT']._serialized_start=546
+  _globals['_RATELIMIT']._serialized_end=696
+  _globals['_ESTIMATECOSTREQUEST']._serialized_start=698
+  _globals['_ESTIMATECOSTREQUEST']._serialized_end=778
+  _globals['_ESTIMATECOSTRESPONSE']._serialized_start=780
+  _globals['_ESTIMATECOSTRESPONSE']._serialized_end=848
+  _globals['_COSTESTIMATE']._serialized_start=851
+  _globals['_COSTESTIMATE']._serialized_end=1162
+  _globals['_WATCHQUOTASREQUEST']._serialized_start=1164
+  _globals['_WATCHQUOTASREQUEST']._serialized_end=1226
+  _globals['_WATCHQUOTASRESPONSE']._serialized_start=1228
+  _globals['_WATCHQUOTASRESPONSE']._serialized_end=1303
+  _globals['_QUOTA']._serialized_start=1306
+  _globals['_QUOTA']._serialized_end=1461
+  _globals['_CLOUDPROXYSERVICE']._serialized_start=1568
+  _globals['_CLOUDPROXYSERVICE']._serialized_end=1844
 # @@protoc_insertion_point(module_scope)

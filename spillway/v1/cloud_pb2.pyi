@@ -7,6 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from spillway.v1 import generation_pb2 as _generation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,16 +20,44 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _KeyState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_STATE_UNSPECIFIED: _KeyState.ValueType  # 0
+    KEY_STATE_USABLE: _KeyState.ValueType  # 1
+    KEY_STATE_RESTING: _KeyState.ValueType  # 2
+    """Left alone for a while, then tried again."""
+    KEY_STATE_DEAD: _KeyState.ValueType  # 3
+    """The provider knows it no more. It is out until it changes."""
+
+class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper): ...
+
+KEY_STATE_UNSPECIFIED: KeyState.ValueType  # 0
+KEY_STATE_USABLE: KeyState.ValueType  # 1
+KEY_STATE_RESTING: KeyState.ValueType  # 2
+"""Left alone for a while, then tried again."""
+KEY_STATE_DEAD: KeyState.ValueType  # 3
+"""The provider knows it no more. It is out until it changes."""
+Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
+
 @_typing.final
 class ListProvidersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ASK_FIELD_NUMBER: _builtins.int
+    ask: _builtins.bool
+    """Ask every provider which models it serves now; else served_models stays empty."""
     def __init__(
         self,
+        *,
+        ask: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask", b"ask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -63,16 +93,33 @@ class Provider(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     HAS_KEY_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    WIRE_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    SERVED_MODELS_FIELD_NUMBER: _builtins.int
+    SERVED_MODELS_ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     simulated: _builtins.bool
     """Speaks a provider's wire format on this machine instead of being that provider."""
     region: _builtins.str
     has_key: _builtins.bool
     """A key is configured. The key itself is never told."""
+    retention_days: _builtins.int
+    """How long what is sent is kept there, in days; 0: not at all. Absent: unknown."""
+    wire: _builtins.str
+    """Wire format: openai, anthropic, ..."""
+    served_models_error: _builtins.str
+    """Why it did not answer, where it was asked."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]: ...
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProviderKey]: ...
+    @_builtins.property
+    def served_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the provider says it serves, by its own names; where asked for and it answered."""
+
     def __init__(
         self,
         *,
@@ -82,14 +129,50 @@ class Provider(_message.Message):
         models: _abc.Iterable[_builtins.str] | None = ...,
         has_key: _builtins.bool = ...,
         limits: _abc.Iterable[Global___RateLimit] | None = ...,
+        retention_days: _builtins.int | None = ...,
+        wire: _builtins.str = ...,
+        keys: _abc.Iterable[Global___ProviderKey] | None = ...,
+        served_models: _abc.Iterable[_builtins.str] | None = ...,
+        served_models_error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "retention_days", b"retention_days"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "has_key", b"has_key", "keys", b"keys", "limits", b"limits", "models", b"models", "name", b"name", "region", b"region", "retention_days", b"retention_days", "served_models", b"served_models", "served_models_error", b"served_models_error", "simulated", b"simulated", "wire", b"wire"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
+
+Global___Provider: _TypeAlias = Provider  # noqa: Y015
+
+@_typing.final
+class ProviderKey(_message.Message):
+    """One key of a provider, by where it comes from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """For example env:OPENAI_API_KEY or file:second."""
+    state: Global___KeyState.ValueType
+    why: _builtins.str
+    """Reason of the error that took it out: PROVIDER_AUTH_FAILED or PROVIDER_OUT_OF_CREDIT."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        state: Global___KeyState.ValueType = ...,
+        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_key", b"has_key", "limits", b"limits", "models", b"models", "name", b"name", "region", b"region", "simulated", b"simulated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "state", b"state", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Provider: _TypeAlias = Provider  # noqa: Y015
+Global___ProviderKey: _TypeAlias = ProviderKey  # noqa: Y015
 
 @_typing.final
 class RateLimit(_message.Message):
@@ -98,24 +181,236 @@ class RateLimit(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     REMAINING_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    FREE_IN_MS_FIELD_NUMBER: _builtins.int
+    LEARNED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """For example requests_per_minute or tokens_per_minute."""
+    """requests_per_minute, tokens_per_minute, input_tokens_per_minute, output_tokens_per_minute, concurrency or
+    nano_usd_per_day.
+    """
     limit: _builtins.int
     remaining: _builtins.int
     """Absent while the store cannot be reached."""
+    scope: _builtins.str
+    """What it holds for: empty is the provider, else model:NAME or tenant:NAME."""
+    free_in_ms: _builtins.int
+    """Milliseconds until something of it becomes free again. Absent: unknown, or nothing is taken."""
+    learned: _builtins.bool
+    """The provider told it in its answers; else it is configured."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         limit: _builtins.int = ...,
         remaining: _builtins.int | None = ...,
+        scope: _builtins.str = ...,
+        free_in_ms: _builtins.int | None = ...,
+        learned: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining", b"_remaining", "remaining", b"remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_free_in_ms", b"_free_in_ms", "_remaining", b"_remaining", "free_in_ms", b"free_in_ms", "remaining", b"remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining", b"_remaining", "limit", b"limit", "name", b"name", "remaining", b"remaining"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_free_in_ms", b"_free_in_ms", "_remaining", b"_remaining", "free_in_ms", b"free_in_ms", "learned", b"learned", "limit", b"limit", "name", b"name", "remaining", b"remaining", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__free_in_ms: _TypeAlias = _typing.Literal["free_in_ms"]  # noqa: Y015
+    _WhichOneofArgType__free_in_ms: _TypeAlias = _typing.Literal["_free_in_ms", b"_free_in_ms"]  # noqa: Y015
     _WhichOneofReturnType__remaining: _TypeAlias = _typing.Literal["remaining"]  # noqa: Y015
     _WhichOneofArgType__remaining: _TypeAlias = _typing.Literal["_remaining", b"_remaining"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__free_in_ms) -> _WhichOneofReturnType__free_in_ms | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining) -> _WhichOneofReturnType__remaining | None: ...
 
 Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
+
+@_typing.final
+class EstimateCostRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Whose usual answers the expected tokens are taken from."""
+    @_builtins.property
+    def spec(self) -> _generation_pb2.GenerationSpec:
+        """Its model names provider/model; empty: every model here that generates."""
+
+    def __init__(
+        self,
+        *,
+        spec: _generation_pb2.GenerationSpec | None = ...,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateCostRequest: _TypeAlias = EstimateCostRequest  # noqa: Y015
+
+@_typing.final
+class EstimateCostResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ESTIMATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CostEstimate]: ...
+    def __init__(
+        self,
+        *,
+        estimates: _abc.Iterable[Global___CostEstimate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimates", b"estimates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateCostResponse: _TypeAlias = EstimateCostResponse  # noqa: Y015
+
+@_typing.final
+class CostEstimate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPECTED_COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPECTED_COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    MAX_COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    PRICE_SOURCE_FIELD_NUMBER: _builtins.int
+    PRICE_DATE_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    prompt_tokens: _builtins.int
+    """Estimated: the provider's own tokenizer is not here."""
+    expected_completion_tokens: _builtins.int
+    """As long as this tenant's answers of this model usually are."""
+    max_completion_tokens: _builtins.int
+    """As long as the request allows. Absent: it sets no bound."""
+    expected_cost_nano_usd: _builtins.int
+    """1e-9 USD. Absent: the price is unknown."""
+    max_cost_nano_usd: _builtins.int
+    price_source: _builtins.str
+    """Where the price comes from: policy, or the price list with its version."""
+    price_date: _builtins.str
+    """Day the price was last known to hold, YYYY-MM-DD. Empty: unknown."""
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        expected_completion_tokens: _builtins.int = ...,
+        max_completion_tokens: _builtins.int | None = ...,
+        expected_cost_nano_usd: _builtins.int | None = ...,
+        max_cost_nano_usd: _builtins.int | None = ...,
+        price_source: _builtins.str = ...,
+        price_date: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_cost_nano_usd", b"_expected_cost_nano_usd", "_max_completion_tokens", b"_max_completion_tokens", "_max_cost_nano_usd", b"_max_cost_nano_usd", "expected_cost_nano_usd", b"expected_cost_nano_usd", "max_completion_tokens", b"max_completion_tokens", "max_cost_nano_usd", b"max_cost_nano_usd"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_cost_nano_usd", b"_expected_cost_nano_usd", "_max_completion_tokens", b"_max_completion_tokens", "_max_cost_nano_usd", b"_max_cost_nano_usd", "expected_completion_tokens", b"expected_completion_tokens", "expected_cost_nano_usd", b"expected_cost_nano_usd", "max_completion_tokens", b"max_completion_tokens", "max_cost_nano_usd", b"max_cost_nano_usd", "price_date", b"price_date", "price_source", b"price_source", "prompt_tokens", b"prompt_tokens", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_cost_nano_usd: _TypeAlias = _typing.Literal["expected_cost_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__expected_cost_nano_usd: _TypeAlias = _typing.Literal["_expected_cost_nano_usd", b"_expected_cost_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__max_completion_tokens: _TypeAlias = _typing.Literal["max_completion_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_completion_tokens: _TypeAlias = _typing.Literal["_max_completion_tokens", b"_max_completion_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_cost_nano_usd: _TypeAlias = _typing.Literal["max_cost_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__max_cost_nano_usd: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_cost_nano_usd) -> _WhichOneofReturnType__expected_cost_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_completion_tokens) -> _WhichOneofReturnType__max_completion_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost_nano_usd) -> _WhichOneofReturnType__max_cost_nano_usd | None: ...
+
+Global___CostEstimate: _TypeAlias = CostEstimate  # noqa: Y015
+
+@_typing.final
+class WatchQuotasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    interval_ms: _builtins.int
+    """Least time between two messages, in milliseconds. Absent: the server's default."""
+    def __init__(
+        self,
+        *,
+        interval_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_interval_ms", b"_interval_ms", "interval_ms", b"interval_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interval_ms", b"_interval_ms", "interval_ms", b"interval_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__interval_ms: _TypeAlias = _typing.Literal["interval_ms"]  # noqa: Y015
+    _WhichOneofArgType__interval_ms: _TypeAlias = _typing.Literal["_interval_ms", b"_interval_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interval_ms) -> _WhichOneofReturnType__interval_ms | None: ...
+
+Global___WatchQuotasRequest: _TypeAlias = WatchQuotasRequest  # noqa: Y015
+
+@_typing.final
+class WatchQuotasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """From 0, without gaps."""
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quota]:
+        """One per target; those left out are as they were told last."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        quotas: _abc.Iterable[Global___Quota] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quotas", b"quotas", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchQuotasResponse: _TypeAlias = WatchQuotasResponse  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    CLOSED_MS_FIELD_NUMBER: _builtins.int
+    CLOSED_WHY_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    closed_ms: _builtins.int
+    """Nothing is let through for so long: the provider asked for it, or no key of it is usable. Absent: open."""
+    closed_why: _builtins.str
+    """Reason of the error that closed it."""
+    running: _builtins.int
+    """Calls of this proxy at the provider, and those that wait here for a limit."""
+    waiting: _builtins.int
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]:
+        """Of the provider and of this model; those of tenants are not told."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        limits: _abc.Iterable[Global___RateLimit] | None = ...,
+        closed_ms: _builtins.int | None = ...,
+        closed_why: _builtins.str = ...,
+        running: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_closed_ms", b"_closed_ms", "closed_ms", b"closed_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_closed_ms", b"_closed_ms", "closed_ms", b"closed_ms", "closed_why", b"closed_why", "limits", b"limits", "running", b"running", "target", b"target", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__closed_ms: _TypeAlias = _typing.Literal["closed_ms"]  # noqa: Y015
+    _WhichOneofArgType__closed_ms: _TypeAlias = _typing.Literal["_closed_ms", b"_closed_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__closed_ms) -> _WhichOneofReturnType__closed_ms | None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015

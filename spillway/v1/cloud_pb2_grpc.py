@@ -39,6 +39,16 @@ class CloudProxyServiceStub:
                 request_serializer=spillway_dot_v1_dot_cloud__pb2.ListProvidersRequest.SerializeToString,
                 response_deserializer=spillway_dot_v1_dot_cloud__pb2.ListProvidersResponse.FromString,
                 _registered_method=True)
+        self.EstimateCost = channel.unary_unary(
+                '/spillway.v1.CloudProxyService/EstimateCost',
+                request_serializer=spillway_dot_v1_dot_cloud__pb2.EstimateCostRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_cloud__pb2.EstimateCostResponse.FromString,
+                _registered_method=True)
+        self.WatchQuotas = channel.unary_stream(
+                '/spillway.v1.CloudProxyService/WatchQuotas',
+                request_serializer=spillway_dot_v1_dot_cloud__pb2.WatchQuotasRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_cloud__pb2.WatchQuotasResponse.FromString,
+                _registered_method=True)
 
 
 class CloudProxyServiceServicer:
@@ -51,6 +61,20 @@ class CloudProxyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateCost(self, request, context):
+        """What an answer would cost, before it is asked for. Nothing is sent to a provider.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchQuotas(self, request, context):
+        """What is left of every limit, and which providers are closed: at once, and again as it changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CloudProxyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +82,16 @@ def add_CloudProxyServiceServicer_to_server(servicer, server):
                     servicer.ListProviders,
                     request_deserializer=spillway_dot_v1_dot_cloud__pb2.ListProvidersRequest.FromString,
                     response_serializer=spillway_dot_v1_dot_cloud__pb2.ListProvidersResponse.SerializeToString,
+            ),
+            'EstimateCost': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateCost,
+                    request_deserializer=spillway_dot_v1_dot_cloud__pb2.EstimateCostRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_cloud__pb2.EstimateCostResponse.SerializeToString,
+            ),
+            'WatchQuotas': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchQuotas,
+                    request_deserializer=spillway_dot_v1_dot_cloud__pb2.WatchQuotasRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_cloud__pb2.WatchQuotasResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +121,60 @@ class CloudProxyService:
             '/spillway.v1.CloudProxyService/ListProviders',
             spillway_dot_v1_dot_cloud__pb2.ListProvidersRequest.SerializeToString,
             spillway_dot_v1_dot_cloud__pb2.ListProvidersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateCost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.CloudProxyService/EstimateCost',
+            spillway_dot_v1_dot_cloud__pb2.EstimateCostRequest.SerializeToString,
+            spillway_dot_v1_dot_cloud__pb2.EstimateCostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/spillway.v1.CloudProxyService/WatchQuotas',
+            spillway_dot_v1_dot_cloud__pb2.WatchQuotasRequest.SerializeToString,
+            spillway_dot_v1_dot_cloud__pb2.WatchQuotasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,12 +33,20 @@ class CloudProxyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CloudProxyServiceAsyncStub: ...
     ListProviders: _grpc.UnaryUnaryMultiCallable[_cloud_pb2.ListProvidersRequest, _cloud_pb2.ListProvidersResponse]
     """Without secrets."""
+    EstimateCost: _grpc.UnaryUnaryMultiCallable[_cloud_pb2.EstimateCostRequest, _cloud_pb2.EstimateCostResponse]
+    """What an answer would cost, before it is asked for. Nothing is sent to a provider."""
+    WatchQuotas: _grpc.UnaryStreamMultiCallable[_cloud_pb2.WatchQuotasRequest, _cloud_pb2.WatchQuotasResponse]
+    """What is left of every limit, and which providers are closed: at once, and again as it changes."""
 
 @_typing.type_check_only
 class CloudProxyServiceAsyncStub(CloudProxyServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListProviders: _aio.UnaryUnaryMultiCallable[_cloud_pb2.ListProvidersRequest, _cloud_pb2.ListProvidersResponse]  # type: ignore[assignment]
     """Without secrets."""
+    EstimateCost: _aio.UnaryUnaryMultiCallable[_cloud_pb2.EstimateCostRequest, _cloud_pb2.EstimateCostResponse]  # type: ignore[assignment]
+    """What an answer would cost, before it is asked for. Nothing is sent to a provider."""
+    WatchQuotas: _aio.UnaryStreamMultiCallable[_cloud_pb2.WatchQuotasRequest, _cloud_pb2.WatchQuotasResponse]  # type: ignore[assignment]
+    """What is left of every limit, and which providers are closed: at once, and again as it changes."""
 
 class CloudProxyServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -48,5 +56,21 @@ class CloudProxyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cloud_pb2.ListProvidersResponse, _abc.Awaitable[_cloud_pb2.ListProvidersResponse]]:
         """Without secrets."""
+
+    @_abc_1.abstractmethod
+    def EstimateCost(
+        self,
+        request: _cloud_pb2.EstimateCostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cloud_pb2.EstimateCostResponse, _abc.Awaitable[_cloud_pb2.EstimateCostResponse]]:
+        """What an answer would cost, before it is asked for. Nothing is sent to a provider."""
+
+    @_abc_1.abstractmethod
+    def WatchQuotas(
+        self,
+        request: _cloud_pb2.WatchQuotasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cloud_pb2.WatchQuotasResponse], _abc.AsyncIterator[_cloud_pb2.WatchQuotasResponse]]:
+        """What is left of every limit, and which providers are closed: at once, and again as it changes."""
 
 def add_CloudProxyServiceServicer_to_server(servicer: CloudProxyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,51 +22,52 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from spillway.v1 import generation_pb2 as spillway_dot_v1_dot_generation__pb2
 from spillway.v1 import policy_pb2 as spillway_dot_v1_dot_policy__pb2
 from spillway.v1 import verdict_pb2 as spillway_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17spillway/v1/event.proto\x12\x0bspillway.v1\x1a\x18spillway/v1/policy.proto\x1a\x19spillway/v1/verdict.proto\"\xab\x02\n\x0fGenerationEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\'\n\x07started\x18\x02 \x01(\x0b\x32\x14.spillway.v1.StartedH\x00\x12#\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x12.spillway.v1.DeltaH\x00\x12+\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.spillway.v1.HeartbeatH\x00\x12\x32\n\rroute_changed\x18\x05 \x01(\x0b\x32\x19.spillway.v1.RouteChangedH\x00\x12)\n\x08\x66inished\x18\x06 \x01(\x0b\x32\x15.spillway.v1.FinishedH\x00\x12#\n\x05usage\x18\x07 \x01(\x0b\x32\x12.spillway.v1.UsageH\x00\x42\x07\n\x05\x65vent\"\xb4\x01\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x1a\n\rprompt_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0croute_reason\x18\x05 \x01(\t\x12\x32\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x19.spillway.v1.TokenLogprobB\x10\n\x0e_prompt_tokens\"\xc8\x01\n\x05\x44\x65lta\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12+\n\x08logprobs\x18\x05 \x03(\x0b\x32\x19.spillway.v1.TokenLogprob\x12.\n\ntool_calls\x18\x06 \x03(\x0b\x32\x1a.spillway.v1.ToolCallDelta\x12\x13\n\x06tokens\x18\x07 \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_tokens\"f\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12$\n\x03top\x18\x04 \x03(\x0b\x32\x17.spillway.v1.TopLogprob\">\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\x0b\n\tHeartbeat\"\x8b\x01\n\x0cRouteChanged\x12\x13\n\x0b\x66rom_target\x18\x01 \x01(\t\x12\x11\n\tto_target\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1e\n\x14resumed_after_tokens\x18\x04 \x01(\rH\x00\x12\x13\n\trestarted\x18\x05 \x01(\x08H\x00\x42\x0e\n\x0c\x63ontinuation\"6\n\x08\x46inished\x12*\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x19.spillway.v1.ChoiceFinish\"^\n\x0c\x43hoiceFinish\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.spillway.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x03 \x01(\t\"\x83\x04\n\x05Usage\x12\x1a\n\rprompt_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12!\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11\x63ompletion_tokens\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1d\n\x10reasoning_tokens\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x1a\n\rcost_nano_usd\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12%\n\x07timings\x18\x06 \x01(\x0b\x32\x14.spillway.v1.Timings\x12&\n\x08\x61ttempts\x18\x07 \x03(\x0b\x32\x14.spillway.v1.Attempt\x12%\n\x07verdict\x18\x08 \x01(\x0b\x32\x14.spillway.v1.Verdict\x12/\n\x0cverification\x18\t \x01(\x0b\x32\x19.spillway.v1.Verification\x12$\n\x05\x63\x61\x63he\x18\n \x01(\x0b\x32\x15.spillway.v1.CacheHit\x12+\n\x07\x63ontext\x18\x0b \x01(\x0b\x32\x1a.spillway.v1.ContextChangeB\x10\n\x0e_prompt_tokensB\x17\n\x15_cached_prompt_tokensB\x14\n\x12_completion_tokensB\x13\n\x11_reasoning_tokensB\x10\n\x0e_cost_nano_usd\"\x93\x02\n\rContextChange\x12*\n\x06policy\x18\x01 \x01(\x0e\x32\x1a.spillway.v1.ContextPolicy\x12\x15\n\rtokens_before\x18\x02 \x01(\r\x12\x14\n\x0ctokens_after\x18\x03 \x01(\r\x12\x18\n\x10\x64ropped_messages\x18\x04 \x01(\r\x12\x16\n\x0e\x64ropped_tokens\x18\x05 \x01(\r\x12\x1b\n\x13summarized_messages\x18\x06 \x01(\r\x12\x19\n\x11summarized_tokens\x18\x07 \x01(\r\x12\x15\n\rkept_passages\x18\x08 \x01(\r\x12\x18\n\x10\x64ropped_passages\x18\t \x01(\r\x12\x0e\n\x06\x63hunks\x18\n \x01(\r\"B\n\x0cVerification\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x10\n\x08segments\x18\x02 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\"\xd6\x01\n\x08\x43\x61\x63heHit\x12\x0e\n\x06\x61ge_ms\x18\x01 \x01(\x04\x12\x0e\n\x06shared\x18\x02 \x01(\x08\x12 \n\x13saved_prompt_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12$\n\x17saved_completion_tokens\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0esaved_nano_usd\x18\x05 \x01(\x03H\x02\x88\x01\x01\x42\x16\n\x14_saved_prompt_tokensB\x1a\n\x18_saved_completion_tokensB\x11\n\x0f_saved_nano_usd\"\x81\x01\n\x07Timings\x12\x1b\n\x0e\x66irst_token_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08total_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\x08queue_ms\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x11\n\x0f_first_token_msB\x0b\n\t_total_msB\x0b\n\t_queue_ms\"\x99\x03\n\x07\x41ttempt\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.spillway.v1.AttemptOutcome\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x13\n\x0b\x64uration_ms\x18\x06 \x01(\x01\x12\x1b\n\x0e\x66irst_token_ms\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rprompt_tokens\x18\x08 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11\x63ompletion_tokens\x18\t \x01(\rH\x02\x88\x01\x01\x12\x1a\n\rcost_nano_usd\x18\n \x01(\x03H\x03\x88\x01\x01\x12\x11\n\tleft_site\x18\x0b \x01(\x08\x12\x0e\n\x06region\x18\x0c \x01(\t\x12&\n\x08\x61ttempts\x18\r \x03(\x0b\x32\x14.spillway.v1.AttemptB\x11\n\x0f_first_token_msB\x10\n\x0e_prompt_tokensB\x14\n\x12_completion_tokensB\x10\n\x0e_cost_nano_usd*\xc0\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x04\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x05*\xd7\x01\n\x0e\x41ttemptOutcome\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41TTEMPT_OUTCOME_ANSWERED\x10\x01\x12\x1a\n\x16\x41TTEMPT_OUTCOME_FAILED\x10\x02\x12(\n$ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR\x10\x03\x12\x1d\n\x19\x41TTEMPT_OUTCOME_CANCELLED\x10\x04\x12!\n\x1d\x41TTEMPT_OUTCOME_NOT_CONFIDENT\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17spillway/v1/event.proto\x12\x0bspillway.v1\x1a\x1cspillway/v1/generation.proto\x1a\x18spillway/v1/policy.proto\x1a\x19spillway/v1/verdict.proto\"\xab\x02\n\x0fGenerationEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\'\n\x07started\x18\x02 \x01(\x0b\x32\x14.spillway.v1.StartedH\x00\x12#\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x12.spillway.v1.DeltaH\x00\x12+\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.spillway.v1.HeartbeatH\x00\x12\x32\n\rroute_changed\x18\x05 \x01(\x0b\x32\x19.spillway.v1.RouteChangedH\x00\x12)\n\x08\x66inished\x18\x06 \x01(\x0b\x32\x15.spillway.v1.FinishedH\x00\x12#\n\x05usage\x18\x07 \x01(\x0b\x32\x12.spillway.v1.UsageH\x00\x42\x07\n\x05\x65vent\"\xb4\x01\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x1a\n\rprompt_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0croute_reason\x18\x05 \x01(\t\x12\x32\n\x0fprompt_logprobs\x18\x06 \x03(\x0b\x32\x19.spillway.v1.TokenLogprobB\x10\n\x0e_prompt_tokens\"\xfc\x01\n\x05\x44\x65lta\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12+\n\x08logprobs\x18\x05 \x03(\x0b\x32\x19.spillway.v1.TokenLogprob\x12.\n\ntool_calls\x18\x06 \x03(\x0b\x32\x1a.spillway.v1.ToolCallDelta\x12\x13\n\x06tokens\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x32\n\x0eprovider_state\x18\x08 \x01(\x0b\x32\x1a.spillway.v1.ProviderStateB\t\n\x07_tokens\"f\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12$\n\x03top\x18\x04 \x03(\x0b\x32\x17.spillway.v1.TopLogprob\">\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\x0b\n\tHeartbeat\"\x8b\x01\n\x0cRouteChanged\x12\x13\n\x0b\x66rom_target\x18\x01 \x01(\t\x12\x11\n\tto_target\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1e\n\x14resumed_after_tokens\x18\x04 \x01(\rH\x00\x12\x13\n\trestarted\x18\x05 \x01(\x08H\x00\x42\x0e\n\x0c\x63ontinuation\"6\n\x08\x46inished\x12*\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x19.spillway.v1.ChoiceFinish\"^\n\x0c\x43hoiceFinish\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12)\n\x06reason\x18\x02 \x01(\x0e\x32\x19.spillway.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x03 \x01(\t\"\xc9\x04\n\x05Usage\x12\x1a\n\rprompt_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12!\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11\x63ompletion_tokens\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1d\n\x10reasoning_tokens\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x1a\n\rcost_nano_usd\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12%\n\x07timings\x18\x06 \x01(\x0b\x32\x14.spillway.v1.Timings\x12&\n\x08\x61ttempts\x18\x07 \x03(\x0b\x32\x14.spillway.v1.Attempt\x12%\n\x07verdict\x18\x08 \x01(\x0b\x32\x14.spillway.v1.Verdict\x12/\n\x0cverification\x18\t \x01(\x0b\x32\x19.spillway.v1.Verification\x12$\n\x05\x63\x61\x63he\x18\n \x01(\x0b\x32\x15.spillway.v1.CacheHit\x12+\n\x07\x63ontext\x18\x0b \x01(\x0b\x32\x1a.spillway.v1.ContextChange\x12&\n\x19\x63\x61\x63he_write_prompt_tokens\x18\x0c \x01(\rH\x05\x88\x01\x01\x42\x10\n\x0e_prompt_tokensB\x17\n\x15_cached_prompt_tokensB\x14\n\x12_completion_tokensB\x13\n\x11_reasoning_tokensB\x10\n\x0e_cost_nano_usdB\x1c\n\x1a_cache_write_prompt_tokens\"\x93\x02\n\rContextChange\x12*\n\x06policy\x18\x01 \x01(\x0e\x32\x1a.spillway.v1.ContextPolicy\x12\x15\n\rtokens_before\x18\x02 \x01(\r\x12\x14\n\x0ctokens_after\x18\x03 \x01(\r\x12\x18\n\x10\x64ropped_messages\x18\x04 \x01(\r\x12\x16\n\x0e\x64ropped_tokens\x18\x05 \x01(\r\x12\x1b\n\x13summarized_messages\x18\x06 \x01(\r\x12\x19\n\x11summarized_tokens\x18\x07 \x01(\r\x12\x15\n\rkept_passages\x18\x08 \x01(\r\x12\x18\n\x10\x64ropped_passages\x18\t \x01(\r\x12\x0e\n\x06\x63hunks\x18\n \x01(\r\"B\n\x0cVerification\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x10\n\x08segments\x18\x02 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\"\xd6\x01\n\x08\x43\x61\x63heHit\x12\x0e\n\x06\x61ge_ms\x18\x01 \x01(\x04\x12\x0e\n\x06shared\x18\x02 \x01(\x08\x12 \n\x13saved_prompt_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12$\n\x17saved_completion_tokens\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0esaved_nano_usd\x18\x05 \x01(\x03H\x02\x88\x01\x01\x42\x16\n\x14_saved_prompt_tokensB\x1a\n\x18_saved_completion_tokensB\x11\n\x0f_saved_nano_usd\"\x81\x01\n\x07Timings\x12\x1b\n\x0e\x66irst_token_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08total_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\x08queue_ms\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x11\n\x0f_first_token_msB\x0b\n\t_total_msB\x0b\n\t_queue_ms\"\x99\x03\n\x07\x41ttempt\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\x07outcome\x18\x03 \x01(\x0e\x32\x1b.spillway.v1.AttemptOutcome\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x13\n\x0b\x64uration_ms\x18\x06 \x01(\x01\x12\x1b\n\x0e\x66irst_token_ms\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rprompt_tokens\x18\x08 \x01(\rH\x01\x88\x01\x01\x12\x1e\n\x11\x63ompletion_tokens\x18\t \x01(\rH\x02\x88\x01\x01\x12\x1a\n\rcost_nano_usd\x18\n \x01(\x03H\x03\x88\x01\x01\x12\x11\n\tleft_site\x18\x0b \x01(\x08\x12\x0e\n\x06region\x18\x0c \x01(\t\x12&\n\x08\x61ttempts\x18\r \x03(\x0b\x32\x14.spillway.v1.AttemptB\x11\n\x0f_first_token_msB\x10\n\x0e_prompt_tokensB\x14\n\x12_completion_tokensB\x10\n\x0e_cost_nano_usd*\xc0\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x04\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x05*\xd7\x01\n\x0e\x41ttemptOutcome\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41TTEMPT_OUTCOME_ANSWERED\x10\x01\x12\x1a\n\x16\x41TTEMPT_OUTCOME_FAILED\x10\x02\x12(\n$ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR\x10\x03\x12\x1d\n\x19\x41TTEMPT_OUTCOME_CANCELLED\x10\x04\x12!\n\x1d\x41TTEMPT_OUTCOME_NOT_CONFIDENT\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2959
-  _globals['_FINISHREASON']._serialized_end=3151
-  _globals['_ATTEMPTOUTCOME']._serialized_start=3154
-  _globals['_ATTEMPTOUTCOME']._serialized_end=3369
-  _globals['_GENERATIONEVENT']._serialized_start=94
-  _globals['_GENERATIONEVENT']._serialized_end=393
-  _globals['_STARTED']._serialized_start=396
-  _globals['_STARTED']._serialized_end=576
-  _globals['_DELTA']._serialized_start=579
-  _globals['_DELTA']._serialized_end=779
-  _globals['_TOKENLOGPROB']._serialized_start=781
-  _globals['_TOKENLOGPROB']._serialized_end=883
-  _globals['_TOPLOGPROB']._serialized_start=885
-  _globals['_TOPLOGPROB']._serialized_end=947
-  _globals['_TOOLCALLDELTA']._serialized_start=949
-  _globals['_TOOLCALLDELTA']._serialized_end=1024
-  _globals['_HEARTBEAT']._serialized_start=1026
-  _globals['_HEARTBEAT']._serialized_end=1037
-  _globals['_ROUTECHANGED']._serialized_start=1040
-  _globals['_ROUTECHANGED']._serialized_end=1179
-  _globals['_FINISHED']._serialized_start=1181
-  _globals['_FINISHED']._serialized_end=1235
-  _globals['_CHOICEFINISH']._serialized_start=1237
-  _globals['_CHOICEFINISH']._serialized_end=1331
-  _globals['_USAGE']._serialized_start=1334
-  _globals['_USAGE']._serialized_end=1849
-  _globals['_CONTEXTCHANGE']._serialized_start=1852
-  _globals['_CONTEXTCHANGE']._serialized_end=2127
-  _globals['_VERIFICATION']._serialized_start=2129
-  _globals['_VERIFICATION']._serialized_end=2195
-  _globals['_CACHEHIT']._serialized_start=2198
-  _globals['_CACHEHIT']._serialized_end=2412
-  _globals['_TIMINGS']._serialized_start=2415
-  _globals['_TIMINGS']._serialized_end=2544
-  _globals['_ATTEMPT']._serialized_start=2547
-  _globals['_ATTEMPT']._serialized_end=2956
+  _globals['_FINISHREASON']._serialized_start=3111
+  _globals['_FINISHREASON']._serialized_end=3303
+  _globals['_ATTEMPTOUTCOME']._serialized_start=3306
+  _globals['_ATTEMPTOUTCOME']._serialized_end=3521
+  _globals['_GENERATIONEVENT']._serialized_start=124
+  _globals['_GENERATIONEVENT']._serialized_end=423
+  _globals['_STARTED']._serialized_start=426
+  _globals['_STARTED']._serialized_end=606
+  _globals['_DELTA']._serialized_start=609
+  _globals['_DELTA']._serialized_end=861
+  _globals['_TOKENLOGPROB']._serialized_start=863
+  _globals['_TOKENLOGPROB']._serialized_end=965
+  _globals['_TOPLOGPROB']._serialized_start=967
+  _globals['_TOPLOGPROB']._serialized_end=1029
+  _globals['_TOOLCALLDELTA']._serialized_start=1031
+  _globals['_TOOLCALLDELTA']._serialized_end=1106
+  _globals['_HEARTBEAT']._serialized_start=1108
+  _globals['_HEARTBEAT']._serialized_end=1119
+  _globals['_ROUTECHANGED']._serialized_start=1122
+  _globals['_ROUTECHANGED']._serialized_end=1261
+  _globals['_FINISHED']._serialized_start=1263
+  _globals['_FINISHED']._serialized_end=1317
+  _globals['_CHOICEFINISH']._serialized_start=1319
+  _globals['_CHOICEFINISH']._serialized_end=1413
+  _globals['_USAGE']._serialized_start=1416
+  _globals['_USAGE']._serialized_end=2001
+  _globals['_CONTEXTCHANGE']._serialized_start=2004
+  _globals['_CONTEXTCHANGE']._serialized_end=2279
+  _globals['_VERIFICATION']._serialized_start=2281
+  _globals['_VERIFICATION']._serialized_end=2347
+  _globals['_CACHEHIT']._serialized_start=2350
+  _globals['_CACHEHIT']._serialized_end=2564
+  _globals['_TIMINGS']._serialized_start=2567
+  _globals['_TIMINGS']._serialized_end=2696
+  _globals['_ATTEMPT']._serialized_start=2699
+  _globals['_ATTEMPT']._serialized_end=3108
 # @@protoc_insertion_point(module_scope)

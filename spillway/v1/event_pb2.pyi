@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from spillway.v1 import generation_pb2 as _generation_pb2
 from spillway.v1 import policy_pb2 as _policy_pb2
 from spillway.v1 import verdict_pb2 as _verdict_pb2
 import builtins as _builtins
@@ -183,6 +184,7 @@ class Delta(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    PROVIDER_STATE_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     """Index of the choice, from 0."""
     text: _builtins.str
@@ -200,6 +202,10 @@ class Delta(_message.Message):
 
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCallDelta]: ...
+    @_builtins.property
+    def provider_state(self) -> _generation_pb2.ProviderState:
+        """Once per choice at most: put it into the assistant's message when the conversation goes on."""
+
     def __init__(
         self,
         *,
@@ -210,10 +216,11 @@ class Delta(_message.Message):
         logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
         tool_calls: _abc.Iterable[Global___ToolCallDelta] | None = ...,
         tokens: _builtins.int | None = ...,
+        provider_state: _generation_pb2.ProviderState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tokens", b"_tokens", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tokens", b"_tokens", "provider_state", b"provider_state", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tokens", b"_tokens", "choice", b"choice", "logprobs", b"logprobs", "reasoning", b"reasoning", "text", b"text", "token_ids", b"token_ids", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tokens", b"_tokens", "choice", b"choice", "logprobs", b"logprobs", "provider_state", b"provider_state", "reasoning", b"reasoning", "text", b"text", "token_ids", b"token_ids", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tokens: _TypeAlias = _typing.Literal["tokens"]  # noqa: Y015
     _WhichOneofArgType__tokens: _TypeAlias = _typing.Literal["_tokens", b"_tokens"]  # noqa: Y015
@@ -424,6 +431,7 @@ class Usage(_message.Message):
     VERIFICATION_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_prompt_tokens: _builtins.int
     """Part of prompt_tokens read from a cache."""
@@ -432,6 +440,8 @@ class Usage(_message.Message):
     """Part of completion_tokens spent on reasoning."""
     cost_nano_usd: _builtins.int
     """1e-9 USD, of all attempts together."""
+    cache_write_prompt_tokens: _builtins.int
+    """Part of prompt_tokens written into a cache, where that has a price of its own."""
     @_builtins.property
     def timings(self) -> Global___Timings: ...
     @_builtins.property
@@ -468,11 +478,14 @@ class Usage(_message.Message):
         verification: Global___Verification | None = ...,
         cache: Global___CacheHit | None = ...,
         context: Global___ContextChange | None = ...,
+        cache_write_prompt_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "cache", b"cache", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "context", b"context", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_write_prompt_tokens", b"_cache_write_prompt_tokens", "_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "cache", b"cache", "cache_write_prompt_tokens", b"cache_write_prompt_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "context", b"context", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "attempts", b"attempts", "cache", b"cache", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "context", b"context", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_write_prompt_tokens", b"_cache_write_prompt_tokens", "_cached_prompt_tokens", b"_cached_prompt_tokens", "_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_prompt_tokens", b"_prompt_tokens", "_reasoning_tokens", b"_reasoning_tokens", "attempts", b"attempts", "cache", b"cache", "cache_write_prompt_tokens", b"cache_write_prompt_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "context", b"context", "cost_nano_usd", b"cost_nano_usd", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "timings", b"timings", "verdict", b"verdict", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cache_write_prompt_tokens: _TypeAlias = _typing.Literal["cache_write_prompt_tokens"]  # noqa: Y015
+    _WhichOneofArgType__cache_write_prompt_tokens: _TypeAlias = _typing.Literal["_cache_write_prompt_tokens", b"_cache_write_prompt_tokens"]  # noqa: Y015
     _WhichOneofReturnType__cached_prompt_tokens: _TypeAlias = _typing.Literal["cached_prompt_tokens"]  # noqa: Y015
     _WhichOneofArgType__cached_prompt_tokens: _TypeAlias = _typing.Literal["_cached_prompt_tokens", b"_cached_prompt_tokens"]  # noqa: Y015
     _WhichOneofReturnType__completion_tokens: _TypeAlias = _typing.Literal["completion_tokens"]  # noqa: Y015
@@ -483,6 +496,8 @@ class Usage(_message.Message):
     _WhichOneofArgType__prompt_tokens: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens"]  # noqa: Y015
     _WhichOneofReturnType__reasoning_tokens: _TypeAlias = _typing.Literal["reasoning_tokens"]  # noqa: Y015
     _WhichOneofArgType__reasoning_tokens: _TypeAlias = _typing.Literal["_reasoning_tokens", b"_reasoning_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_write_prompt_tokens) -> _WhichOneofReturnType__cache_write_prompt_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_prompt_tokens) -> _WhichOneofReturnType__cached_prompt_tokens | None: ...
     @_typing.overload

@@ -145,6 +145,7 @@ class GenerationSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
     CONTINUATION_FIELD_NUMBER: _builtins.int
+    PROMPT_CACHE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key and log key. Empty: the first server makes one and returns it in Started."""
     session_id: _builtins.str
@@ -185,6 +186,10 @@ class GenerationSpec(_message.Message):
     def continuation(self) -> Global___Continuation:
         """The answer so far, where another target began it: this one goes on after it. Set by routers."""
 
+    @_builtins.property
+    def prompt_cache(self) -> Global___PromptCache:
+        """What the provider may keep of the prompt for later ones. Providers that cache by themselves take it as a hint."""
+
     def __init__(
         self,
         *,
@@ -206,16 +211,43 @@ class GenerationSpec(_message.Message):
         priority: Global___Priority.ValueType = ...,
         extra: _struct_pb2.Struct | None = ...,
         continuation: Global___Continuation | None = ...,
+        prompt_cache: Global___PromptCache | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "coalescing", b"coalescing", "constraint", b"constraint", "continuation", b"continuation", "extra", b"extra", "input", b"input", "logprobs", b"logprobs", "sampling", b"sampling", "stop", b"stop", "text", b"text", "tokens", b"tokens", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "coalescing", b"coalescing", "constraint", b"constraint", "continuation", b"continuation", "extra", b"extra", "input", b"input", "logprobs", b"logprobs", "prompt_cache", b"prompt_cache", "sampling", b"sampling", "stop", b"stop", "text", b"text", "tokens", b"tokens", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "coalescing", b"coalescing", "constraint", b"constraint", "continuation", b"continuation", "extra", b"extra", "input", b"input", "logprobs", b"logprobs", "model", b"model", "priority", b"priority", "reasoning_effort", b"reasoning_effort", "request_id", b"request_id", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "text", b"text", "tokens", b"tokens", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "coalescing", b"coalescing", "constraint", b"constraint", "continuation", b"continuation", "extra", b"extra", "input", b"input", "logprobs", b"logprobs", "model", b"model", "priority", b"priority", "prompt_cache", b"prompt_cache", "reasoning_effort", b"reasoning_effort", "request_id", b"request_id", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "text", b"text", "tokens", b"tokens", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "text", "tokens"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerationSpec: _TypeAlias = GenerationSpec  # noqa: Y015
+
+@_typing.final
+class PromptCache(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    TTL_S_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Prompts of one key begin alike: they are sent to where the beginning is kept."""
+    ttl_s: _builtins.int
+    """Longest time it is needed, in seconds; the provider's next longer one is asked for. Absent: the provider's default."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        ttl_s: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ttl_s", b"_ttl_s", "ttl_s", b"ttl_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ttl_s", b"_ttl_s", "key", b"key", "ttl_s", b"ttl_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ttl_s: _TypeAlias = _typing.Literal["ttl_s"]  # noqa: Y015
+    _WhichOneofArgType__ttl_s: _TypeAlias = _typing.Literal["_ttl_s", b"_ttl_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ttl_s) -> _WhichOneofReturnType__ttl_s | None: ...
+
+Global___PromptCache: _TypeAlias = PromptCache  # noqa: Y015
 
 @_typing.final
 class Continuation(_message.Message):
@@ -272,9 +304,12 @@ class Message(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    CACHE_BREAKPOINT_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     name: _builtins.str
     """Optional name of the speaker."""
+    cache_breakpoint: _builtins.bool
+    """The prompt up to and with this message comes again: a provider that caches by marks is told so."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]: ...
     def __init__(
@@ -283,10 +318,11 @@ class Message(_message.Message):
         role: Global___Role.ValueType = ...,
         parts: _abc.Iterable[Global___Part] | None = ...,
         name: _builtins.str = ...,
+        cache_breakpoint: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parts", b"parts", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_breakpoint", b"cache_breakpoint", "name", b"name", "parts", b"parts", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -300,6 +336,7 @@ class Part(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     TOOL_CALL_FIELD_NUMBER: _builtins.int
     TOOL_RESULT_FIELD_NUMBER: _builtins.int
+    PROVIDER_STATE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     @_builtins.property
     def image(self) -> Global___Image: ...
@@ -307,6 +344,10 @@ class Part(_message.Message):
     def tool_call(self) -> Global___ToolCall: ...
     @_builtins.property
     def tool_result(self) -> Global___ToolResult: ...
+    @_builtins.property
+    def provider_state(self) -> Global___ProviderState:
+        """In a message of the assistant's, first: what came with that answer (Delta.provider_state)."""
+
     def __init__(
         self,
         *,
@@ -314,16 +355,43 @@ class Part(_message.Message):
         image: Global___Image | None = ...,
         tool_call: Global___ToolCall | None = ...,
         tool_result: Global___ToolResult | None = ...,
+        provider_state: Global___ProviderState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "part", b"part", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "part", b"part", "provider_state", b"provider_state", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "part", b"part", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "part", b"part", "provider_state", b"provider_state", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text", "image", "tool_call", "tool_result"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text", "image", "tool_call", "tool_result", "provider_state"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___Part: _TypeAlias = Part  # noqa: Y015
+
+@_typing.final
+class ProviderState(_message.Message):
+    """What a provider wants to see again, unchanged, when the conversation goes on: signed or encrypted reasoning. Only the
+    wire format that made it can read it; any other leaves it out.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIRE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    wire: _builtins.str
+    state: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        wire: _builtins.str = ...,
+        state: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state", "wire", b"wire"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProviderState: _TypeAlias = ProviderState  # noqa: Y015
 
 @_typing.final
 class Image(_message.Message):
@@ -436,17 +504,21 @@ class ToolResult(_message.Message):
 
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    IS_ERROR_FIELD_NUMBER: _builtins.int
     tool_call_id: _builtins.str
     content: _builtins.str
+    is_error: _builtins.bool
+    """The tool failed, and content says how."""
     def __init__(
         self,
         *,
         tool_call_id: _builtins.str = ...,
         content: _builtins.str = ...,
+        is_error: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "is_error", b"is_error", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

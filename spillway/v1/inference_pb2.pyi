@@ -388,6 +388,7 @@ class Model(_message.Message):
     CONTEXT_WINDOW_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What a spec's model may name."""
     target: _builtins.str
@@ -397,6 +398,8 @@ class Model(_message.Message):
     """Where content goes when this model is used; a local one is on the site."""
     context_window: _builtins.int
     """Tokens, prompt and answer together. Absent: unknown."""
+    retention_days: _builtins.int
+    """How long what is sent is kept there, in days; 0: not at all. Absent: unknown."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[Global___Capability.ValueType]: ...
     @_builtins.property
@@ -413,13 +416,19 @@ class Model(_message.Message):
         context_window: _builtins.int | None = ...,
         capabilities: _abc.Iterable[Global___Capability.ValueType] | None = ...,
         adapters: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_window", b"_context_window", "context_window", b"context_window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_window", b"_context_window", "_retention_days", b"_retention_days", "context_window", b"context_window", "retention_days", b"retention_days"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_window", b"_context_window", "adapters", b"adapters", "capabilities", b"capabilities", "context_window", b"context_window", "kind", b"kind", "name", b"name", "region", b"region", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_window", b"_context_window", "_retention_days", b"_retention_days", "adapters", b"adapters", "capabilities", b"capabilities", "context_window", b"context_window", "kind", b"kind", "name", b"name", "region", b"region", "retention_days", b"retention_days", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__context_window: _TypeAlias = _typing.Literal["context_window"]  # noqa: Y015
     _WhichOneofArgType__context_window: _TypeAlias = _typing.Literal["_context_window", b"_context_window"]  # noqa: Y015
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__context_window) -> _WhichOneofReturnType__context_window | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015

@@ -373,8 +373,11 @@ class DataPolicy(_message.Message):
     RESIDENCY_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
     SENSITIVITY_FIELD_NUMBER: _builtins.int
+    MAX_RETENTION_DAYS_FIELD_NUMBER: _builtins.int
     residency: Global___Residency.ValueType
     sensitivity: Global___Sensitivity.ValueType
+    max_retention_days: _builtins.int
+    """Longest time content may be kept where it goes, in days; 0: not at all. Absent: any time."""
     @_builtins.property
     def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """With RESIDENCY_REGIONS: where the content may go, besides staying on the site."""
@@ -385,12 +388,15 @@ class DataPolicy(_message.Message):
         residency: Global___Residency.ValueType = ...,
         regions: _abc.Iterable[_builtins.str] | None = ...,
         sensitivity: Global___Sensitivity.ValueType = ...,
+        max_retention_days: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_retention_days", b"_max_retention_days", "max_retention_days", b"max_retention_days"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["regions", b"regions", "residency", b"residency", "sensitivity", b"sensitivity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_retention_days", b"_max_retention_days", "max_retention_days", b"max_retention_days", "regions", b"regions", "residency", b"residency", "sensitivity", b"sensitivity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_retention_days: _TypeAlias = _typing.Literal["max_retention_days"]  # noqa: Y015
+    _WhichOneofArgType__max_retention_days: _TypeAlias = _typing.Literal["_max_retention_days", b"_max_retention_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retention_days) -> _WhichOneofReturnType__max_retention_days | None: ...
 
 Global___DataPolicy: _TypeAlias = DataPolicy  # noqa: Y015
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import structlog
 
+from services.cloud_proxy.http_provider import HttpProvider
 from services.cloud_proxy.key import Key
-from services.cloud_proxy.openai import OpenAI
 from services.cloud_proxy.provider import Exchange
 from services.cloud_proxy.settings import ProviderSettings
+from services.cloud_proxy.wires.openai import OpenAI
 from spillway.errors import SpillwayError
 from spillway.testing import openai_faults as faults
 from spillway.testing.openai_faults import Cut, ErrorInStream, Faults, Malformed, Reset, Stall, Status
@@ -88,7 +89,7 @@ async def failing(url: str) -> SpillwayError:
     settings = ProviderSettings.model_validate(
         {"name": "openai", "region": "us", "base_url": url, "idle_s": 0.1, "models": [{"name": "m"}]}
     )
-    provider = OpenAI(settings, Key(SECRET))
+    provider = HttpProvider(settings, OpenAI(settings), Key(SECRET))
     try:
         with pytest.raises(SpillwayError) as caught:
             async for _ in provider.stream(provider.prepare(spec(), "m"), call(), Exchange()):

@@ -1,30 +1,29 @@
-"""OpenAI's chat completions over HTTP, and every server that speaks the same."""
+"""A provider over HTTP, whatever its wire format: one pool of connections, one deadline, errors by a table."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncGenerator
-from functools import partial
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import aiohttp
 import jiter
 from aiohttp import ClientTimeout
 
 from services.cloud_proxy.key import Key
-from services.cloud_proxy.provider import Exchange, Prepared
+from services.cloud_proxy.provider import Exchange, Prepared, Wire
 from services.cloud_proxy.settings import ProviderSettings
 from spillway import v1
 from spillway.errors import DeadlineExceeded, ProviderError, SpillwayError, TargetDown, TargetTimeout
-from spillway.openai import embedding
-from spillway.openai.answer import Answer
 from spillway.openai.connection import Spares, read_body
-from spillway.openai.errors import understood
-from spillway.openai.request import body_of
+from spillway.openai.embedding import MAX_BODY_BYTES
 from spillway.openai.sse import EventParser, EventTooLong
 from spillway.rpc.call import Call
 from spillway.telemetry.tracing import inject
+
+T = TypeVar("T")
 
 MAX_ERROR_BYTES = 64 * 2**10
 MAX_WHOLE_BYTES = 16 * 2**20
@@ -34,11 +33,12 @@ NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aio
 FOREIGN = (aiohttp.ClientError, TimeoutError, OSError, EventTooLong)
 
 
-class OpenAI:
-    """One provider: its address, key and connections."""
+class HttpProvider:
+    """One provider: its address, key and connections, and the wire format it speaks."""
 
-    def __init__(self, settings: ProviderSettings, key: Key | None, *, proxy: str | None = None) -> None:
+    def __init__(self, settings: ProviderSettings, wire: Wire, key: Key | None, *, proxy: str | None = None) -> None:
         self._settings = settings
+        self._wire = wire
         self._key = key
         self._proxy = proxy
         self._spares = Spares()
@@ -52,84 +52,74 @@ class OpenAI:
         )
 
     def prepare(self, spec: v1.GenerationSpec, model: str) -> Prepared:
-        settings = self._settings
-        body = body_of(
-            spec,
-            model,
-            max_tokens_field=settings.max_tokens_field,
-            extended_sampling=settings.extended_sampling,
-            prefill=settings.prefill,
-        )
-        return Prepared(json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(), max(1, spec.sampling.n))
+        return self._wire.prepare(spec, model)
 
     async def stream(self, prepared: Prepared, call: Call, exchange: Exchange) -> AsyncGenerator[list[v1.Delta], None]:
-        failed: SpillwayError | None = None
-        response: aiohttp.ClientResponse | None = None
-        whole = False
-        try:
-            response = await self._post("chat/completions", prepared.body, call, exchange)
-            if response.status != 200:
-                raise await self._refusal(response)
-            answer = Answer(self._settings.name, prepared.choices, exchange)
+        async with self._asked("POST", prepared, call, exchange) as response:
+            answer = self._wire.read(prepared, exchange)
             if response.content_type == "text/event-stream":
-                events, limit_s = EventParser(), None
+                parser, limit_s = EventParser(), None
                 while not answer.done:
-                    data = await self._read(response, limit_s)
-                    deltas = answer.take(events.feed(data) if data else events.end())
-                    if deltas:
+                    over, events = await self._meaning(self._next(response, parser, limit_s), exchange)
+                    if deltas := answer.take(events):
                         limit_s = self._settings.stall_s
                         yield deltas
-                    if not data:
+                    if over:
                         break
-            elif deltas := answer.whole(await read_body(response, MAX_WHOLE_BYTES)):
+            elif deltas := answer.whole(await self._meaning(read_body(response, MAX_WHOLE_BYTES), exchange)):
                 yield deltas
             answer.check()
-            whole = True
-        except FOREIGN as error:
-            exchange.sent = not isinstance(error, NOT_REACHED)
-            failed = self._meant(error)
-        finally:
-            if response is not None:
-                if whole:
-                    self._spares.keep(response)
-                else:
-                    response.close()  # not released: the provider sees the connection end, and stops
-        if failed is not None:
-            raise failed  # out of the handler: the foreign error may know the request's headers, the key among them
 
     async def embed(self, spec: v1.EmbeddingSpec, model: str, call: Call, exchange: Exchange) -> v1.EmbedResponse:
-        name, body = self._settings.name, json.dumps(embedding.body_of(spec, model), separators=(",", ":")).encode()
-        failed: SpillwayError
-        response: aiohttp.ClientResponse | None = None
+        prepared = self._wire.prepare_embedding(spec, model)
+        async with self._asked("POST", prepared, call, exchange) as response:
+            told = await self._meaning(read_body(response, MAX_BODY_BYTES), exchange)
+        return await asyncio.to_thread(self._wire.read_embedding, told, spec, exchange)
+
+    async def models(self, call: Call) -> list[str]:
+        exchange = Exchange()
+        async with self._asked("GET", Prepared(self._wire.models_path(), b""), call, exchange) as response:
+            told = await self._meaning(read_body(response, MAX_WHOLE_BYTES), exchange)
+        return self._wire.read_models(told)
+
+    @asynccontextmanager
+    async def _asked(
+        self, method: str, prepared: Prepared, call: Call, exchange: Exchange
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send `prepared` and yield the response, if it is a good one; the block reads it to its end.
+
+        Left in any other way, it closes the connection: the provider sees it end, and stops.
+        """
+        response = await self._meaning(self._send(method, prepared, call, exchange), exchange)
         try:
-            response = await self._post("embeddings", body, call, exchange)
             if response.status != 200:
-                raise await self._refusal(response)
-            told = await read_body(response, embedding.MAX_BODY_BYTES)
+                raise await self._refusal(response, exchange)
+            yield response
+        except BaseException:
+            response.close()
+            raise
+        self._spares.keep(response)
+
+    async def _meaning(self, work: Coroutine[Any, Any, T], exchange: Exchange) -> T:
+        """Await `work`; a foreign error becomes the SpillwayError it means."""
+        try:
+            return await work
         except FOREIGN as error:
             exchange.sent = not isinstance(error, NOT_REACHED)
             failed = self._meant(error)
-        else:
-            self._spares.keep(response)
-            response = None
-            # In a thread: numbers that are written out take long to read.
-            read = partial(embedding.read_vectors, name, told, spec, exchange, broken=ProviderError)
-            return await asyncio.to_thread(read)
-        finally:
-            if response is not None:
-                response.close()
-        raise failed  # out of the handler, as above
+        raise failed  # out of the handler: the foreign error may know the request's headers, the key among them
 
-    async def _post(self, path: str, body: bytes, call: Call, exchange: Exchange) -> aiohttp.ClientResponse:
-        """Send `body` under `call`'s deadline, and tell `exchange` with which status the answer begins."""
+    async def _send(self, method: str, prepared: Prepared, call: Call, exchange: Exchange) -> aiohttp.ClientResponse:
+        """Send `prepared` under `call`'s deadline, and tell `exchange` what the answer's head says."""
         left = call.deadline.left()
         if left <= 0:
             raise DeadlineExceeded(f"no time is left to call {self._settings.name}")
         exchange.sent = True
-        response = await self._session.post(
-            f"{self._settings.base_url}/{path}",
-            data=body,
-            headers=self._headers(call, left),
+        response = await self._session.request(
+            method,
+            f"{self._settings.base_url}/{prepared.path}",
+            data=prepared.body or None,
+            headers=self._headers(prepared, call, left),
             timeout=ClientTimeout(
                 total=left,
                 sock_connect=self._settings.connect_timeout_s,
@@ -139,42 +129,43 @@ class OpenAI:
             proxy=self._proxy,
             allow_redirects=False,  # content and key go where the settings say, nowhere else
         )
+        headers = _lowered(response)
         exchange.status = response.status
-        exchange.provider_request_id = response.headers.get("x-request-id", "")[:100]
+        exchange.provider_request_id = self._wire.request_id(headers)[:100]
+        exchange.allowances = self._wire.allowances(headers, now=time.time())
         return response
 
-    async def _read(self, response: aiohttp.ClientResponse, limit_s: float | None) -> bytes:
-        """What comes next. Raises TargetTimeout after `limit_s` of silence; None: the session's own limit holds."""
+    async def _next(
+        self, response: aiohttp.ClientResponse, parser: EventParser, limit_s: float | None
+    ) -> tuple[bool, list[bytes]]:
+        """Return whether the stream is over, and the events that came next.
+
+        Raises TargetTimeout after `limit_s` of silence; None: the session's own limit holds.
+        """
         try:
             async with asyncio.timeout(limit_s) as silence:
-                return await response.content.readany()
+                data = await response.content.readany()
         except TimeoutError:
             if silence.expired():
                 name = self._settings.name
                 raise TargetTimeout(f"{name} stalled for {limit_s:g} s within its answer", resource=name) from None
             raise
+        return not data, parser.feed(data) if data else parser.end()
 
-    def _headers(self, call: Call, left: float) -> dict[str, str]:
-        headers = {"content-type": "application/json"}
-        if self._key is not None:
-            headers["authorization"] = f"Bearer {self._key.reveal()}"
+    def _headers(self, prepared: Prepared, call: Call, left: float) -> dict[str, str]:
+        headers = {"content-type": "application/json", **self._wire.headers(self._key), **prepared.headers}
         if self._settings.simulated:  # our own trace and deadline are no real provider's business
             headers.update(inject(call.span))
             headers["x-spillway-deadline-ms"] = str(round(left * 1000))
         return headers
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> SpillwayError:
+    async def _refusal(self, response: aiohttp.ClientResponse, exchange: Exchange) -> SpillwayError:
         try:
             body = jiter.from_json(await read_body(response, MAX_ERROR_BYTES))
         except (ValueError, *FOREIGN):
             body = None
-        return understood(
-            self._settings.name,
-            response.status,
-            body,
-            {name.lower(): value for name, value in response.headers.items()},
-            now=time.time(),
-            request_id=response.headers.get("x-request-id", "")[:100],
+        return self._wire.refusal(
+            response.status, body, _lowered(response), now=time.time(), request_id=exchange.provider_request_id
         )
 
     def _meant(self, error: BaseException) -> SpillwayError:
@@ -201,4 +192,8 @@ class OpenAI:
         await self._session.close()
 
     def __repr__(self) -> str:
-        return f"<OpenAI {self._settings.name} {self._settings.base_url}>"
+        return f"<HttpProvider {self._settings.name} {self._settings.base_url} {self._wire!r}>"
+
+
+def _lowered(response: aiohttp.ClientResponse) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}

@@ -1,0 +1,91 @@
+"""OpenAI's chat completions and embeddings, and every server that speaks the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+import jiter
+
+from services.cloud_proxy.allowance import Allowance
+from services.cloud_proxy.key import Key
+from services.cloud_proxy.limits import REQUESTS, TOKENS
+from services.cloud_proxy.provider import Exchange, Prepared, Reader
+from services.cloud_proxy.settings import ProviderSettings
+from spillway import v1
+from spillway.errors import ProviderError, SpillwayError
+from spillway.openai import embedding
+from spillway.openai.answer import Answer
+from spillway.openai.errors import duration_s, understood
+from spillway.openai.request import body_of
+
+HEADER_LIMITS = {"requests": REQUESTS, "tokens": TOKENS}
+"""What `x-ratelimit-*-NAME` counts -> which limit of ours that is."""
+
+
+class OpenAI:
+    """Chat completions."""
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        self._settings = settings
+
+    def prepare(self, spec: v1.GenerationSpec, model: str) -> Prepared:
+        settings = self._settings
+        body = body_of(
+            spec,
+            model,
+            max_tokens_field=settings.max_tokens_field,
+            extended_sampling=settings.extended_sampling,
+            prefill=settings.prefill,
+        )
+        return Prepared("chat/completions", packed(body), max(1, spec.sampling.n))
+
+    def read(self, prepared: Prepared, exchange: Exchange) -> Reader:
+        return Answer(self._settings.name, prepared.choices, exchange)
+
+    def prepare_embedding(self, spec: v1.EmbeddingSpec, model: str) -> Prepared:
+        return Prepared("embeddings", packed(embedding.body_of(spec, model)))
+
+    def read_embedding(self, body: bytes, spec: v1.EmbeddingSpec, exchange: Exchange) -> v1.EmbedResponse:
+        return embedding.read_vectors(self._settings.name, body, spec, exchange, broken=ProviderError)
+
+    def headers(self, key: Key | None) -> dict[str, str]:
+        return {} if key is None else {"authorization": f"Bearer {key.reveal()}"}
+
+    def refusal(
+        self, status: int, body: object, headers: Mapping[str, str], *, now: float, request_id: str
+    ) -> SpillwayError:
+        return understood(self._settings.name, status, body, headers, now=now, request_id=request_id)
+
+    def request_id(self, headers: Mapping[str, str]) -> str:
+        return headers.get("x-request-id", "")
+
+    def allowances(self, headers: Mapping[str, str], *, now: float) -> tuple[Allowance, ...]:
+        return tuple(_allowances(headers))
+
+    def models_path(self) -> str:
+        return "models"
+
+    def read_models(self, body: bytes) -> list[str]:
+        try:
+            return [str(model["id"]) for model in jiter.from_json(body)["data"]]
+        except (ValueError, TypeError, KeyError):
+            name = self._settings.name
+            raise ProviderError(f"{name} does not speak its wire format (models)", resource=name) from None
+
+    def __repr__(self) -> str:
+        return f"<OpenAI {self._settings.name}>"
+
+
+def packed(body: Mapping[str, object]) -> bytes:
+    """Return `body` as JSON."""
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _allowances(headers: Mapping[str, str]) -> Iterator[Allowance]:
+    for what, name in HEADER_LIMITS.items():
+        remaining = headers.get(f"x-ratelimit-remaining-{what}", "")
+        if remaining.isdecimal():
+            limit = headers.get(f"x-ratelimit-limit-{what}", "")
+            reset_s = duration_s(headers.get(f"x-ratelimit-reset-{what}", ""))
+            yield Allowance(name, int(remaining), int(limit) if limit.isdecimal() else None, reset_s)
