@@ -5,26 +5,22 @@ python -m spillway.testing.openai_simulator --port 7079
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import signal
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
-from spillway.leash import end_with_parent
-from spillway.logs import get_logger
 from spillway.testing import openai_wire as wire
 from spillway.testing.faults import Garbage
+from spillway.testing.http_simulator import MAX_BODY_BYTES, HttpSimulator, drop, main, serving, simulated_words
 from spillway.testing.openai_faults import (
     BREAKING,
     Cut,
     ErrorInStream,
-    Faults,
     Filtered,
     HttpFault,
     Malformed,
@@ -43,33 +39,14 @@ from spillway.testing.openai_faults import (
 from spillway.testing.openai_instance import instance
 from spillway.testing.openai_wire import Called, Reply
 
-log = get_logger(__name__)
-
-MAX_BODY_BYTES = 32 * 2**20
-WORDS_ECHOED = 8
-
-
-@dataclass(slots=True)
-class Recorded:
-    """A request as it arrived, without its key. `disconnected_at` is set when the client left before the end."""
-
-    path: str
-    headers: dict[str, str]
-    body: Any
-    at: float
-    key_sent: bool
-    running: int
-    disconnected_at: float | None = None
-    finished: bool = False
-
 
 def simulated_answer(body: Mapping[str, Any]) -> str:
     """The plain answer: that it is simulated, and what was asked."""
-    return f"Simulated cloud answer to: {' '.join(wire.prompt_text(body).split()[:WORDS_ECHOED])}"
+    return simulated_words(wire.prompt_text(body))
 
 
 @dataclass(slots=True)
-class OpenAISimulator:
+class OpenAISimulator(HttpSimulator):
     """What is answered, how fast, and what goes wrong.
 
     `answer` gets the request's body and returns the text; it is not asked where a JSON Schema or a tool decides.
@@ -82,10 +59,6 @@ class OpenAISimulator:
 
     answer: Callable[[Mapping[str, Any]], str] = simulated_answer
     calls: Callable[[Mapping[str, Any]], list[Called]] | None = None
-    key: str | None = None
-    models: tuple[str, ...] | None = None
-    first_s: float = 0.0
-    interval_s: float = 0.0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     takes_prefill: bool = True
@@ -94,19 +67,12 @@ class OpenAISimulator:
     says_done: bool = True
     packs: bool = True
     requests_per_minute: int = 10_000
-    faults: Faults = field(default_factory=Faults)
-    seen: list[Recorded] = field(default_factory=list)
-    running: int = 0
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a request has arrived."""
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a client has left early."""
 
     def application(self) -> web.Application:
         """The routes of the provider."""
         application = web.Application(client_max_size=MAX_BODY_BYTES)
-        application.router.add_post("/v1/chat/completions", self._chat)
-        application.router.add_post("/v1/embeddings", self._chat)
+        application.router.add_post("/v1/chat/completions", self.record)
+        application.router.add_post("/v1/embeddings", self.record)
         application.router.add_get("/v1/models", self._list)
         return application
 
@@ -123,31 +89,7 @@ class OpenAISimulator:
             }
         )
 
-    async def _chat(self, request: web.Request) -> web.StreamResponse:
-        try:
-            body = json.loads(await request.read())
-        except ValueError:
-            body = None
-        loop = asyncio.get_running_loop()
-        headers = {name.lower(): value for name, value in request.headers.items() if name.lower() != "authorization"}
-        record = Recorded(
-            request.path, headers, body, loop.time(), "authorization" in request.headers, self.running + 1
-        )
-        self.seen.append(record)
-        self.asked.set()
-        self.running += 1
-        try:
-            response = await self._served(request, body)
-            record.finished = True
-            return response
-        except (asyncio.CancelledError, ConnectionError):
-            record.disconnected_at = loop.time()
-            self.left.set()
-            raise
-        finally:
-            self.running -= 1
-
-    async def _served(self, request: web.Request, body: Any) -> web.StreamResponse:
+    async def served(self, request: web.Request, body: Any) -> web.StreamResponse:
         fault = self.faults.next()
         embeds = request.path.endswith("/embeddings")
         if (
@@ -168,12 +110,12 @@ class OpenAISimulator:
             case Silence():
                 await asyncio.Event().wait()
             case Reset():
-                _drop(request)
+                drop(request)
                 return web.Response()
         await asyncio.sleep(self.first_s + (fault.seconds if isinstance(fault, SlowFirst) else 0))
         if embeds:
             if isinstance(fault, Cut):
-                _drop(request)
+                drop(request)
             vectors = wire.embedding(body, model=_named(body), packs=self.packs)
             if isinstance(fault, MissingFinish):
                 del vectors["data"][fault.after :]
@@ -184,7 +126,7 @@ class OpenAISimulator:
             return await self._stream(request, body, replies, usage, fault)
         told = wire.completion(body, replies, id=self._id(), model=_named(body), usage=usage)
         if isinstance(fault, Cut):
-            _drop(request)
+            drop(request)
         return web.json_response(told, headers=self._limit_headers())
 
     async def _stream(
@@ -225,7 +167,7 @@ class OpenAISimulator:
         id, model = identity
         match fault:
             case Cut():
-                _drop(request)
+                drop(request)
             case Stall():
                 await asyncio.Event().wait()
             case Malformed():
@@ -332,48 +274,12 @@ def _stopped(text: str, stop: object) -> tuple[str, bool]:
     return (text[: min(places)], True) if places else (text, False)
 
 
-def _drop(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.abort()
-
-
-@asynccontextmanager
-async def serving_openai(simulator: OpenAISimulator, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+def serving_openai(
+    simulator: OpenAISimulator, *, host: str = "127.0.0.1", port: int = 0
+) -> AbstractAsyncContextManager[str]:
     """Serve `simulator` for the block, on a free port unless told; yield its base URL, `http://.../v1`."""
-    runner = web.AppRunner(simulator.application(), handler_cancellation=True, access_log=None, shutdown_timeout=0)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        yield f"http://{host}:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
-
-
-async def _serve(host: str, port: int, simulator: OpenAISimulator) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    end_with_parent()
-    async with serving_openai(simulator, host=host, port=port) as url:
-        log.info("simulator.listening", url=url)
-        await stop.wait()
-
-
-def main() -> None:
-    """Serve until a signal comes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m spillway.testing.openai_simulator", description="A simulated OpenAI for demos and tests."
-    )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=7079)
-    parser.add_argument("--first-token-ms", type=float, default=100.0)
-    parser.add_argument("--token-interval-ms", type=float, default=30.0)
-    told = parser.parse_args()
-    simulator = OpenAISimulator(first_s=told.first_token_ms / 1000, interval_s=told.token_interval_ms / 1000)
-    asyncio.run(_serve(told.host, told.port, simulator))
+    return serving(simulator, host=host, port=port)
 
 
 if __name__ == "__main__":
-    main()
+    main("spillway.testing.openai_simulator", OpenAISimulator, port=7079)

@@ -93,7 +93,7 @@ class RuntimeSimulator(OpenAISimulator):
         application.router.add_post("/api/chat", self._native)
         return application
 
-    async def _served(self, request: web.Request, body: Any) -> web.StreamResponse:
+    async def served(self, request: web.Request, body: Any) -> web.StreamResponse:
         if not self.healthy:
             return self._loading()
         if self.slots is not None and self.running > self.slots:
@@ -105,7 +105,7 @@ class RuntimeSimulator(OpenAISimulator):
             body = {name: value for name, value in body.items() if name != "tools"}  # its default is none
         if request.path == "/api/chat":
             return await self._lines(request, body)
-        return await OpenAISimulator._served(self, request, body)
+        return await OpenAISimulator.served(self, request, body)
 
     def _error(self, status: Status) -> web.Response:
         if self.kind in ("mlx", "lm-studio") and status.code != "model_not_found":
@@ -170,7 +170,7 @@ class RuntimeSimulator(OpenAISimulator):
         return web.json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
     async def _native(self, request: web.Request) -> web.StreamResponse:
-        return await self._chat(request)
+        return await self.record(request)
 
     async def _lines(self, request: web.Request, body: Any) -> web.StreamResponse:
         """An answer of Ollama's own: a JSON object a line."""
