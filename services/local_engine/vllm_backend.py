@@ -170,8 +170,9 @@ class VllmBackend:
         structure = await self._structure(how.guide)
         if reading is not None:
             resumption.require_plain(spec)
-            how = reading.held(how, structure)
-            structure = await self._structure(how.guide)
+            free, how = how, reading.held(how, structure)
+            if how.guide != free.guide:
+                structure = await self._structure(how.guide)
         answer = Answer(spec, how.guide, reading)
         resumed: Resumption | None = None
         if spec.continuation.token_ids:
