@@ -23,7 +23,17 @@ LONG_PROMPT_BYTES = 8192
 KEPT_COUNTS = 1024
 KEPT_TOKENS = 2**19
 """Ids that are kept at once, 4 bytes each."""
-LEFT_OUT = ("request_id", "session_id", "model", "sampling", "stop", "logprobs", "coalescing", "priority")
+LEFT_OUT = (
+    "request_id",
+    "session_id",
+    "model",
+    "sampling",
+    "stop",
+    "logprobs",
+    "coalescing",
+    "priority",
+    "prompt_cache",
+)
 """Fields of a spec that its prompt's tokens do not depend on. All others count, those still to come too."""
 
 

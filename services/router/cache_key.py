@@ -21,7 +21,7 @@ from .target import Target
 
 FORMAT = b"1"
 """Of the key and of what is kept under it; an answer of another format is never looked at."""
-SPEC_LEFT_OUT = frozenset({"request_id", "session_id", "coalescing", "priority"})
+SPEC_LEFT_OUT = frozenset({"request_id", "session_id", "coalescing", "priority", "prompt_cache"})
 """Fields of a spec that say who asks and how the answer travels, not what it is."""
 POLICY_LEFT_OUT = frozenset({"cache", "delivery", "validation", "data_policy", "context_policy", "inspect_input"})
 """Fields of a routing policy that do not count; of the last four what is in force counts instead."""

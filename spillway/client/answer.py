@@ -38,6 +38,21 @@ class Answer:
         except ValueError as error:
             raise OutputInvalid(f"the answer is not JSON: {type(error).__name__} at its parsing") from None
 
+    def turn(self, choice: int = 0) -> v1.Message:
+        """Return a choice as the assistant's message of a conversation that goes on: text, calls, provider's state.
+
+        Raises IndexError for a choice that there is not.
+        """
+        content = self.message.choices[choice].content
+        message = v1.Message(role=v1.ROLE_ASSISTANT)
+        if content.HasField("provider_state"):
+            message.parts.add(provider_state=content.provider_state)
+        if content.text or not content.tool_calls:
+            message.parts.add(text=content.text)
+        for call in content.tool_calls:
+            message.parts.add(tool_call=v1.ToolCall(id=call.id, name=call.name, arguments=call.arguments))
+        return message
+
     @property
     def request_id(self) -> str:
         return self.message.started.request_id

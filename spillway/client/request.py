@@ -61,6 +61,10 @@ class Options(TypedDict, total=False):
     """interactive or background."""
     coalescing_ms: int
     """Longest time a later delta may be held to be merged."""
+    prompt_cache_key: str
+    """Prompts of one key begin alike: a provider that keeps beginnings finds them again."""
+    prompt_cache_ttl_s: int
+    """Seconds the prompt's beginning is worth keeping; the provider's next longer time is asked for."""
     extra: Mapping[str, Any]
     """Parameters that only one target knows."""
 
@@ -190,6 +194,9 @@ def build_spec(prompt: Prompt, options: Options) -> v1.GenerationSpec:
         spec.priority = _enum("priority", priority, v1.Priority)
     if (window_ms := options.get("coalescing_ms")) is not None:
         _set(spec.coalescing, "window_ms", window_ms, "coalescing_ms")
+    for option, name in (("prompt_cache_key", "key"), ("prompt_cache_ttl_s", "ttl_s")):
+        if (value := options.get(option)) is not None:
+            _set(spec.prompt_cache, name, value, option)
     _add_extra(spec, options.get("extra"))
     return spec
 

@@ -49,8 +49,13 @@ def usage_of(usage: v1.Usage) -> dict[str, Any] | None:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
+    details = {}
     if usage.HasField("cached_prompt_tokens"):
-        told["prompt_tokens_details"] = {"cached_tokens": usage.cached_prompt_tokens}
+        details["cached_tokens"] = usage.cached_prompt_tokens
+    if usage.HasField("cache_write_prompt_tokens"):
+        details["cache_write_tokens"] = usage.cache_write_prompt_tokens
+    if details:
+        told["prompt_tokens_details"] = details
     if usage.HasField("reasoning_tokens"):
         told["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ def _choice(index: int, choice: v1.Choice) -> dict[str, Any]:
         ]
     if content.reasoning:
         message["reasoning_content"] = content.reasoning
+    if content.HasField("provider_state"):
+        message["provider_state"] = _state(content.provider_state)
     return {
         "index": index,
         "message": message,
@@ -53,7 +56,7 @@ class ChatChunks:
 
     def delta(self, delta: v1.Delta) -> str:
         role = self._role(delta.choice)
-        if not (delta.reasoning or delta.tool_calls or delta.logprobs):
+        if not (delta.reasoning or delta.tool_calls or delta.logprobs or delta.HasField("provider_state")):
             told, logprobs = f'{{{role}"content":{encode(delta.text)}}}', "null"
         else:
             rest: dict[str, Any] = {}
@@ -63,6 +66,8 @@ class ChatChunks:
                 rest["reasoning_content"] = delta.reasoning
             if delta.tool_calls:
                 rest["tool_calls"] = [_piece(call) for call in delta.tool_calls]
+            if delta.HasField("provider_state"):
+                rest["provider_state"] = _state(delta.provider_state)
             told = f"{{{role}{encode(rest)[1:]}" if rest else f"{{{role.rstrip(',')}}}"
             logprobs = encode(_logprobs(delta.logprobs))
         return self._frame.chunk(
@@ -96,6 +101,11 @@ def _piece(call: v1.ToolCallDelta) -> dict[str, Any]:
     if call.name:
         function["name"] = call.name
     return told
+
+
+def _state(told: v1.ProviderState) -> dict[str, str]:
+    """What the caller sends back with this message, unchanged, when the conversation goes on."""
+    return {"wire": told.wire, "state": base64.b64encode(told.state).decode()}
 
 
 def _logprobs(tokens: Sequence[v1.TokenLogprob]) -> dict[str, Any] | None:

@@ -33,6 +33,10 @@ MODES = {
 }
 _OF_ANSWERS = frozenset({"refusal", "annotations", "audio", "function_call", "reasoning", "reasoning_content"})
 """What an answer has beside its text; callers send it back with the conversation."""
+_MARKS = {"prompt_cache_breakpoint": frozenset({"mode", "ttl"}), "cache_control": frozenset({"type", "ttl"})}
+"""How a part says that the prompt up to here comes again, in OpenAI's words and in Anthropic's -> what it may hold."""
+_LIFETIMES = {"in_memory": None, "24h": 86_400, "12h": 43_200, "1h": 3600, "30m": 1800, "5m": 300}
+"""Seconds that a prompt's beginning is to be kept; None: as long as the provider likes."""
 
 
 def read_chat(body: object) -> Asked:
@@ -55,6 +59,7 @@ def read_chat(body: object) -> Asked:
             raise wrong("reasoning_effort", f"{effort[:20]!r} is not one of {', '.join(EFFORTS)}")
         spec.reasoning_effort = EFFORTS[effort]
     _read_logprobs(told, spec)
+    _read_prompt_cache(told, spec)
     told.only("modalities", ["text"], why="answers are text")
     if told.raw("parallel_tool_calls") is False:
         spec.extra["parallel_tool_calls"] = False  # the contract has no word for it: for the target that knows it
@@ -70,6 +75,7 @@ def _message(message: object, place: str) -> v1.Message:
         raise wrong(f"{place}.role", f"must be one of {', '.join(ROLES)}")
     found = v1.Message(role=ROLES[role], name=told.text("name") or "")
     content, where = told.raw("content"), f"{place}.content"
+    found.cache_breakpoint = _is_marked(content, where)
     if role == "tool":
         call = told.text("tool_call_id")
         if not call:
@@ -78,6 +84,8 @@ def _message(message: object, place: str) -> v1.Message:
         found.parts.add(tool_result=v1.ToolResult(tool_call_id=call, content=text))
     else:
         calls = told.list("tool_calls") if role == "assistant" else []
+        if role == "assistant" and (state := told.within("provider_state")) is not None:
+            found.parts.add(provider_state=_provider_state(state, f"{place}.provider_state"))
         if content is not None and not (calls and content == ""):
             found.parts.extend(_parts(content, where, texts_only=role != "user"))
         elif not calls:
@@ -99,6 +107,7 @@ def _parts(content: object, place: str, *, texts_only: bool) -> Iterator[v1.Part
     for at, part in enumerate(content):
         where = f"{place}[{at}]"
         told = Parameters(part, where)
+        told.ignore(frozenset(_MARKS))
         kind = told.text("type")
         if kind in ("text", "refusal"):
             text = told.text(kind)
@@ -110,6 +119,28 @@ def _parts(content: object, place: str, *, texts_only: bool) -> Iterator[v1.Part
         else:
             raise wrong(f"{where}.type", "must be text" if texts_only else "must be text or image_url")
         told.end()
+
+
+def _is_marked(content: object, place: str) -> bool:
+    """Whether a part of `content` says that the prompt up to its message comes again."""
+    marked = False
+    for at, part in enumerate(content if isinstance(content, list) else ()):
+        told = Parameters(part, f"{place}[{at}]")
+        for name, known in _MARKS.items():
+            if (mark := told.within(name)) is not None:
+                mark.ignore(known)
+                mark.end()
+                marked = True
+    return marked
+
+
+def _provider_state(told: Parameters, place: str) -> v1.ProviderState:
+    wire, state = told.text("wire"), told.text("state")
+    told.end()
+    try:
+        return v1.ProviderState(wire=wire or "", state=base64.b64decode(state or "", validate=True))
+    except binascii.Error:
+        raise wrong(f"{place}.state", "is not base64: send it back as it came") from None
 
 
 def _image(told: Parameters | None, place: str) -> v1.Image:
@@ -214,6 +245,21 @@ def _read_logprobs(told: Parameters, spec: v1.GenerationSpec) -> None:
     if wanted:
         spec.logprobs.top = top or 0
         spec.logprobs.SetInParent()
+
+
+def _read_prompt_cache(told: Parameters, spec: v1.GenerationSpec) -> None:
+    if (key := told.text("prompt_cache_key")) is not None:
+        spec.prompt_cache.key = key
+    lifetime = told.text("prompt_cache_retention")
+    if (options := told.within("prompt_cache_options")) is not None:
+        options.only("mode", "implicit", "explicit", why="must be implicit or explicit")
+        lifetime = options.text("ttl") or lifetime
+        options.end()
+    if lifetime is not None:
+        if lifetime not in _LIFETIMES:
+            raise wrong("prompt_cache_options.ttl", f"must be one of {', '.join(_LIFETIMES)}")
+        if (seconds := _LIFETIMES[lifetime]) is not None:
+            spec.prompt_cache.ttl_s = seconds
 
 
 def _json(schema: dict[str, Any] | bool) -> str:

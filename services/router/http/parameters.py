@@ -14,8 +14,7 @@ AUTO = "auto"
 """The model of a request that leaves the choice to the policy."""
 NO_OPS = frozenset(
     {
-        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
-        *("prompt_cache_retention", "prediction"),
+        *("user", "metadata", "store", "service_tier", "safety_identifier", "prediction"),
     }
 )
 """Well-known parameters that change no answer: taken, and ignored."""

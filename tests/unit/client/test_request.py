@@ -77,6 +77,8 @@ def test_other_options_find_their_fields() -> None:
             "coalescing_ms": 0,
             "priority": "background",
             "reasoning_effort": "low",
+            "prompt_cache_key": "support",
+            "prompt_cache_ttl_s": 3600,
             "extra": {"a": 1},
         },
     )
@@ -86,6 +88,7 @@ def test_other_options_find_their_fields() -> None:
     assert spec.coalescing.HasField("window_ms")
     assert spec.priority == v1.PRIORITY_BACKGROUND
     assert spec.reasoning_effort == v1.REASONING_EFFORT_LOW
+    assert spec.prompt_cache == v1.PromptCache(key="support", ttl_s=3600)
     assert json.loads(json.dumps(dict(spec.extra))) == {"a": 1}
 
 

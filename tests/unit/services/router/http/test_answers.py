@@ -60,6 +60,7 @@ def test_tool_calls_reasoning_and_logprobs_are_told() -> None:
         v1.Delta(reasoning="hm"),
         v1.Delta(text="é", logprobs=[LOGPROB]),
         v1.Delta(logprobs=[LOGPROB]),
+        v1.Delta(provider_state=v1.ProviderState(wire="gemini", state=b"\x00\x01\x02")),
     ]
     found = [chunk["choices"][0] for chunk in told("".join(map(stream.delta, deltas)))]
     function: dict[str, Any] = {"arguments": "", "name": "f"}
@@ -71,6 +72,7 @@ def test_tool_calls_reasoning_and_logprobs_are_told() -> None:
     assert found[2]["delta"] == {"reasoning_content": "hm"}
     assert found[3]["delta"] == {"content": "é"}
     assert found[4]["delta"] == {}
+    assert found[5]["delta"] == {"provider_state": {"wire": "gemini", "state": "AAEC"}}
     assert found[4]["logprobs"]["content"] == [
         {
             "token": "é",
@@ -86,6 +88,13 @@ def test_logprobs_of_a_completion_say_where_each_token_begins() -> None:
     deltas = [v1.Delta(text="éé", logprobs=[LOGPROB, LOGPROB]), v1.Delta(text="é", logprobs=[LOGPROB])]
     found = [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in told("".join(map(stream.delta, deltas)))]
     assert found == [[0, 1], [2]]
+
+
+def test_tokens_read_from_and_written_to_a_cache_are_told() -> None:
+    usage = v1.Usage(prompt_tokens=9, completion_tokens=3, cached_prompt_tokens=4, cache_write_prompt_tokens=2)
+    found = usage_of(usage)
+    assert found is not None
+    assert found["prompt_tokens_details"] == {"cached_tokens": 4, "cache_write_tokens": 2}
 
 
 def test_unknown_is_not_zero() -> None:

@@ -82,6 +82,12 @@ def shown(url: str, **more: str) -> dict[str, Any]:
             {"extra": {"verbosity": "low", "parallel_tool_calls": False}},
         ),
         ({"parallel_tool_calls": True, "modalities": ["text"]}, {}),
+        (
+            {"prompt_cache_key": "k", "prompt_cache_retention": "24h"},
+            {"prompt_cache": {"key": "k", "ttl_s": 86_400}},
+        ),
+        ({"prompt_cache_options": {"mode": "implicit", "ttl": "30m"}}, {"prompt_cache": {"ttl_s": 1800}}),
+        ({"prompt_cache_retention": "in_memory"}, {}),
         ({"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "prediction": {}}, {}),
         ({"temperature": None, "tools": None, "stream_options": None}, {}),
     ],
@@ -136,6 +142,24 @@ def test_a_tool_is_chosen_as_the_caller_says(choice: Any, found: v1.ToolChoice) 
             {"role": "ROLE_ASSISTANT", "parts": [{"tool_call": {"id": "c", "name": "f", "arguments": "{}"}}]},
         ),
         (
+            {"role": "assistant", "content": "a", "provider_state": {"wire": "anthropic", "state": "AAEC"}},
+            {
+                "role": "ROLE_ASSISTANT",
+                "parts": [{"provider_state": {"wire": "anthropic", "state": "AAEC"}}, {"text": "a"}],
+            },
+        ),
+        (
+            {"role": "system", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]},
+            {"role": "ROLE_SYSTEM", "parts": [{"text": "a"}], "cache_breakpoint": True},
+        ),
+        (
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a", "prompt_cache_breakpoint": {"mode": "explicit"}}],
+            },
+            {"role": "ROLE_USER", "parts": [{"text": "a"}], "cache_breakpoint": True},
+        ),
+        (
             {"role": "tool", "tool_call_id": "c", "content": "42"},
             {"role": "ROLE_TOOL", "parts": [{"tool_result": {"tool_call_id": "c", "content": "42"}}]},
         ),
@@ -162,6 +186,15 @@ def test_a_message_becomes_a_message(message: dict[str, Any], found: dict[str, A
         (shown("https://a.test", detail="high"), "messages[0].content[0].image_url.detail"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "c"}]}]}, "messages[0].tool_calls[0]"),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "provider_state": {"state": "!"}}]},
+            "messages[0].provider_state.state",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"for": 1}}]}]},
+            "messages[0].content[0].cache_control.for",
+        ),
+        ({"prompt_cache_retention": "week"}, "prompt_cache_options.ttl"),
         ({"model": 7}, "model"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": True}, "temperature"),
