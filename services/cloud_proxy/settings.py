@@ -19,6 +19,7 @@ CapabilityName = Literal[
     "logprobs",
     "reasoning_effort",
     "text_input",
+    "suffix",
     "prefill",
     "embeddings",
     "token_input",

@@ -61,7 +61,7 @@ class OpenAI:
         return headers.get("x-request-id", "")
 
     def allowances(self, headers: Mapping[str, str], *, now: float) -> tuple[Allowance, ...]:
-        return tuple(_allowances(headers))
+        return tuple(allowances_of(headers, HEADER_LIMITS))
 
     def models_path(self) -> str:
         return "models"
@@ -82,8 +82,9 @@ def packed(body: Mapping[str, object]) -> bytes:
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _allowances(headers: Mapping[str, str]) -> Iterator[Allowance]:
-    for what, name in HEADER_LIMITS.items():
+def allowances_of(headers: Mapping[str, str], limits: Mapping[str, str]) -> Iterator[Allowance]:
+    """What `x-ratelimit-*-NAME` says is left, for every NAME of `limits`, which tells which limit of ours that is."""
+    for what, name in limits.items():
         remaining = headers.get(f"x-ratelimit-remaining-{what}", "")
         if remaining.isdecimal():
             limit = headers.get(f"x-ratelimit-limit-{what}", "")

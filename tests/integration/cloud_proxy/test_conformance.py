@@ -15,7 +15,7 @@ pytestmark = pytest.mark.conformance
 
 HOSTS = tuple(
     f"{host}/chat/completions"
-    for host in ("api.openai.com/v1", "api.mistral.ai/v1", "localhost:8000/v1", "openrouter.ai/api/v1")
+    for host in ("api.openai.com/v1", "localhost:8000/v1", "openrouter.ai/api/v1")
 )
 
 
