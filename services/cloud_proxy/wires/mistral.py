@@ -135,7 +135,7 @@ def own_id(id: str) -> str:
 def _body(spec: v1.GenerationSpec, model: str) -> dict[str, Any]:
     """The request's body in OpenAI's words, with Mistral's names of parameters."""
     body = body_of(spec, model, max_tokens_field="max_tokens", extended_sampling=True, prefill="prefix")
-    del body["stream_options"]  # usage comes with the last chunk, unasked
+    body.pop("stream_options", None)  # usage comes with the last chunk, unasked
     if "seed" in body:
         body["random_seed"] = body.pop("seed")
     if body.get("tool_choice") == "required":

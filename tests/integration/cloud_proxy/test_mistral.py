@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
+from services.cloud_proxy.wires.mistral import own_id
 from spillway import errors, v1
 from spillway.testing import openai_faults as faults
 from spillway.testing.mistral_simulator import MistralSimulator
@@ -35,7 +36,7 @@ def asked(text: str = "hello there", **more: Any) -> v1.GenerationSpec:
     return spec(text, **{"model": MODEL, **more})
 
 
-def said(role: v1.Role, *parts: v1.Part) -> v1.Message:
+def said(role: v1.Role.ValueType, *parts: v1.Part) -> v1.Message:
     return v1.Message(role=role, parts=parts)
 
 
@@ -103,10 +104,9 @@ async def test_a_tool_is_called_and_its_result_goes_back_whoever_made_the_id(val
             assert again.choices[0].finish.reason == v1.FINISH_REASON_STOP
     assert (made.id, made.name, answer.choices[0].finish.reason) == ("simcall00", "look", v1.FINISH_REASON_TOOL_CALLS)
     assert simulator.seen[0].body["tool_choice"] == "any"
-    for seen, id in zip(simulator.seen[1:], ("simcall00", None), strict=True):
-        [_, called, result] = seen.body["messages"]
-        assert called["tool_calls"][0]["id"] == result["tool_call_id"]
-        assert id is None or result["tool_call_id"] == id
+    sent = [seen.body["messages"] for seen in simulator.seen[1:]]
+    ids = [(called["tool_calls"][0]["id"], result["tool_call_id"]) for _, called, result in sent]
+    assert ids == [("simcall00", "simcall00"), (own_id(foreign), own_id(foreign))]
 
 
 async def test_several_calls_of_one_answer_stay_apart(valkey: str) -> None:
