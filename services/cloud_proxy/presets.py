@@ -43,7 +43,7 @@ class Preset:
     """What is usual at one provider.
 
     `settings` are those of `ProviderSettings`, `capabilities` those of its models, each where the configuration states
-    none. `address`: how a base_url looks where every customer has one of their own. `shape` and `table`: how its answers
+    none. `address`: how a base_url looks where every customer has one of their own. `shape` and `table`: how answers
     and errors differ from OpenAI's.
     """
 
@@ -54,29 +54,34 @@ class Preset:
     table: Table = PROVIDERS
 
 
+def _part(told: Mapping[str, Any], name: str) -> dict[str, Any]:
+    part = told.get(name)
+    return part if isinstance(part, dict) else {}
+
+
 def _hits_are_cached(told: Mapping[str, Any]) -> Mapping[str, Any]:
     """DeepSeek counts the prompt's cached tokens beside the others."""
-    if (usage := told.get("usage")) and "prompt_cache_hit_tokens" in usage:
+    usage = _part(told, "usage")
+    if "prompt_cache_hit_tokens" in usage:
         usage.setdefault("prompt_tokens_details", {"cached_tokens": usage["prompt_cache_hit_tokens"]})
     return told
 
 
 def _out_of_its_own(told: Mapping[str, Any]) -> Mapping[str, Any]:
     """Groq tells some of a stream's usage, and why it ended early, in an object of its own."""
-    own = told.get("x_groq") or {}
+    own = _part(told, "x_groq")
     if error := own.get("error"):
         return {"error": error if isinstance(error, Mapping) else {"message": error}}
     return {"usage": own["usage"], **told} if own.get("usage") else told
 
 
 def _with_cost(told: Mapping[str, Any]) -> Mapping[str, Any]:
-    """OpenRouter tells the cost in USD, and a flagged prompt by 403 with the reasons."""
-    if isinstance(usage := told.get("usage"), dict) and isinstance(cost := usage.get("cost"), int | float):
+    """OpenRouter tells the cost in USD, and of a prompt that moderation flagged (403) what it was that flagged it."""
+    usage, error = _part(told, "usage"), _part(told, "error")
+    if isinstance(cost := usage.get("cost"), int | float):
         usage[COST] = round(cost * NANO)
-    error = told.get("error")
-    metadata = error.get("metadata") if isinstance(error, Mapping) else None
-    if isinstance(error, Mapping) and isinstance(metadata, Mapping) and "flagged_input" in metadata:
-        return {**told, "error": {**error, "type": "content_filter"}}
+    if "flagged_input" in _part(error, "metadata"):
+        error["type"] = "content_filter"
     return told
 
 
