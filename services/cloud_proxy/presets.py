@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 from services.cloud_proxy.parameters import ParameterName
@@ -78,7 +79,7 @@ def _out_of_its_own(told: Mapping[str, Any]) -> Mapping[str, Any]:
 def _with_cost(told: Mapping[str, Any]) -> Mapping[str, Any]:
     """OpenRouter tells the cost in USD, and of a prompt that moderation flagged (403) what it was that flagged it."""
     usage, error = _part(told, "usage"), _part(told, "error")
-    if isinstance(cost := usage.get("cost"), int | float):
+    if isinstance(cost := usage.get("cost"), int | float) and isfinite(cost):
         usage[COST] = round(cost * NANO)
     if "flagged_input" in _part(error, "metadata"):
         error["type"] = "content_filter"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from aiohttp import web
 from genai_prices.data_snapshot import get_snapshot
 from pydantic import ValidationError
@@ -17,20 +20,23 @@ from pydantic import ValidationError
 from services.cloud_proxy.http_provider import HttpProvider
 from services.cloud_proxy.key import Key
 from services.cloud_proxy.presets import PRESETS, PresetName
-from services.cloud_proxy.provider import Exchange
-from services.cloud_proxy.settings import ProviderSettings
+from services.cloud_proxy.provider import Exchange, Wire
+from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
 from services.cloud_proxy.wires.mistral import Mistral
 from services.cloud_proxy.wires.openai import OpenAI
+from services.router.settings import RouterSettings
 from spillway import errors, v1
 from spillway.deadline import Deadline
 from spillway.rpc.call import Call
+from spillway.settings import load
 
-WIRES = {"openai": OpenAI, "mistral": Mistral}
+WIRES: dict[str, Callable[[ProviderSettings], Wire]] = {"openai": OpenAI, "mistral": Mistral}
 ANSWER = {
     "model": "m",
     "choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 1, "completion_tokens": 1},
 }
+DOCS = Path(__file__).parents[4] / "docs" / "providers"
 ADDRESSES = {
     "azure": "https://acme.openai.azure.com/openai/v1",
     "modal": "https://acme--chat-serve.modal.run/v1",
@@ -144,7 +150,7 @@ async def test_what_the_configuration_says_wins_over_the_preset() -> None:
     assert body["max_tokens"] == 9
     assert "stream_options" not in body
     made = settings("groq", lacks=[], price_list="openai", models=[{"name": "m", "capabilities": ["tools"]}])
-    assert (made.lacks, made.price_list, made.models[0].capabilities) == (frozenset(), "openai", {"tools"})
+    assert (sorted(made.lacks), made.price_list, sorted(made.models[0].capabilities)) == ([], "openai", ["tools"])
     assert settings("azure", kind="openai-responses").kind == "openai-responses"
 
 
@@ -206,7 +212,26 @@ def test_every_preset_makes_a_provider_of_its_own_wire_format_and_capabilities()
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-@pytest.mark.parametrize("told", [{}, {"usage": 5, "x_groq": [], "error": "x"}, {"error": {"metadata": 3}}])
+@pytest.mark.parametrize(
+    "told", [{}, {"usage": 5, "x_groq": [], "error": "x"}, {"error": {"metadata": 3}, "usage": {"cost": float("inf")}}]
+)
 def test_no_shape_breaks_on_what_a_server_may_send(name: str, told: dict[str, Any]) -> None:
     before = json.dumps(told)
     assert json.dumps(dict(PRESETS[name].shape(json.loads(before)))) == before
+
+
+def examples(page: str) -> list[dict[str, Any]]:
+    """Providers as the tables of `page` show them."""
+    return [yaml.safe_load(row) for row in re.findall(r"\| `(\{.+\})` \|$", (DOCS / page).read_text(), re.MULTILINE)]
+
+
+def test_every_documented_example_is_a_provider_and_every_preset_has_one() -> None:
+    found = [ProviderSettings.model_validate(told) for told in examples("README.md")]
+    assert {provider.preset for provider in found} == {*PRESETS, None}
+    assert {provider.kind for provider in found} == {"openai", "openai-responses", "anthropic", "mistral", "gemini"}
+
+
+def test_the_documented_mesh_reads() -> None:
+    proxy = load("cloud_proxy", CloudProxySettings, path=DOCS / "mistral.yaml", environ={})
+    assert [(one.preset, one.kind, one.simulated) for one in proxy.providers] == [("mistral", "mistral", True)]
+    load("router", RouterSettings, path=DOCS / "mistral.yaml", environ={})
