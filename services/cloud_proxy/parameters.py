@@ -42,7 +42,10 @@ _ASKED: Mapping[ParameterName, tuple[str, Callable[[v1.GenerationSpec], object]]
     "n": ("spec.sampling.n", lambda spec: spec.sampling.n > 1),
     "presence_penalty": ("spec.sampling.presence_penalty", lambda spec: spec.sampling.presence_penalty),
     "reasoning_effort": ("spec.reasoning_effort", lambda spec: spec.reasoning_effort),
-    "repetition_penalty": ("spec.sampling.repetition_penalty", lambda spec: spec.sampling.repetition_penalty),
+    "repetition_penalty": (
+        "spec.sampling.repetition_penalty",
+        lambda spec: spec.sampling.repetition_penalty not in (0, 1),
+    ),
     "response_format": ("spec.constraint", lambda spec: spec.HasField("constraint")),
     "seed": ("spec.sampling.seed", lambda spec: spec.sampling.HasField("seed")),
     "stop": ("spec.stop.strings", lambda spec: spec.stop.strings),

@@ -218,7 +218,8 @@ def filled(told: Mapping[str, Any]) -> dict[str, Any]:
         usual = {"capabilities": preset.capabilities}
         models = [{**usual, **model} if isinstance(model, Mapping) else model for model in models]
         told = {**told, "models": models}
-    return {**preset.settings, **{name: value for name, value in told.items() if value is not None}}
+    # An address that is empty is none: content goes to the provider that is named, never to another kind's usual one.
+    return {**preset.settings, **{name: value for name, value in told.items() if value is not None and value != ""}}
 
 
 PLAIN = Preset()

@@ -190,6 +190,13 @@ def test_what_is_unknown_is_refused(wrong: dict[str, Any]) -> None:
         settings(**{"preset": "openai", **wrong})
 
 
+@pytest.mark.parametrize("address", ["", None])
+def test_an_empty_address_is_the_presets_and_no_other_providers(address: str | None) -> None:
+    assert settings("groq", base_url=address).base_url == "https://api.groq.com/openai/v1"
+    with pytest.raises(ValidationError, match="needs yours"):
+        settings("azure", base_url=address)
+
+
 def test_a_region_is_nothing_that_a_preset_knows() -> None:
     with pytest.raises(ValidationError, match="region"):
         ProviderSettings.model_validate({"name": "p", "preset": "openai", "models": [{"name": "m"}]})
