@@ -66,11 +66,7 @@ class Mistral:
             return Prepared("fim/completions", packed(_between(spec, model)))
         require_none(spec, LACKING)
         body = _body(spec, model)
-        last = body["messages"][-1]
-        begun = ""
-        if last["role"] == "assistant" and isinstance(last["content"], str) and not last.get("tool_calls"):
-            last["prefix"] = True
-            begun = last["content"]
+        begun = _begun(body["messages"][-1])
         _own_messages(body["messages"], spec)
         return Begun("chat/completions", packed(body), max(1, spec.sampling.n), begun=begun)
 
@@ -153,6 +149,15 @@ def _between(spec: v1.GenerationSpec, model: str) -> dict[str, Any]:
     body = _body(begun, model)
     del body["messages"]
     return {**body, "prompt": spec.text.text, "suffix": spec.text.suffix}
+
+
+def _begun(last: dict[str, Any]) -> str:
+    """Mark the `last` message as the answer's beginning if it is one; return its text."""
+    if last["role"] != "assistant" or last.get("tool_calls"):
+        return ""
+    last["prefix"] = True
+    content = last["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
 
 
 def _own_messages(messages: list[dict[str, Any]], spec: v1.GenerationSpec) -> None:

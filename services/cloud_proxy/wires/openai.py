@@ -11,7 +11,6 @@ import jiter
 from services.cloud_proxy.allowance import Allowance
 from services.cloud_proxy.key import Key
 from services.cloud_proxy.limits import REQUESTS, TOKENS
-from services.cloud_proxy.parameters import require_none
 from services.cloud_proxy.presets import preset_of
 from services.cloud_proxy.provider import Exchange, Prepared, Reader
 from services.cloud_proxy.settings import ProviderSettings
@@ -35,7 +34,6 @@ class OpenAI:
 
     def prepare(self, spec: v1.GenerationSpec, model: str) -> Prepared:
         settings = self._settings
-        require_none(spec, settings.lacks)
         body = body_of(
             spec,
             model,

@@ -86,7 +86,7 @@ async def recorded(**told: Any) -> AsyncIterator[tuple[HttpProvider, Recorder]]:
 
 def asked(**more: Any) -> v1.GenerationSpec:
     chat = v1.Chat(messages=[v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text="hello")])])
-    return v1.GenerationSpec(chat=chat, sampling=v1.Sampling(max_tokens=9), **more)
+    return v1.GenerationSpec(**{"chat": chat, "sampling": v1.Sampling(max_tokens=9), **more})
 
 
 async def sent(spec: v1.GenerationSpec, **told: Any) -> tuple[str, dict[str, str], dict[str, Any]]:
@@ -160,6 +160,7 @@ async def test_what_the_configuration_says_wins_over_the_preset() -> None:
         ("groq", {"logprobs": v1.Logprobs(top=1)}, ["spec.logprobs"]),
         ("deepseek", {"constraint": v1.OutputConstraint(json_schema="{}")}, ["spec.constraint.json_schema"]),
         ("together", {"stop": v1.Stop(token_ids=[1]), "logprobs": v1.Logprobs()}, ["spec.logprobs", "spec.stop"]),
+        ("mistral", {"sampling": v1.Sampling(min_p=0.5)}, ["spec.sampling.min_p"]),
         ("replicate", {"tools": [v1.Tool(name="x")]}, ["spec.tools"]),
     ],
 )
@@ -167,6 +168,12 @@ async def test_what_a_provider_lacks_is_refused_by_name(preset: str, more: dict[
     with pytest.raises(errors.ConstraintUnsupported) as raised:
         await sent(asked(**more), preset=preset)
     assert [violation.field for violation in raised.value.fields] == fields
+
+
+async def test_what_a_configuration_says_that_a_provider_lacks_is_refused_in_every_wire_format() -> None:
+    for preset in ("mistral", "openai"):
+        with pytest.raises(errors.ConstraintUnsupported, match=r"spec\.tools"):
+            await sent(asked(tools=[v1.Tool(name="x")]), preset=preset, lacks=["tools"])
 
 
 async def test_extended_sampling_goes_to_those_that_take_it() -> None:

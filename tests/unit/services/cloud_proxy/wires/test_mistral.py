@@ -10,7 +10,7 @@ import pytest
 
 from services.cloud_proxy.provider import Exchange
 from services.cloud_proxy.settings import ProviderSettings
-from services.cloud_proxy.wires.mistral import Mistral, own_id
+from services.cloud_proxy.wires.mistral import Begun, Mistral, own_id
 from services.cloud_proxy.wires.mistral_answer import MistralAnswer, plain_error
 from spillway import errors, v1
 from spillway.generation import merge_delta
@@ -54,6 +54,17 @@ def test_a_beginning_that_is_repeated_is_left_out_however_the_answer_is_cut(begu
         events = [chunk(piece) for piece in pieces]
         said = read(*events, chunk("", finish="stop"), begun=begun).text
         assert said == text.removeprefix(begun)
+
+
+@pytest.mark.parametrize("texts", [["so "], ["so", " "]])
+def test_a_chat_that_ends_with_the_assistants_words_is_an_answer_begun(texts: list[str]) -> None:
+    parts = [v1.Part(text=text) for text in texts]
+    prepared = WIRE.prepare(
+        v1.GenerationSpec(chat=v1.Chat(messages=[v1.Message(role=v1.ROLE_ASSISTANT, parts=parts)])), "m"
+    )
+    assert isinstance(prepared, Begun)
+    assert prepared.begun == "so "
+    assert json.loads(prepared.body)["messages"][-1]["prefix"] is True
 
 
 def test_thoughts_references_and_words_of_one_list_come_apart() -> None:
