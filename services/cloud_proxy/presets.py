@@ -77,12 +77,18 @@ def _out_of_its_own(told: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_cost(told: Mapping[str, Any]) -> Mapping[str, Any]:
-    """OpenRouter tells the cost in USD, and of a prompt that moderation flagged (403) what it was that flagged it."""
+    """OpenRouter tells the cost in USD, and in metadata what is behind a 402 or a 403.
+
+    A 403 may be a prompt that moderation flagged. A 402 may be money set aside for requests under way, free in a while.
+    """
     usage, error = _part(told, "usage"), _part(told, "error")
     if isinstance(cost := usage.get("cost"), int | float) and isfinite(cost):
         usage[COST] = round(cost * NANO)
-    if "flagged_input" in _part(error, "metadata"):
+    metadata = _part(error, "metadata")
+    if "flagged_input" in metadata:
         error["type"] = "content_filter"
+    elif metadata.get("limit_source") == "openrouter_in_flight_budget":
+        error["type"] = "rate_limit_exceeded"
     return told
 
 

@@ -15,8 +15,15 @@ WIRE = "mistral"
 """Whose `provider_state` is read back."""
 TABLE = Table(
     (
-        row(errors.TargetModelMissing, "invalid_model", "1500"),
-        row(errors.ProviderRateLimited, "rate_limited", "service_tier_capacity_exceeded", "1300", "3505"),
+        row(errors.TargetModelMissing, "invalid_model", "unknown_model", "1500"),
+        row(
+            errors.ProviderRateLimited,
+            "rate_limited",
+            "rate_limit_error",
+            "service_tier_capacity_exceeded",
+            "1300",
+            "3505",
+        ),
         *PROVIDERS.rows,
     ),
     otherwise=PROVIDERS.otherwise,

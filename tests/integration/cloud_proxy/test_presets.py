@@ -133,6 +133,12 @@ async def test_together_ends_by_eos(valkey: str) -> None:
         ),
         ("openrouter", 403, {"error": {"code": 403, "message": "no permission"}}, errors.ProviderAuthFailed),
         ("openrouter", 402, {"error": {"code": 402}}, errors.ProviderOutOfCredit),
+        (
+            "openrouter",
+            402,
+            {"error": {"code": 402, "metadata": {"limit_source": "openrouter_in_flight_budget"}}},
+            errors.ProviderRateLimited,
+        ),
         ("deepseek", 402, {"error": {"message": "Insufficient Balance"}}, errors.ProviderOutOfCredit),
         ("xai", 400, {"code": "Client specified an invalid argument", "error": "secret"}, errors.RequestInvalid),
     ],
