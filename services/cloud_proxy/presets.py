@@ -1,6 +1,6 @@
 """What is usual at providers that are known by name: their addresses, and how each differs from OpenAI.
 
-From their own documentation, read in November 2026. What a configuration states wins over all of it.
+As their documentation and their clients tell, November 2026. What a configuration states wins over all of it.
 """
 
 from __future__ import annotations
