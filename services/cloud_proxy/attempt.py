@@ -62,8 +62,13 @@ class Attempt:
         return usage
 
     def cost(self) -> int | None:
-        """Return the cost in 1e-9 USD, None while the provider has not told what was used, or for an unknown price."""
+        """Return the cost in 1e-9 USD, None while the provider has not told what was used, or for an unknown price.
+
+        What the provider itself says that it cost is what it cost.
+        """
         usage = self.exchange.usage
+        if usage is not None and usage.HasField("cost_nano_usd"):
+            return usage.cost_nano_usd
         if usage is None or not usage.HasField("prompt_tokens") or not usage.HasField("completion_tokens"):
             return None
         return self.route.tariff.cost_nano_usd(

@@ -13,6 +13,7 @@ import jiter
 from aiohttp import ClientTimeout
 
 from services.cloud_proxy.key import Key
+from services.cloud_proxy.parameters import require_none
 from services.cloud_proxy.provider import Exchange, Prepared, Wire
 from services.cloud_proxy.settings import ProviderSettings
 from spillway import v1
@@ -52,6 +53,7 @@ class HttpProvider:
         )
 
     def prepare(self, spec: v1.GenerationSpec, model: str) -> Prepared:
+        require_none(spec, self._settings.lacks)
         return self._wire.prepare(spec, model)
 
     async def stream(self, prepared: Prepared, call: Call, exchange: Exchange) -> AsyncGenerator[list[v1.Delta], None]:

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
+from services.cloud_proxy.parameters import ParameterName
+from services.cloud_proxy.presets import PresetName, filled
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
 CapabilityName = Literal[
@@ -19,6 +21,7 @@ CapabilityName = Literal[
     "logprobs",
     "reasoning_effort",
     "text_input",
+    "suffix",
     "prefill",
     "embeddings",
     "token_input",
@@ -73,6 +76,9 @@ class ProviderSettings(Section):
     """One provider."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its models are called NAME/MODEL")
+    preset: PresetName | None = Field(
+        None, description="provider that is known: sets what is usual there, where it is not said here"
+    )
     kind: WireName = Field("openai", description="wire format")
     base_url: str = Field("", description="up to and without /chat/completions; absent: the one of the wire format")
     key_env: str | None = Field(None, description="environment variable that holds the key")
@@ -100,12 +106,27 @@ class ProviderSettings(Section):
         description="how a last message of the assistant's is continued: as it is (plain), with `prefix: true`"
         " (Mistral, DeepSeek's beta) or with `continue_final_message` (vLLM); absent: it is not",
     )
+    key_header: Literal["authorization", "api-key"] = Field(
+        "authorization", description="header that holds the key, as Bearer in `authorization`; of OpenAI's formats"
+    )
+    api_version: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9.-]+$", description="of Azure's dated API: its paths name deployment and version"
+    )
+    stream_usage: bool = Field(
+        True, description="it knows `stream_options`; false: some compatible servers refuse them"
+    )
+    lacks: frozenset[ParameterName] = Field(
+        frozenset(), description="parameters that it does not have: a request for one is refused here"
+    )
     price_list: str | None = Field(None, description="provider id of genai-prices; absent: found by base_url")
 
     @model_validator(mode="before")
     @classmethod
-    def _has_an_address(cls, told: Any) -> Any:
-        if isinstance(told, Mapping) and not told.get("base_url"):
+    def _has_what_is_usual(cls, told: Any) -> Any:
+        if not isinstance(told, Mapping):
+            return told
+        told = filled(told)
+        if not told.get("base_url"):
             return {**told, "base_url": BASE_URLS.get(told.get("kind", "openai"), "")}
         return told
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jiter
@@ -13,6 +13,8 @@ from spillway.openai.errors import PROVIDERS, Table, in_stream
 from spillway.openai.exchange import Exchange
 
 DONE = b"[DONE]"
+COST = "spillway:cost_nano_usd"
+"""Where a shape puts the cost that a provider tells with the counts, in 1e-9 USD."""
 FINISHES = {
     "stop": v1.FINISH_REASON_STOP,
     "eos": v1.FINISH_REASON_STOP,
@@ -26,6 +28,13 @@ FINISHES = {
 """Any other reason (`error`, `abort`, one not yet known) is no end of a whole answer."""
 FOREIGN = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
 """What reading a chunk of another shape raises."""
+Shape = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Turns a chunk, or a whole answer, of a server with words of its own into OpenAI's; it may change what it is given."""
+
+
+def as_it_is(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The shape of a server that speaks as OpenAI does."""
+    return told
 
 
 class _Piece:
@@ -43,9 +52,12 @@ class _Piece:
 class Answer:
     """One answer on its way. Everything read at once is merged into one delta per choice."""
 
-    def __init__(self, provider: str, choices: int, exchange: Exchange, *, table: Table = PROVIDERS) -> None:
+    def __init__(
+        self, provider: str, choices: int, exchange: Exchange, *, table: Table = PROVIDERS, shape: Shape = as_it_is
+    ) -> None:
         self._provider = provider
         self._table = table
+        self._shape = shape
         self._choices = choices
         self._exchange = exchange
         self._finishes: dict[int, v1.ChoiceFinish] = {}
@@ -61,7 +73,7 @@ class Answer:
         """Read `chunks`, parsed already. Raises as `take` does."""
         pieces: dict[int, _Piece] = {}
         try:
-            for chunk in chunks:
+            for chunk in map(self._shape, chunks):
                 if error := chunk.get("error"):
                     raise self._said(error)
                 for choice in chunk.get("choices") or ():
@@ -82,7 +94,7 @@ class Answer:
         """Read an answer that came in one piece, from a server that does not stream."""
         pieces: dict[int, _Piece] = {}
         try:
-            told = jiter.from_json(body)
+            told = self._shape(jiter.from_json(body))
             if error := told.get("error"):
                 raise self._said(error)
             for choice in told["choices"]:
@@ -191,6 +203,7 @@ def usage_of(told: Mapping[str, Any]) -> v1.Usage:
         ("completion_tokens", told.get("completion_tokens")),
         ("cached_prompt_tokens", prompt.get("cached_tokens")),
         ("reasoning_tokens", completion.get("reasoning_tokens")),
+        ("cost_nano_usd", told.get(COST)),
     ):
         if value is not None:
             setattr(usage, name, value)
@@ -198,8 +211,9 @@ def usage_of(told: Mapping[str, Any]) -> v1.Usage:
 
 
 def _logprob(told: Mapping[str, Any]) -> v1.TokenLogprob:
-    """Token ids stay 0: this wire tells none."""
+    """Token ids stay 0 where the server tells none; Mistral does."""
     return v1.TokenLogprob(
+        token_id=told.get("token_id", 0),
         token=told["token"],
         logprob=told["logprob"],
         top=[v1.TopLogprob(token=other["token"], logprob=other["logprob"]) for other in told.get("top_logprobs") or ()],

@@ -172,7 +172,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "cloud_engine.provider",
         "whose models they are",
-        "an entry of `cloud_proxy.providers` with address, key's variable and region",
+        "an entry of `cloud_proxy.providers` with preset, key's variable and region",
         _provider,
     ),
     Key(

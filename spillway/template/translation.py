@@ -14,12 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spillway.template import runtime
-from spillway.template.provider import PROVIDERS, UNKNOWN_REGION, placed
+from spillway.template.provider import CAPABILITIES, PROVIDERS, UNKNOWN_REGION, placed
 from spillway.template.table import KEYS, SECTIONS, known
 
 OURS_TOO = "local_engine"
 """The section that is the template's and ours."""
-CLOUD_CAPABILITIES = ("json_schema", "json_object", "tools", "text_input")
 METRICS_PORT = 9464
 LISTENS = {"local_engine": "127.0.0.1:7071", "cloud_proxy": "127.0.0.1:7072", "validator": "127.0.0.1:7073"}
 """Where a service listens that is not told."""
@@ -229,6 +228,9 @@ class Translation:
             some = f"known: {', '.join(PROVIDERS)}; any other OpenAI-style one needs its `endpoint`"
             self._wrong("cloud_engine.provider", f"unknown provider; {some}")
             return
+        if endpoint is None and PROVIDERS[name].elsewhere:
+            self._wrong("cloud_engine.endpoint", f"is missing: {name} has an address of your own")
+            return
         if "api_key" in told and "api_key_env" in told:
             self._wrong("cloud_engine.api_key", "is the same as api_key_env: remove one of the two")
         models: dict[str, list[str]] = {name: [first]}
@@ -249,19 +251,22 @@ class Translation:
             yield self._provider(provider, served, told if provider == name else {})
 
     def _provider(self, name: str, served: list[str], told: Mapping[str, Any]) -> dict[str, Any]:
-        usual = PROVIDERS.get(name)
         endpoint = told.get("endpoint")
+        # At another address `openai` is any server that speaks as OpenAI does.
+        usual = PROVIDERS.get(name) if endpoint is None or name != "openai" else None
         # A provider's usual key is not sent to another address unless the file says so.
-        key_env = told.get("api_key_env", told.get("api_key", usual.key_env if usual and endpoint is None else None))
+        own_key = usual.key_env if usual and (endpoint is None or usual.elsewhere) else None
+        key_env = told.get("api_key_env", told.get("api_key", own_key))
         length = told.get("context_length")
         found = {
             "name": name,
-            "base_url": endpoint or (usual.base_url if usual else ""),
+            "preset": name if usual else None,
+            "base_url": endpoint,
             "region": told.get("region", usual.region if usual and endpoint is None else UNKNOWN_REGION),
             "key_env": key_env,
             "limits": told.get("rate_limit"),
             "idle_s": told.get("timeout"),
-            "max_tokens_field": None if name == "openai" and endpoint is None else "max_tokens",
+            "max_tokens_field": None if usual else "max_tokens",
             "models": [_model(model, length, _capabilities(name, model, endpoint)) for model in served],
         }
         return {name: value for name, value in found.items() if value is not None}
@@ -318,8 +323,9 @@ def _model(name: str, length: int | None, can: tuple[str, ...]) -> dict[str, Any
 def _capabilities(provider: str, model: str, endpoint: str | None) -> tuple[str, ...]:
     """What a cloud model can do. Many refuse a request for log probabilities, so only those are said to tell them that
     are known to."""
-    telling = provider == "openai" and endpoint is None and model.startswith(("gpt-3.5", "gpt-4"))
-    return (*CLOUD_CAPABILITIES, "logprobs") if telling else CLOUD_CAPABILITIES
+    if provider == "openai" and endpoint is None and model.startswith(("gpt-3.5", "gpt-4")):
+        return (*CAPABILITIES, "logprobs")
+    return PROVIDERS[provider].capabilities if provider in PROVIDERS else CAPABILITIES
 
 
 def _named(entry: object, name: str) -> object:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +127,15 @@ class OpenAISimulator(HttpSimulator):
         told = wire.completion(body, replies, id=self._id(), model=_named(body), usage=usage)
         if isinstance(fault, Cut):
             drop(request)
-        return web.json_response(told, headers=self._limit_headers())
+        return web.json_response(self.told(told), headers=self._limit_headers())
+
+    def chunks(self, body: Mapping[str, Any], replies: list[Reply]) -> Iterator[dict[str, Any]]:
+        """The choice of every chunk of a stream, those with the roles first."""
+        return wire.chunks(body, replies)
+
+    def told(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """An answer, a chunk of one or an error within a stream, as this provider tells it."""
+        return answer
 
     async def _stream(
         self, request: web.Request, body: Any, replies: list[Reply], usage: object, fault: HttpFault | None
@@ -140,17 +148,17 @@ class OpenAISimulator(HttpSimulator):
         with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         breaks_at = fault.after if isinstance(fault, BREAKING) else None
         roles = len(replies)
-        for at, choice in enumerate(wire.chunks(body, replies)):
+        for at, choice in enumerate(self.chunks(body, replies)):
             if breaks_at is not None and at - roles == breaks_at:
                 return await self._broken(request, response, fault, choice, (id, model))
             if at >= roles and self.interval_s and not choice["finish_reason"]:
                 await asyncio.sleep(self.interval_s)
             last = usage if self.tells_usage and choice["finish_reason"] else None
-            await response.write(
-                wire.chunk([choice], id=id, model=model, usage=last, with_usage=with_usage or last is not None)
-            )
+            told = wire.chunk([choice], id=id, model=model, usage=last, with_usage=with_usage or last is not None)
+            await response.write(wire.event(self.told(told)))
         if with_usage:
-            await response.write(wire.chunk([], id=id, model=model, usage=usage, with_usage=True))
+            told = wire.chunk([], id=id, model=model, usage=usage, with_usage=True)
+            await response.write(wire.event(self.told(told)))
         if self.says_done and not isinstance(fault, MissingDone):
             await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
@@ -174,12 +182,13 @@ class OpenAISimulator(HttpSimulator):
                 await response.write(b'data: {"choices": [{"index": 0, "delta"\n\n')
             case ErrorInStream():
                 said = {"message": fault.message, "type": fault.type, "param": None, "code": fault.code}
-                await response.write(wire.event({"error": said}))
+                await response.write(wire.event(self.told({"error": said})))
             case MissingFinish():
                 await response.write(b"data: [DONE]\n\n")
             case Filtered():
                 choice = {**choice, "delta": {}, "finish_reason": "content_filter"}
-                await response.write(wire.chunk([choice], id=id, model=model, usage=None, with_usage=False))
+                told = wire.chunk([choice], id=id, model=model, usage=None, with_usage=False)
+                await response.write(wire.event(self.told(told)))
                 await response.write(b"data: [DONE]\n\n")
         return response
 

@@ -254,9 +254,9 @@ def _delta(
     return {"index": reply.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 
-def chunk(choices: list[dict[str, Any]], *, id: str, model: str, usage: object, with_usage: bool) -> bytes:
-    """One server-sent event of an answer."""
-    told = {
+def chunk(choices: list[dict[str, Any]], *, id: str, model: str, usage: object, with_usage: bool) -> dict[str, Any]:
+    """One chunk of an answer."""
+    told: dict[str, Any] = {
         "id": id,
         "object": "chat.completion.chunk",
         "created": CREATED,
@@ -267,7 +267,7 @@ def chunk(choices: list[dict[str, Any]], *, id: str, model: str, usage: object, 
     }
     if with_usage:
         told["usage"] = usage
-    return event(told)
+    return told
 
 
 def event(told: object) -> bytes:

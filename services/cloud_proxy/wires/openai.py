@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from urllib.parse import quote
 
 import jiter
 
 from services.cloud_proxy.allowance import Allowance
 from services.cloud_proxy.key import Key
 from services.cloud_proxy.limits import REQUESTS, TOKENS
+from services.cloud_proxy.presets import preset_of
 from services.cloud_proxy.provider import Exchange, Prepared, Reader
 from services.cloud_proxy.settings import ProviderSettings
 from spillway import v1
@@ -28,6 +30,7 @@ class OpenAI:
 
     def __init__(self, settings: ProviderSettings) -> None:
         self._settings = settings
+        self._preset = preset_of(settings.preset)
 
     def prepare(self, spec: v1.GenerationSpec, model: str) -> Prepared:
         settings = self._settings
@@ -38,33 +41,52 @@ class OpenAI:
             extended_sampling=settings.extended_sampling,
             prefill=settings.prefill,
         )
-        return Prepared("chat/completions", packed(body), max(1, spec.sampling.n))
+        if not settings.stream_usage:
+            del body["stream_options"]
+        return Prepared(self._path("chat/completions", model), packed(body), max(1, spec.sampling.n))
 
     def read(self, prepared: Prepared, exchange: Exchange) -> Reader:
-        return Answer(self._settings.name, prepared.choices, exchange)
+        preset = self._preset
+        return Answer(self._settings.name, prepared.choices, exchange, table=preset.table, shape=preset.shape)
 
     def prepare_embedding(self, spec: v1.EmbeddingSpec, model: str) -> Prepared:
-        return Prepared("embeddings", packed(embedding.body_of(spec, model)))
+        return Prepared(self._path("embeddings", model), packed(embedding.body_of(spec, model)))
 
     def read_embedding(self, body: bytes, spec: v1.EmbeddingSpec, exchange: Exchange) -> v1.EmbedResponse:
         return embedding.read_vectors(self._settings.name, body, spec, exchange, broken=ProviderError)
 
     def headers(self, key: Key | None) -> dict[str, str]:
-        return {} if key is None else {"authorization": f"Bearer {key.reveal()}"}
+        if key is None:
+            return {}
+        name = self._settings.key_header
+        return {name: f"Bearer {key.reveal()}" if name == "authorization" else key.reveal()}
 
     def refusal(
         self, status: int, body: object, headers: Mapping[str, str], *, now: float, request_id: str
     ) -> SpillwayError:
-        return understood(self._settings.name, status, body, headers, now=now, request_id=request_id)
+        preset = self._preset
+        told = preset.shape(body) if isinstance(body, Mapping) else body
+        return understood(
+            self._settings.name, status, told, headers, now=now, request_id=request_id, table=preset.table
+        )
 
     def request_id(self, headers: Mapping[str, str]) -> str:
-        return headers.get("x-request-id", "")
+        return headers.get("x-request-id", "") or headers.get("apim-request-id", "")
 
     def allowances(self, headers: Mapping[str, str], *, now: float) -> tuple[Allowance, ...]:
-        return tuple(_allowances(headers))
+        return tuple(allowances_of(headers, HEADER_LIMITS))
 
     def models_path(self) -> str:
-        return "models"
+        return self._versioned("models")
+
+    def _path(self, name: str, model: str) -> str:
+        """Where `name` is: Azure's dated API has it below the deployment, which is what it calls a model."""
+        dated = self._settings.api_version is not None
+        return self._versioned(f"deployments/{quote(model, safe='')}/{name}" if dated else name)
+
+    def _versioned(self, path: str) -> str:
+        version = self._settings.api_version
+        return path if version is None else f"{path}?api-version={version}"
 
     def read_models(self, body: bytes) -> list[str]:
         try:
@@ -82,8 +104,9 @@ def packed(body: Mapping[str, object]) -> bytes:
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _allowances(headers: Mapping[str, str]) -> Iterator[Allowance]:
-    for what, name in HEADER_LIMITS.items():
+def allowances_of(headers: Mapping[str, str], limits: Mapping[str, str]) -> Iterator[Allowance]:
+    """What `x-ratelimit-*-NAME` says is left, for every NAME of `limits`, which tells which limit of ours that is."""
+    for what, name in limits.items():
         remaining = headers.get(f"x-ratelimit-remaining-{what}", "")
         if remaining.isdecimal():
             limit = headers.get(f"x-ratelimit-limit-{what}", "")

@@ -13,10 +13,7 @@ from tests.integration.cloud_proxy.cassettes import Row, answered, playing, refu
 
 pytestmark = pytest.mark.conformance
 
-HOSTS = tuple(
-    f"{host}/chat/completions"
-    for host in ("api.openai.com/v1", "api.mistral.ai/v1", "localhost:8000/v1", "openrouter.ai/api/v1")
-)
+HOSTS = tuple(f"{host}/chat/completions" for host in ("api.openai.com/v1", "localhost:8000/v1", "openrouter.ai/api/v1"))
 
 
 def expected(row: Row) -> tuple[str, list[tuple[str, str, str]], dict[str, Any] | None]:

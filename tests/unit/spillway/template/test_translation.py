@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.cloud_proxy.settings import CloudProxySettings
+from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
 from services.local_engine.presets import PRESETS
 from services.local_engine.settings import LocalEngineSettings
 from services.router.policy_document import opened
@@ -19,6 +19,7 @@ from services.validator.settings import ValidatorSettings
 from spillway import v1
 from spillway.settings import SettingsError, load
 from spillway.template import KEYS, TemplateError, translated
+from spillway.template.provider import PROVIDERS
 from spillway.template.runtime import CAPABILITIES, capabilities
 from spillway.template.table import METRICS
 from spillway.template.translation import LISTENS
@@ -150,12 +151,17 @@ def test_what_is_given_is_not_changed() -> None:
         ),
         ("cloud_engine: {model: gpt-4o}", "cloud_engine.provider: is missing"),
         ("cloud_engine: {provider: openai}", "cloud_engine.model: is missing"),
-        ("cloud_engine: {provider: anthropic, model: a}", "cloud_engine.provider: anthropic has a wire format of its"),
+        ("cloud_engine: {provider: bedrock, model: a}", "cloud_engine.provider: bedrock has a wire format of its"),
+        ("cloud_engine: {provider: azure, model: a}", "cloud_engine.endpoint: is missing: azure has an address of"),
         ("cloud_engine: {provider: acme, model: a}", "cloud_engine.provider: unknown provider; known: openai, "),
         ("cloud_engine: {provider: openai, model: 'a b'}", "cloud_engine.model: is no model's name"),
         (
-            "cloud_engine: {provider: openai, model: gpt-4o, fallback_models: [gpt-4o-mini, claude-3-5-haiku]}",
-            "cloud_engine.fallback_models[1]: anthropic has a wire format of its own",
+            "cloud_engine: {provider: openai, model: gpt-4o, fallback_models: [gpt-4o-mini, command-r]}",
+            "cloud_engine.fallback_models[1]: cohere has a wire format of its own",
+        ),
+        (
+            "cloud_engine: {provider: openai, model: gpt-4o, fallback_models: [azure/gpt-4o]}",
+            "cloud_engine.fallback_models[0]: azure has an address of your own",
         ),
         ("cloud_engine: {provider: openai, model: a, fallback_models: b}", "cloud_engine.fallback_models: expected a"),
         ("cloud_engine: {provider: openai, model: a, rate_limit: 5}", "cloud_engine.rate_limit: expected a rate as in"),
@@ -315,7 +321,7 @@ def test_a_target_has_the_capabilities_of_its_runtime() -> None:
 
 
 def test_fallback_models_keep_their_order_and_find_their_providers(tmp_path: Path) -> None:
-    chain = "[gpt-4o-mini, mistral/mistral-large-latest, gemini-2.5-flash, gpt-4o]"
+    chain = "[gpt-4o-mini, mistral/mistral-large-latest, gemini-2.5-flash, claude-sonnet-4-5, gpt-4o]"
     text = f"cloud_engine: {{provider: openai, model: gpt-4o, fallback_models: {chain}, rate_limit: 60/min}}"
     read = mesh(tmp_path, text)
 
@@ -325,13 +331,41 @@ def test_fallback_models_keep_their_order_and_find_their_providers(tmp_path: Pat
         "openai/gpt-4o-mini",
         "mistral/mistral-large-latest",
         "gemini/gemini-2.5-flash",
+        "anthropic/claude-sonnet-4-5",
     ]
-    assert [provider.limits.requests_per_minute for provider in read.proxy.providers] == [60, None, None]
+    assert [provider.kind for provider in read.proxy.providers] == ["openai", "mistral", "gemini", "anthropic"]
+    assert [provider.limits.requests_per_minute for provider in read.proxy.providers] == [60, None, None, None]
     assert [provider.key_env for provider in read.proxy.providers] == [
         "OPENAI_API_KEY",
         "MISTRAL_API_KEY",
         "GEMINI_API_KEY",
+        "ANTHROPIC_API_KEY",
     ]
+
+
+@pytest.mark.parametrize("name", sorted(PROVIDERS))
+def test_a_provider_known_by_name_is_a_preset_whose_models_can_do_what_the_targets_say(
+    tmp_path: Path, name: str
+) -> None:
+    endpoint = ", endpoint: 'https://mine.example.com/v1'" if PROVIDERS[name].elsewhere else ""
+    read = mesh(tmp_path, f"cloud_engine: {{provider: {name}, model: m{endpoint}}}")
+
+    provider, target = read.proxy.providers[0], read.router.targets[1]
+    alone = ProviderSettings.model_validate(
+        {"name": name, "preset": name, "base_url": provider.base_url, "region": "r", "models": [{"name": "m"}]}
+    )
+    assert (provider.preset, provider.kind, provider.key_env) == (name, alone.kind, PROVIDERS[name].key_env)
+    assert provider.models[0].capabilities == alone.models[0].capabilities == set(target.capabilities)
+
+
+def test_at_an_endpoint_a_wire_format_stays_the_providers_and_openai_is_any_that_speaks_it(tmp_path: Path) -> None:
+    elsewhere = "model: m, endpoint: 'http://llm.example.com/v1'}"
+    read = [mesh(tmp_path, f"cloud_engine: {{provider: {name}, {elsewhere}") for name in ("mistral", "openai", "acme")]
+
+    providers = [one.proxy.providers[0] for one in read]
+    assert [provider.kind for provider in providers] == ["mistral", "openai", "openai"]
+    assert [provider.preset for provider in providers] == ["mistral", None, None]
+    assert {provider.base_url for provider in providers} == {"http://llm.example.com/v1"}
 
 
 def test_only_models_known_to_tell_log_probabilities_are_asked_for_them(tmp_path: Path) -> None:
