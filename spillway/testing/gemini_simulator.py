@@ -16,22 +16,24 @@ from aiohttp import web
 
 from spillway.testing import gemini_wire as wire
 from spillway.testing.faults import Garbage
-from spillway.testing.http_simulator import MAX_BODY_BYTES, HttpSimulator, drop, main, serving, simulated_words
+from spillway.testing.http_simulator import (
+    MAX_BODY_BYTES,
+    HttpSimulator,
+    break_off,
+    drop,
+    main,
+    serving,
+    simulated_words,
+)
 from spillway.testing.openai_faults import (
+    BREAKING,
     Cut,
     ErrorInStream,
     Filtered,
     HttpFault,
     Malformed,
     MissingFinish,
-    Page,
-    Refuse,
-    Reset,
-    Silence,
-    SlowFirst,
-    Stall,
     Status,
-    status_of,
 )
 from spillway.testing.openai_instance import instance
 from spillway.testing.openai_wire import Called, Reply, tokens_of
@@ -42,7 +44,6 @@ IN_WORDS = {
     "insufficient_quota": "Your prepayment credits are depleted.",
 }
 """What other providers have codes for, and Google says."""
-BREAKING = (Cut, Stall, Malformed, MissingFinish, ErrorInStream, Filtered)
 
 
 def simulated_answer(body: Mapping[str, Any]) -> str:
@@ -86,20 +87,8 @@ class GeminiSimulator(HttpSimulator):
         model, method = request.match_info["model"], request.match_info["method"]
         if refused := self._refused(request, body, model, method):
             return _error(refused)
-        match fault:
-            case Refuse():
-                return self._refusal(status_of(fault), model)
-            case Status():
-                return self._refusal(fault, model)
-            case Page():
-                page = "<html><title>Error 502 (Server Error)!!1</title></html>"
-                return web.Response(status=fault.status, text=page, content_type="text/html")
-            case Silence():
-                await asyncio.Event().wait()
-            case Reset():
-                drop(request)
-                return web.Response()
-        await asyncio.sleep(self.first_s + (fault.seconds if isinstance(fault, SlowFirst) else 0))
+        if (failed := await self.failed(request, fault, lambda status: self._refusal(status, model))) is not None:
+            return failed
         if method == "batchEmbedContents":
             vectors = wire.embeddings(body)
             if isinstance(fault, MissingFinish):
@@ -126,11 +115,8 @@ class GeminiSimulator(HttpSimulator):
         breaks_at = fault.after if isinstance(fault, BREAKING) else None
         for at, candidate in enumerate(told):
             if at == breaks_at:
+                await break_off(request, fault)
                 match fault:
-                    case Cut():
-                        drop(request)
-                    case Stall():
-                        await asyncio.Event().wait()
                     case Malformed():
                         await response.write(b'data: {"candidates": [{"content"\r\n\r\n')
                     case ErrorInStream():

@@ -149,7 +149,9 @@ class _Conversation:
             self.contents.append({"role": "model", "parts": [{"text": text}]})
 
     def _told(self, message: v1.Message, place: str, *kinds: str) -> list[Part]:
-        return [self._part(part, f"{place}.parts[{at}]", kinds) for at, part in enumerate(message.parts)]
+        """The parts, each of one of `kinds`. Empty text says nothing, and Gemini refuses it."""
+        told = (self._part(part, f"{place}.parts[{at}]", kinds) for at, part in enumerate(message.parts))
+        return [part for part in told if part.get("text") != ""]
 
     def _said(self, message: v1.Message, place: str) -> list[Part]:
         """The parts of an answer, signed where it was ours."""
