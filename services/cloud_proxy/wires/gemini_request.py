@@ -267,7 +267,7 @@ def _thinking(effort: v1.ReasoningEffort.ValueType, model: str) -> dict[str, Any
     kind = Thinking.of(model)
     if effort == v1.REASONING_EFFORT_UNSPECIFIED or (effort == v1.REASONING_EFFORT_NONE and kind is Thinking.NEVER):
         return {}
-    if effort == v1.REASONING_EFFORT_NONE and kind is Thinking.BUDGET and "pro" not in model:
+    if effort == v1.REASONING_EFFORT_NONE and kind is Thinking.BUDGET and "-pro" not in model:
         return {"thinkingBudget": 0}
     if effort == v1.REASONING_EFFORT_NONE or kind is Thinking.NEVER:
         can = "cannot think" if kind is Thinking.NEVER else "cannot be kept from thinking"

@@ -7,12 +7,16 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import aiohttp
 import pytest
 
 from services.cloud_proxy.wires.gemini import Gemini
 from spillway import errors, v1
 from spillway.errors import SpillwayError
+from spillway.testing.gemini_simulator import GeminiSimulator, serving_gemini
+from spillway.testing.openai_wire import Called
 from tests.integration.cloud_proxy.cassettes import CUTTINGS, RECORDED, Row, answered, playing, refused, rows
+from tests.integration.cloud_proxy.rig import spec
 
 GEMINI = "generativelanguage.googleapis.com"
 
@@ -73,3 +77,36 @@ async def test_a_recorded_refusal_has_its_reason_and_its_wait(row: Row) -> None:
 @RECORDED
 def test_all_seven_recordings_are_played() -> None:
     assert (len(rows(answered(GEMINI))), len(rows(refused(GEMINI)))) == (4, 3)
+
+
+SAID = {
+    "words": {"contents": [{"parts": [{"text": "hello there"}]}], "generationConfig": {"candidateCount": 2}},
+    "thoughts": {
+        "contents": [{"parts": [{"text": "höre 👂 zu"}]}],
+        "generationConfig": {"thinkingConfig": {"thinkingLevel": "LOW", "includeThoughts": True}},
+    },
+    "calls": {
+        "contents": [{"parts": [{"text": "look"}]}],
+        "tools": [{"functionDeclarations": [{"name": "look"}]}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+async def test_a_stream_of_many_chunks_is_the_same_however_it_is_cut(name: str) -> None:
+    """The recorded stream is of one chunk; those of the simulator have thoughts, signatures and several choices."""
+    calls = [Called("look", '{"at":"Åre"}')] * 2 if name == "calls" else []
+    async with (
+        serving_gemini(GeminiSimulator(calls=lambda body: calls)) as url,
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/models/m:streamGenerateContent?alt=sse", json=SAID[name]) as response,
+    ):
+        row = {"status": 200, "response": {"headers": dict(response.headers), "body": await response.text()}}
+    choices = 2 if name == "words" else 1
+    async with playing(row, Gemini, "gemini") as player:
+        whole = await player.play(asked=spec(sampling=v1.Sampling(n=choices)))
+        for seed in range(CUTTINGS):
+            again = await player.play(random.Random(seed), asked=spec(sampling=v1.Sampling(n=choices)))
+            assert again.facts == whole.facts, f"seed {seed}"
+    assert len(whole.choices) == choices
+    assert all(choice.HasField("provider_state") for choice in whole.choices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +12,14 @@ from hypothesis import strategies as st
 
 from services.cloud_proxy.key import Key
 from services.cloud_proxy.provider import Exchange
-from services.cloud_proxy.settings import ProviderSettings
+from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
 from services.cloud_proxy.wires.gemini import Gemini
 from services.cloud_proxy.wires.gemini_answer import GeminiAnswer, usage_of
 from services.cloud_proxy.wires.gemini_refusal import refusal_of
 from services.cloud_proxy.wires.gemini_state import UNSIGNED, Keepsake, signed
 from spillway import errors, v1
 from spillway.errors import ConstraintUnsupported, ContentFiltered, ProviderError, RequestInvalid, SpillwayError
+from spillway.settings import load
 
 NEW, OLD, PRO, OLDEST = "gemini-3-flash-preview", "gemini-2.5-flash", "gemini-2.5-pro", "gemini-2.0-flash"
 USER, ASSISTANT, TOOL = v1.ROLE_USER, v1.ROLE_ASSISTANT, v1.ROLE_TOOL
@@ -508,3 +510,9 @@ def test_a_refusal_in_a_list_is_read_as_one() -> None:
 def test_what_lists_no_models_is_the_providers_failure(told: bytes) -> None:
     with pytest.raises(ProviderError):
         wire().read_models(told)
+
+
+def test_the_example_of_the_documentation_is_a_configuration() -> None:
+    path = Path(__file__).parents[5] / "docs" / "providers" / "gemini.yaml"
+    (provider,) = load("cloud_proxy", CloudProxySettings, path=path, environ={}).providers
+    assert (provider.kind, provider.simulated) == ("gemini", True)
