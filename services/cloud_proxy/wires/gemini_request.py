@@ -13,8 +13,8 @@ from urllib.parse import quote, urlsplit
 
 from services.cloud_proxy.wires.gemini_state import WIRE, Part, signed, stand_in
 from spillway import v1
-from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid, SchemaInvalid
-from spillway.openai.request import extra_of
+from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid
+from spillway.openai.request import extra_of, parsed
 
 MADE = "call_gemini_"
 """How the ids begin that we give to calls that came without one."""
@@ -259,7 +259,7 @@ def _form(constraint: v1.OutputConstraint) -> Iterator[tuple[str, Any]]:
             yield "responseMimeType", "application/json"
         case "json_schema":
             yield "responseMimeType", "application/json"
-            yield "responseJsonSchema", _schema(constraint.json_schema, "spec.constraint.json_schema")
+            yield "responseJsonSchema", parsed(constraint.json_schema, "spec.constraint.json_schema")
 
 
 def _thinking(effort: v1.ReasoningEffort.ValueType, model: str) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def _tool(tool: v1.Tool, place: str) -> dict[str, Any]:
         declared["description"] = tool.description
     if tool.parameters_json_schema:
         path = f"{place}.parameters_json_schema"
-        declared["parametersJsonSchema"] = _schema(tool.parameters_json_schema, path)
+        declared["parametersJsonSchema"] = parsed(tool.parameters_json_schema, path)
     return declared
 
 
@@ -302,13 +302,6 @@ def _extra(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(told, Mapping):
         raise _invalid(f"spec.extra.{name}", "is no object")
     return told
-
-
-def _schema(text: str, path: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise SchemaInvalid(f"{path}: is not JSON", fields=[FieldViolation(path, "is not JSON")]) from None
 
 
 def _unsupported(path: str, why: str) -> ConstraintUnsupported:
