@@ -25,12 +25,12 @@ GEMINI = Table(_ROWS, otherwise=errors.ProviderError)
 """By the reason of `google.rpc.ErrorInfo` and the canonical status, then by HTTP status."""
 
 _SAID = (
-    (re.compile(r"exceeds the maximum number of tokens"), errors.ContextLengthExceeded),
-    (re.compile(r"access the File|CachedContent not found"), errors.RequestInvalid),
-    (re.compile(r"credits are depleted|limit: 0(?![\d.])"), errors.ProviderOutOfCredit),
+    (400, re.compile(r"exceeds the maximum number of tokens"), errors.ContextLengthExceeded),
+    (403, re.compile(r"access the File|CachedContent not found"), errors.RequestInvalid),
+    (429, re.compile(r"credits are depleted|limit: 0(?![\d.])"), errors.ProviderOutOfCredit),
 )
 """What only Google's words tell apart: a prompt too long from other bad requests; a file or a cache that the request
-names from a key that may nothing (both 403); money spent, or a quota of nothing, from one that comes back (all 429)."""
+names from a key that may nothing; money spent, or a quota of nothing, from one that comes back."""
 
 _PATHS = (
     ("ErrorInfo", "reason"),
@@ -53,7 +53,7 @@ def refusal_of(
     if (seconds := duration_s(str(wait))) is not None:
         headers = {**headers, "retry-after": str(seconds)}
     said = str(told.get("message") or "")
-    error = next((error for words, error in _SAID if words.search(said)), None)
+    error = next((error for of, words, error in _SAID if of == status and words.search(said)), None)
     if error is errors.ProviderOutOfCredit:
         headers = {}  # no waiting mends it
     found = understood(

@@ -100,7 +100,7 @@ def _refused(spec: v1.GenerationSpec, *, prefill: bool) -> Iterator[tuple[str, b
     yield "spec.tokens", spec.HasField("tokens"), "Gemini takes text, not token ids"
     yield "spec.text.suffix", spec.text.HasField("suffix"), "Gemini fills in no middle"
     yield "spec.continuation.token_ids", bool(spec.continuation.token_ids), "Gemini takes text, not token ids"
-    yield "spec.continuation.text", going_on and not (prefill and spec.chat.messages), "no prefill here (`prefill`)"
+    yield "spec.continuation.text", going_on and not (prefill and spec.chat.messages), "begun answers do not go on here"
     yield "spec.constraint", going_on and constraint is not None, "a constrained answer can only be begun anew"
     yield f"spec.constraint.{constraint}", constraint in ("regex", "grammar"), "Gemini knows JSON and choices alone"
     yield "spec.logprobs.prompt", spec.logprobs.HasField("prompt"), "Gemini tells nothing of the prompt's tokens"

@@ -20,6 +20,7 @@ from services.cloud_proxy.wires.gemini_state import UNSIGNED, Keepsake, signed
 from spillway import errors, v1
 from spillway.errors import ConstraintUnsupported, ContentFiltered, ProviderError, RequestInvalid, SpillwayError
 from spillway.settings import load
+from spillway.testing.gemini_wire import signature_of, wrong
 
 NEW, OLD, PRO, OLDEST = "gemini-3-flash-preview", "gemini-2.5-flash", "gemini-2.5-pro", "gemini-2.0-flash"
 USER, ASSISTANT, TOOL = v1.ROLE_USER, v1.ROLE_ASSISTANT, v1.ROLE_TOOL
@@ -423,6 +424,31 @@ def test_signatures_come_back_each_on_its_own_part(told: list[tuple[str, str, st
     assert signed(state.state, "models/other", text, calls) is None
     assert signed(state.state, "models/m", f"{text}!", calls) is None
     assert signed(state.state, "models/m", text, [*calls, {}]) is None
+
+
+STEPS = st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), min_size=1, max_size=5)
+
+
+@given(STEPS, st.sampled_from([NEW, OLD]))
+def test_every_conversation_keeps_the_rules_of_gemini(steps: list[tuple[int, bool, bool]], model: str) -> None:
+    """Steps of some calls, signed or not, whose results come in one message or in one each."""
+    said: list[tuple[v1.Role.ValueType, list[v1.Part]]] = []
+    for at, (count, signs, apart) in enumerate(steps):
+        said.append((USER, [v1.Part(text=f"question {at}"), v1.Part(text="")]))
+        calls = [v1.ToolCall(id=f"{at}.{number}", name=f"tool{number}") for number in range(count)]
+        keepsake = Keepsake()
+        keepsake.text("so", None)
+        for number in range(count):
+            keepsake.call(signature_of(model, str(at)) if signs and number == 0 else None)
+        state = keepsake.state(f"models/{model}")
+        parts = [v1.Part(provider_state=state)] if state is not None else []
+        said.append((ASSISTANT, [*parts, v1.Part(text="so"), *(v1.Part(tool_call=call) for call in calls)]))
+        found = [v1.Part(tool_result=v1.ToolResult(tool_call_id=call.id, content="a")) for call in calls]
+        said += [(TOOL, [one]) for one in found] if apart else [(TOOL, found)] if found else []
+    if not steps[-1][0]:
+        said.append((USER, [v1.Part(text="and?")]))
+    told = body(model, chat=talk(*said))
+    assert wrong(told, model, signed=model == NEW, takes_prefill=False) is None
 
 
 RPC = "type.googleapis.com/google.rpc."
