@@ -206,7 +206,7 @@ def _response_format(constraint: v1.OutputConstraint) -> dict[str, Any]:
         return {"type": "json_object"}
     if kind != "json_schema":
         raise _unsupported(f"spec.constraint.{kind}", "this provider holds its answers to JSON alone")
-    schema = _parsed(constraint.json_schema, "spec.constraint.json_schema")
+    schema = parsed(constraint.json_schema, "spec.constraint.json_schema")
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": is_strict(schema)}}
 
 
@@ -242,7 +242,7 @@ def _tool(tool: v1.Tool, place: str) -> dict[str, Any]:
     if tool.description:
         function["description"] = tool.description
     if tool.parameters_json_schema:
-        function["parameters"] = _parsed(tool.parameters_json_schema, f"{place}.parameters_json_schema")
+        function["parameters"] = parsed(tool.parameters_json_schema, f"{place}.parameters_json_schema")
     return {"type": "function", "function": function}
 
 
@@ -253,7 +253,8 @@ def _tool_choice(choice: v1.ToolChoice) -> Iterator[tuple[str, Any]]:
         yield "tool_choice", CHOICE_MODES[choice.mode]
 
 
-def _parsed(text: str, path: str) -> Any:
+def parsed(text: str, path: str) -> Any:
+    """Return the schema that `text` is; raises SchemaInvalid naming `path`."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -16,7 +16,19 @@ from aiohttp import web
 
 from spillway.leash import end_with_parent
 from spillway.logs import get_logger
-from spillway.testing.openai_faults import Faults
+from spillway.testing.openai_faults import (
+    Cut,
+    Faults,
+    HttpFault,
+    Page,
+    Refuse,
+    Reset,
+    Silence,
+    SlowFirst,
+    Stall,
+    Status,
+    status_of,
+)
 
 log = get_logger(__name__)
 
@@ -92,6 +104,29 @@ class HttpSimulator(ABC):
         finally:
             self.running -= 1
 
+    async def failed(
+        self, request: web.Request, fault: HttpFault | None, refuse: Callable[[Status], web.Response]
+    ) -> web.StreamResponse | None:
+        """Do what `fault` does before any answer, if it does; else wait until the first token is due.
+
+        `refuse` makes the provider's own error of a status.
+        """
+        match fault:
+            case Refuse():
+                return refuse(status_of(fault))
+            case Status():
+                return refuse(fault)
+            case Page():
+                page = "<html><body><h1>Bad Gateway</h1></body></html>"
+                return web.Response(status=fault.status, text=page, content_type="text/html")
+            case Silence():
+                await asyncio.Event().wait()
+            case Reset():
+                drop(request)
+                return web.Response()
+        await asyncio.sleep(self.first_s + (fault.seconds if isinstance(fault, SlowFirst) else 0))
+        return None
+
 
 def simulated_words(asked: str) -> str:
     """The plain answer: that it is simulated, and what was asked."""
@@ -102,6 +137,14 @@ def drop(request: web.Request) -> None:
     """Break the connection off."""
     if request.transport is not None:
         request.transport.abort()
+
+
+async def break_off(request: web.Request, fault: HttpFault | None) -> None:
+    """Do what a cut or a stalled connection does in the middle of an answer, if `fault` is one."""
+    if isinstance(fault, Cut):
+        drop(request)
+    elif isinstance(fault, Stall):
+        await asyncio.Event().wait()
 
 
 @asynccontextmanager

