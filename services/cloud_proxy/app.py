@@ -23,6 +23,7 @@ from services.cloud_proxy.servicer import CloudProxyServicer, InferenceServicer
 from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
 from services.cloud_proxy.spend import Price, Tariff, Tokens
 from services.cloud_proxy.wires.openai import OpenAI
+from services.cloud_proxy.wires.openai_responses import OpenAIResponses
 from spillway.deadline import Clock
 from spillway.rpc.keys import ROUTE
 from spillway.rpc.server import Server, Service
@@ -31,7 +32,7 @@ from spillway.telemetry.tracing import Tracing
 from spillway.v1 import cloud_pb2_grpc, inference_pb2_grpc
 
 INFERENCE, CLOUD = "spillway.v1.InferenceService", "spillway.v1.CloudProxyService"
-WIRES: Mapping[str, Callable[[ProviderSettings], Wire]] = {"openai": OpenAI}
+WIRES: Mapping[str, Callable[[ProviderSettings], Wire]] = {"openai": OpenAI, "openai-responses": OpenAIResponses}
 """Wire format -> who speaks it."""
 
 

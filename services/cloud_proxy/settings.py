@@ -100,6 +100,19 @@ class ProviderSettings(Section):
         description="how a last message of the assistant's is continued: as it is (plain), with `prefix: true`"
         " (Mistral, DeepSeek's beta) or with `continue_final_message` (vLLM); absent: it is not",
     )
+    stream_usage: bool = Field(
+        True, description="it knows `stream_options`; false: some compatible servers refuse them"
+    )
+    prompt_cache: bool | None = Field(
+        None,
+        description="it knows `prompt_cache_key` and `prompt_cache_retention`; else that hint is left out; absent:"
+        " OpenAI itself does, compatible servers do not",
+    )
+    reasoning_summary: Literal["auto", "concise", "detailed"] | None = Field(
+        None,
+        description="openai-responses: models declared with reasoning_effort tell a summary of their reasoning; absent:"
+        " none is asked for, as OpenAI tells it to verified organizations alone",
+    )
     price_list: str | None = Field(None, description="provider id of genai-prices; absent: found by base_url")
 
     @model_validator(mode="before")
@@ -126,9 +139,17 @@ class ProviderSettings(Section):
         names = [model.name for model in self.models]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"models: named twice: {', '.join(twice)}")
+        if self.prefill is not None and self.kind == "openai-responses":
+            raise ValueError("prefill: the Responses API does not go on with an answer that was begun")
         if self.prefill is None and any("prefill" in model.capabilities for model in self.models):
             raise ValueError("models: capability prefill needs `prefill`, the form this provider takes it in")
         return self
+
+    @property
+    def hints_of_prompt_cache(self) -> bool:
+        """Whether OpenAI's parameters of its prompt cache are sent."""
+        known = self.prompt_cache
+        return known if known is not None else self.base_url == BASE_URLS["openai"]
 
 
 class CloudProxySettings(ServiceSettings):

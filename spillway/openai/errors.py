@@ -43,22 +43,58 @@ def row(error: type[SpillwayError], *known_by: str | int) -> Row:
     )
 
 
+_IMAGES = (
+    "invalid_image",
+    "invalid_image_format",
+    "invalid_base64_image",
+    "invalid_image_url",
+    "invalid_image_mode",
+    "image_too_large",
+    "image_too_small",
+    "image_parse_error",
+    "image_file_too_large",
+    "image_file_not_found",
+    "empty_image_file",
+    "unsupported_image_media_type",
+    "failed_to_download_image",
+)
+_FILTERED = (
+    "content_policy_violation",
+    "content_filter",
+    "ResponsibleAIPolicyViolation",  # Azure's, within `innererror`
+    "moderation_blocked",
+    "invalid_prompt",
+    "image_content_policy_violation",
+    "bio_policy",
+    "misalignment_policy_violation",
+)
 _PROVIDER_ROWS = (
     row(errors.ContextLengthExceeded, "context_length_exceeded", "string_above_max_length"),
-    row(errors.ContentFiltered, "content_policy_violation", "content_filter", "moderation_blocked", "invalid_prompt"),
+    row(errors.ContentFiltered, *_FILTERED),
     row(errors.ProviderOutOfCredit, "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", 402),
-    row(errors.ProviderAuthFailed, "invalid_api_key", "account_deactivated", "authentication_error", 401, 403),
-    row(errors.TargetModelMissing, "model_not_found", 404),
+    row(
+        errors.ProviderAuthFailed,
+        "invalid_api_key",
+        "account_deactivated",
+        "authentication_error",
+        "unsupported_country_region_territory",
+        "data_residency_mismatch",
+        401,
+        403,
+    ),
+    row(errors.TargetModelMissing, "model_not_found", "DeploymentNotFound", 404),
     row(errors.ProviderRateLimited, "rate_limit_exceeded", "tokens", "requests", 429),
-    row(errors.TargetTimeout, 408, 504),
-    row(errors.SchemaInvalid, "invalid_json_schema"),
+    row(errors.TargetTimeout, "vector_store_timeout", 408, 504),
+    row(errors.SchemaInvalid, "invalid_json_schema", "invalid_function_parameters"),
+    row(errors.ConstraintUnsupported, "unsupported_parameter", "unsupported_value"),
     row(errors.ProviderError, 500, 502, 503, 529),
-    row(errors.RequestInvalid, 400, 413, 422),
+    row(errors.RequestInvalid, *_IMAGES, 400, 413, 422),
 )
 PROVIDERS = Table(_PROVIDER_ROWS, otherwise=errors.ProviderError)
 """What is said of a provider in the cloud."""
 
 _TOO_LONG = re.compile(r"context (?:length|size|window)|prompt is too long", re.IGNORECASE)
+_WAIT = re.compile(r"(?:try again in|retry after) ([0-9hms.]*[0-9hms])(?: (s)econds?)?", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]/-]{1,80}")
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
@@ -76,7 +112,9 @@ def understood(
     """Return the error that an HTTP `status` with `body` and `headers` means. `now`: seconds since the epoch."""
     told = _told(body)
     code, kind, param = (_name(told.get(name)) for name in ("code", "type", "param"))
-    error = _found(table, {code, kind}, status, str(told.get("message") or ""))
+    inner, message = told.get("innererror"), str(told.get("message") or "")
+    names = {code, kind, _name(inner.get("code")) if isinstance(inner, Mapping) else ""}
+    error = _found(table, names, status, message)
     metadata = {"provider": provider, "http_status": str(status)}
     metadata.update(
         {name: value for name, value in (("code", code or kind), ("provider_request_id", request_id)) if value}
@@ -86,14 +124,21 @@ def understood(
     if issubclass(error, errors.RequestInvalid) and param:
         fields = [FieldViolation(f"{provider}:{param}", code or kind or "refused by the provider")]
         said += f" ({param})"
-    return error(said, fields=fields, retry_after_s=wait_s(headers, now=now), resource=provider, metadata=metadata)
+    wait = wait_s(headers, now=now)
+    if wait is None and issubclass(error, errors.ProviderRateLimited):
+        wait = _wait_in_words(message)
+    return error(said, fields=fields, retry_after_s=wait, resource=provider, metadata=metadata)
 
 
 def in_stream(provider: str, told: object, *, request_id: str = "", table: Table = PROVIDERS) -> SpillwayError:
-    """Return what an error object within a 200 stream means."""
-    code = told.get("code") if isinstance(told, Mapping) else None
-    status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    return understood(provider, status, {"error": told}, {}, now=0.0, request_id=request_id, table=table)
+    """Return what an error object within a 200 stream means. It may tell the headers that it would have had."""
+    told = told if isinstance(told, Mapping) else {"message": told}
+    code, headers = _name(told.get("code")), told.get("headers")
+    status = 400 if told.get("type") == "invalid_request_error" else 500
+    if code.isdecimal() and 400 <= int(code) < 600:
+        status = int(code)
+    known = {str(name).lower(): str(value) for name, value in headers.items()} if isinstance(headers, Mapping) else {}
+    return understood(provider, status, {"error": told}, known, now=0.0, request_id=request_id, table=table)
 
 
 def wait_s(headers: Mapping[str, str], *, now: float) -> float | None:
@@ -124,6 +169,13 @@ def duration_s(text: str) -> float | None:
         return None
     hours, minutes, seconds, milliseconds = (float(part or 0) for part in found.groups())
     return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
+
+
+def _wait_in_words(message: str) -> float | None:
+    """The seconds of "Please try again in 6.57s" (OpenAI) or "retry after 26 seconds" (Azure)."""
+    found = _WAIT.search(message)
+    wait = duration_s(found[1] + (found[2] or "")) if found else None
+    return None if wait is None else min(wait, LONGEST_WAIT_S)
 
 
 def _found(table: Table, names: set[str], status: int, message: str) -> type[SpillwayError]:

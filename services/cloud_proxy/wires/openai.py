@@ -37,6 +37,8 @@ class OpenAI:
             max_tokens_field=settings.max_tokens_field,
             extended_sampling=settings.extended_sampling,
             prefill=settings.prefill,
+            stream_usage=settings.stream_usage,
+            prompt_cache=settings.hints_of_prompt_cache,
         )
         return Prepared("chat/completions", packed(body), max(1, spec.sampling.n))
 
