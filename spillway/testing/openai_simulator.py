@@ -56,8 +56,8 @@ class OpenAISimulator(HttpSimulator):
     demands. `key`: absent, any key is good, even none. `models`: absent, any model is served. `takes_prefill`: a
     conversation may end with words of the assistant's, and the answer goes on after them. `parameters`: what a request
     may hold, anything else is refused. `tells_usage`: of a stream without being asked, in its last chunk. `says_done`:
-    when it is over. `packs`: vectors come as base64 where that is asked for. `thoughts`: the summary of its reasoning, by
-    the Responses API, where `reasoning_tokens` say that the model reasons. `limits` are told and not held. Times are
+    when it is over. `packs`: vectors come as base64 where that is asked for. `thoughts`: the summary of its reasoning,
+    by the Responses API, where `reasoning_tokens` say that the model reasons. `limits` are told and not held. Times are
     seconds.
     """
 
