@@ -154,10 +154,7 @@ def _begin(messages: list[dict[str, Any]], spec: v1.GenerationSpec, prefill: str
 def _message(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
     told: dict[str, Any]
     if message.role == v1.ROLE_TOOL:
-        for at, part in enumerate(message.parts):
-            if part.WhichOneof("part") != "tool_result":
-                raise misplaced(f"{place}.parts[{at}]", "a tool message holds tool results alone")
-            result = part.tool_result
+        for result in tool_results(message, place):
             told = {"role": "tool", "tool_call_id": result.tool_call_id, "content": result.content}
             yield {**told, "name": message.name} if message.name else told
         return
@@ -187,6 +184,14 @@ def _message(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
     if calls:
         told["tool_calls"] = calls
     yield told
+
+
+def tool_results(message: v1.Message, place: str) -> Iterator[v1.ToolResult]:
+    """Yield what the tools said. Raises RequestInvalid for any other part."""
+    for at, part in enumerate(message.parts):
+        if part.WhichOneof("part") != "tool_result":
+            raise misplaced(f"{place}.parts[{at}]", "a tool message holds tool results alone")
+        yield part.tool_result
 
 
 def image_url(image: v1.Image, place: str) -> str:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from spillway.leash import end_with_parent
 from spillway.logs import get_logger
-from spillway.testing.openai_faults import Faults
+from spillway.testing.openai_faults import Cut, ErrorInStream, Faults, HttpFault, Malformed, Stall
 
 log = get_logger(__name__)
 
@@ -102,6 +102,27 @@ def drop(request: web.Request) -> None:
     """Break the connection off."""
     if request.transport is not None:
         request.transport.abort()
+
+
+async def broken_off(
+    request: web.Request,
+    response: web.StreamResponse,
+    fault: HttpFault | None,
+    *,
+    garbled: bytes,
+    event: Callable[[dict[str, Any]], bytes],
+) -> None:
+    """Break `response` off in the way of `fault`; `garbled` is an event cut short, `event` makes one of its data."""
+    match fault:
+        case Cut():
+            drop(request)
+        case Stall():
+            await asyncio.Event().wait()
+        case Malformed():
+            await response.write(garbled)
+        case ErrorInStream():
+            said = {"message": fault.message, "type": fault.type, "param": None, "code": fault.code}
+            await response.write(event({"error": said}))
 
 
 @asynccontextmanager

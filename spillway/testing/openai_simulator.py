@@ -17,14 +17,20 @@ from aiohttp import web
 from spillway.testing import openai_wire as wire
 from spillway.testing import responses_simulator as responses
 from spillway.testing.faults import Garbage
-from spillway.testing.http_simulator import MAX_BODY_BYTES, HttpSimulator, drop, main, serving, simulated_words
+from spillway.testing.http_simulator import (
+    MAX_BODY_BYTES,
+    HttpSimulator,
+    broken_off,
+    drop,
+    main,
+    serving,
+    simulated_words,
+)
 from spillway.testing.openai_faults import (
     BREAKING,
     Cut,
-    ErrorInStream,
     Filtered,
     HttpFault,
-    Malformed,
     MissingDone,
     MissingFinish,
     Page,
@@ -33,7 +39,6 @@ from spillway.testing.openai_faults import (
     Reset,
     Silence,
     SlowFirst,
-    Stall,
     Status,
     status_of,
 )
@@ -175,21 +180,15 @@ class OpenAISimulator(HttpSimulator):
     ) -> web.StreamResponse:
         id, model = identity
         match fault:
-            case Cut():
-                drop(request)
-            case Stall():
-                await asyncio.Event().wait()
-            case Malformed():
-                await response.write(b'data: {"choices": [{"index": 0, "delta"\n\n')
-            case ErrorInStream():
-                said = {"message": fault.message, "type": fault.type, "param": None, "code": fault.code}
-                await response.write(wire.event({"error": said}))
             case MissingFinish():
                 await response.write(b"data: [DONE]\n\n")
             case Filtered():
                 choice = {**choice, "delta": {}, "finish_reason": "content_filter"}
                 await response.write(wire.chunk([choice], id=id, model=model, usage=None, with_usage=False))
                 await response.write(b"data: [DONE]\n\n")
+            case _:
+                garbled = b'data: {"choices": [{"index": 0, "delta"\n\n'
+                await broken_off(request, response, fault, garbled=garbled, event=wire.event)
         return response
 
     def _replies(self, body: Mapping[str, Any], fault: HttpFault | None) -> list[Reply]:

@@ -10,16 +10,13 @@ from typing import Any
 from aiohttp import web
 
 from spillway.testing import openai_wire as wire
-from spillway.testing.http_simulator import drop
+from spillway.testing.http_simulator import broken_off, drop
 from spillway.testing.openai_faults import (
     BREAKING,
     Cut,
-    ErrorInStream,
     Failed,
     Filtered,
     HttpFault,
-    Malformed,
-    Stall,
     Status,
 )
 from spillway.testing.openai_wire import Reply
@@ -317,18 +314,12 @@ async def answered(
         last = answer.ended()
         await response.write(_event({"type": f"response.{last['status']}", "response": last}, number + 1))
         return response
-    match fault:
-        case Cut():
-            drop(request)
-        case Stall():
-            await asyncio.Event().wait()
-        case Malformed():
-            await response.write(b'event: x\ndata: {"type": "response.output_text.delta", "delta"\n\n')
-        case ErrorInStream():
-            said = {"message": fault.message, "type": fault.type, "param": None, "code": fault.code}
-            await response.write(_event({"type": "error", "error": said}, number))
-        case Failed():
-            await response.write(_event({"type": "response.failed", "response": answer.failed(fault)}, number))
+    if isinstance(fault, Failed):
+        await response.write(_event({"type": "response.failed", "response": answer.failed(fault)}, number))
+    garbled = b'event: x\ndata: {"type": "response.output_text.delta", "delta"\n\n'
+    await broken_off(
+        request, response, fault, garbled=garbled, event=lambda told: _event({"type": "error", **told}, number)
+    )
     return response
 
 

@@ -23,6 +23,7 @@ from spillway.openai.request import (
     parsed,
     plain,
     prompt_cache_of,
+    tool_results,
     unsupported,
 )
 
@@ -166,7 +167,9 @@ def _is_plain(message: v1.Message) -> bool:
 
 def _items(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
     if message.role == v1.ROLE_TOOL:
-        yield from _results(message, place)
+        for result in tool_results(message, place):
+            item = {"type": "function_call_output", "call_id": result.tool_call_id, "output": result.content}
+            yield {**item, "name": message.name} if message.name else item
         return
     if message.name:
         raise unsupported(f"{place}.name", "the Responses API knows no names of speakers")
@@ -207,16 +210,6 @@ def _said(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
     except ValueError:
         raise misplaced(where, "is not what came with an answer of this wire format") from None
     yield from items
-
-
-def _results(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
-    for at, part in enumerate(message.parts):
-        kind = part.WhichOneof("part")
-        if kind != "tool_result":
-            raise _no_place(kind, f"{place}.parts[{at}]", "tool")
-        result = part.tool_result
-        item = {"type": "function_call_output", "call_id": result.tool_call_id, "output": result.content}
-        yield {**item, "name": message.name} if message.name else item
 
 
 def _no_place(kind: str | None, place: str, role: str) -> Exception:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -28,14 +27,8 @@ from spillway.testing.openai_faults import (
     Status,
 )
 from spillway.testing.openai_simulator import OpenAISimulator
-from tests.integration.cloud_proxy.rig import MODEL, Rig, running, spec
+from tests.integration.cloud_proxy.rig import MODEL, SCHEMA, Rig, running, spec
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"label": {"enum": ["billing", "other"]}, "score": {"type": "number", "minimum": 1}},
-    "required": ["label", "score"],
-    "additionalProperties": False,
-}
 TOOL = v1.Tool(name="look", parameters_json_schema=json.dumps(SCHEMA))
 THINKS = {"name": "gpt-4o-mini", "capabilities": ["tools", "json_schema", "json_object", "reasoning_effort"]}
 
@@ -180,26 +173,11 @@ async def test_what_the_api_has_not_is_named_before_anything_is_sent(valkey: str
 async def test_a_failure_has_its_reason_and_is_accounted(
     valkey: str, fault: HttpFault, kind: type[SpillwayError]
 ) -> None:
-    simulator = OpenAISimulator(faults=Faults(fault))
-    async with proxied(simulator, valkey) as rig:
-        with pytest.raises(kind) as caught:
-            await rig.stream(spec())
-        assert type(caught.value) is kind
-        requests, tokens = await rig.used()
-        assert requests == 1
-        assert tokens < 100
-        assert (await rig.stream(spec())).usage.completion_tokens == 6
-    assert simulator.running == 0
+    async with proxied(OpenAISimulator(faults=Faults(fault)), valkey) as rig:
+        await rig.fail(kind)
 
 
 async def test_a_cancelled_stream_reaches_the_provider_at_once(valkey: str) -> None:
     simulator = OpenAISimulator(faults=Faults(Stall(after=3)))
     async with proxied(simulator, valkey) as rig:
-        async with aclosing(rig.events(spec())) as events:
-            async for event in events:
-                if event.HasField("delta"):
-                    break
-        async with asyncio.timeout(5):
-            await simulator.left.wait()
-    assert simulator.running == 0
-    assert not simulator.seen[0].finished
+        await rig.leave_early()
