@@ -80,13 +80,8 @@ def body_of(
     body["stream"] = True
     body.setdefault("store", False)
     body.update(_sampling(spec))
-    include = list(body.get("include") or ())
-    if thinks:
-        include.append("reasoning.encrypted_content")
-    if spec.HasField("logprobs"):
-        include.append("message.output_text.logprobs")
-    if include:
-        body["include"] = sorted(set(include))
+    if include := _include(body.get("include", []), thinks=thinks, logprobs=spec.HasField("logprobs")):
+        body["include"] = include
     reasoning = {"effort": EFFORTS.get(spec.reasoning_effort), "summary": summary if thinks else None}
     _lay_over(body, "reasoning", {name: value for name, value in reasoning.items() if value})
     if is_guided(spec):
@@ -101,6 +96,14 @@ def body_of(
     if prompt_cache:
         body.update(prompt_cache_of(spec.prompt_cache))
     return body
+
+
+def _include(extra: object, *, thinks: bool, logprobs: bool) -> list[str]:
+    """What the answer is to hold beside its words, `extra` among it."""
+    if not isinstance(extra, list) or not all(isinstance(one, str) for one in extra):
+        raise misplaced("spec.extra.include", "is a list of names")
+    asked = {"reasoning.encrypted_content": thinks, "message.output_text.logprobs": logprobs}
+    return sorted({*extra, *(name for name, wanted in asked.items() if wanted)})
 
 
 def _absent(spec: v1.GenerationSpec) -> Iterator[str]:

@@ -214,6 +214,15 @@ def test_extra_passes_and_what_the_contract_has_a_field_for_lies_over_it() -> No
     assert told["temperature"] == 0
 
 
+@pytest.mark.parametrize("include", ["reasoning.encrypted_content", 5, [5], {"a": 1}])
+def test_an_extra_include_that_is_no_list_of_names_is_named(include: Any) -> None:
+    extra = Struct()
+    extra.update({"include": include})
+    with pytest.raises(RequestInvalid) as caught:
+        body(chat(extra=extra))
+    assert caught.value.fields[0].field == "spec.extra.include"
+
+
 @pytest.mark.parametrize(
     ("spec", "path"),
     [
