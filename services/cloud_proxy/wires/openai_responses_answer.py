@@ -139,9 +139,9 @@ class ResponsesAnswer:
 
     def _end(self, response: Mapping[str, Any], piece: Piece) -> None:
         """Read how the answer ended, and what of it nobody has told yet."""
+        self._about(response)  # one that failed may have a price too
         if response["status"] == "failed":
             raise self._said(response.get("error"))
-        self._about(response)
         if not self._heard and not self._items:
             for index, item in enumerate(response["output"]):
                 self._close(index, item, piece)

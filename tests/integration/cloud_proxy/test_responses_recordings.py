@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import aiohttp
 import pytest
 
 from services.cloud_proxy.wires.openai_responses import OpenAIResponses
 from spillway import v1
+from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
 from tests.integration.cloud_proxy.cassettes import DATA, RECORDED, Row, answered, playing, refused, rows
-from tests.integration.cloud_proxy.rig import spec
+from tests.integration.cloud_proxy.rig import SCHEMA, spec
 
 pytestmark = pytest.mark.conformance
 
@@ -64,6 +66,33 @@ async def test_encrypted_reasoning_of_a_recording_goes_back_as_it_came(row: Row)
     sent = json.loads(player.cassette.asked[-1].partition(b"\r\n\r\n")[2])["input"]
     assert [item for item in sent if item.get("type") == "reasoning"] == reasoning
     assert [item.get("content") for item in sent if item.get("role") == "assistant"] == [whole.text]
+
+
+ASKED = {
+    "reasoning": {"reasoning": {"summary": "auto"}, "include": ["reasoning.encrypted_content"]},
+    "tools": {"tools": [{"type": "function", "name": "look", "parameters": SCHEMA}], "tool_choice": "required"},
+    "logprobs": {"include": ["message.output_text.logprobs"], "top_logprobs": 2},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+async def test_what_nobody_recorded_is_the_same_too_however_it_is_cut(asked: dict[str, Any]) -> None:
+    simulator = OpenAISimulator(reasoning_tokens=4, thoughts="First thís.\n\nThen that.")
+    body = {"model": "m", "input": "hello there", "stream": True, **asked}
+    async with serving_openai(simulator) as url, aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/responses", json=body) as response:
+            told = {"headers": {"content-type": "text/event-stream"}, "body": await response.text()}
+        async with session.post(f"{url}/responses", json={**body, "stream": False}) as response:
+            whole = {"headers": {"content-type": "application/json"}, "body": await response.text()}
+    async with playing({"status": 200, "response": told}, OpenAIResponses, KIND) as player:
+        streamed = await player.require_same_however_cut()
+    async with playing({"status": 200, "response": whole}, OpenAIResponses, KIND) as player:
+        once = await player.play()
+    [content], [other] = streamed.choices, once.choices
+    content.ClearField("provider_state")  # the two answers have ids of their own
+    other.ClearField("provider_state")
+    assert content == other
+    assert streamed.exchange.finishes == once.exchange.finishes
 
 
 @RECORDED

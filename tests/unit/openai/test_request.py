@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, RequestInvalid, SchemaInvalid, SpillwayError
@@ -166,6 +167,10 @@ def test_hints_and_states_that_have_no_place_here_change_nothing() -> None:
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": ""},
     ]
+
+
+def test_all_that_is_sent_is_known_to_the_sdk() -> None:
+    assert set(CompletionCreateParamsStreaming.__annotations__) >= PARAMETERS - {"stream"}
 
 
 def test_tools_and_their_choice() -> None:

@@ -243,9 +243,11 @@ def test_an_error_within_the_stream_is_seen(data: bytes, kind: type[SpillwayErro
 
 
 def test_an_answer_in_one_piece_that_failed_is_an_error() -> None:
-    taken, _ = answer()
+    taken, exchange = answer()
     with pytest.raises(errors.ProviderRateLimited):
-        taken.whole(json.dumps(response("failed", error={"code": "rate_limit_exceeded"})).encode())
+        taken.whole(json.dumps(response("failed", error={"code": "rate_limit_exceeded"}, usage=USAGE)).encode())
+    assert exchange.usage is not None
+    assert exchange.usage.completion_tokens == 5
 
 
 def test_what_is_not_known_yet_is_read_over() -> None:
