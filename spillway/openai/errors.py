@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from math import inf
 from typing import Any
 
 from spillway import errors
@@ -124,7 +125,7 @@ def understood(
     if issubclass(error, errors.RequestInvalid) and param:
         fields = [FieldViolation(f"{provider}:{param}", code or kind or "refused by the provider")]
         said += f" ({param})"
-    wait = wait_s(headers, now=now)
+    wait = wait_s({**_headers_within(told), **headers}, now=now)
     if wait is None and issubclass(error, errors.ProviderRateLimited):
         wait = _wait_in_words(message)
     return error(said, fields=fields, retry_after_s=wait, resource=provider, metadata=metadata)
@@ -133,16 +134,18 @@ def understood(
 def in_stream(provider: str, told: object, *, request_id: str = "", table: Table = PROVIDERS) -> SpillwayError:
     """Return what an error object within a 200 stream means. It may tell the headers that it would have had."""
     told = told if isinstance(told, Mapping) else {"message": told}
-    code, headers = _name(told.get("code")), told.get("headers")
+    code = _name(told.get("code"))
     status = 400 if told.get("type") == "invalid_request_error" else 500
     if code.isdecimal() and 400 <= int(code) < 600:
         status = int(code)
-    known = {str(name).lower(): str(value) for name, value in headers.items()} if isinstance(headers, Mapping) else {}
-    return understood(provider, status, {"error": told}, known, now=0.0, request_id=request_id, table=table)
+    return understood(provider, status, {"error": told}, {}, now=inf, request_id=request_id, table=table)
 
 
 def wait_s(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Return for how many seconds the provider asks not to be called, or None if it does not say."""
+    """Return for how many seconds the provider asks not to be called, or None if it does not say.
+
+    `now`: seconds since the epoch; infinite where nobody knows it, and then no time of day is a wait.
+    """
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return min(milliseconds / 1000, LONGEST_WAIT_S)
     after = headers.get("retry-after")
@@ -150,9 +153,14 @@ def wait_s(headers: Mapping[str, str], *, now: float) -> float | None:
         if (seconds := _number(after)) is not None:
             return min(seconds, LONGEST_WAIT_S)
         try:
-            return min(max(0.0, parsedate_to_datetime(after).timestamp() - now), LONGEST_WAIT_S)
+            date_s = parsedate_to_datetime(after).timestamp()
         except (ValueError, TypeError):
-            pass
+            date_s = None
+        if date_s is not None and now < inf:
+            return min(max(0.0, date_s - now), LONGEST_WAIT_S)
+    reset_ms = _number(headers.get("x-ratelimit-reset"))  # OpenRouter's: since the epoch
+    if reset_ms is not None and headers.get("x-ratelimit-remaining") == "0" and now < inf:
+        return min(max(0.0, reset_ms / 1000 - now), LONGEST_WAIT_S)
     waits = [
         duration_s(headers.get(f"x-ratelimit-reset-{what}", ""))
         for what in ("requests", "tokens")
@@ -169,6 +177,13 @@ def duration_s(text: str) -> float | None:
         return None
     hours, minutes, seconds, milliseconds = (float(part or 0) for part in found.groups())
     return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
+
+
+def _headers_within(told: Mapping[str, Any]) -> dict[str, str]:
+    """The headers that an error tells itself: the Responses API's within a stream, OpenRouter's in its metadata."""
+    metadata = told.get("metadata")
+    headers = told.get("headers") or (metadata.get("headers") if isinstance(metadata, Mapping) else None)
+    return {str(name).lower(): str(value) for name, value in headers.items()} if isinstance(headers, Mapping) else {}
 
 
 def _wait_in_words(message: str) -> float | None:

@@ -102,6 +102,8 @@ def test_a_refused_parameter_is_named() -> None:
             },
             360.0,
         ),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "100000"}, 60.0),
+        ({"x-ratelimit-remaining": "1", "x-ratelimit-reset": "100000"}, None),
         ({"x-ratelimit-remaining-requests": "12", "x-ratelimit-reset-requests": "8s"}, None),
         ({}, None),
     ],
@@ -150,3 +152,11 @@ def test_an_error_within_a_stream_may_tell_the_headers_it_would_have_had() -> No
     limited = {"code": "rate_limit_exceeded", "headers": headers}
     assert in_stream("openai", limited).retry_after_s == 50.529
     assert in_stream("openai", {**limited, "headers": "odd"}).retry_after_s is None
+
+
+def test_openrouter_tells_its_headers_in_the_errors_metadata() -> None:
+    headers = {"X-RateLimit-Limit": "50", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1741305600000"}
+    limited = {"code": 429, "message": "Rate limit exceeded", "metadata": {"headers": headers}}
+    assert understood("openrouter", 429, {"error": limited}, {}, now=1741305580.0).retry_after_s == 20.0
+    error = in_stream("openrouter", limited)  # nobody knows the time there
+    assert (error.reason, error.retry_after_s) == ("PROVIDER_RATE_LIMITED", None)
