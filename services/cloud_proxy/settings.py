@@ -139,8 +139,14 @@ class ProviderSettings(Section):
         names = [model.name for model in self.models]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"models: named twice: {', '.join(twice)}")
-        if self.prefill is not None and self.kind == "openai-responses":
-            raise ValueError("prefill: the Responses API does not go on with an answer that was begun")
+        responds = self.kind == "openai-responses"
+        for name, set_, known in (
+            ("prefill", self.prefill, not responds),
+            ("extended_sampling", self.extended_sampling, not responds),
+            ("reasoning_summary", self.reasoning_summary, responds),
+        ):
+            if set_ and not known:
+                raise ValueError(f"{name}: the wire format {self.kind} has no such thing")
         if self.prefill is None and any("prefill" in model.capabilities for model in self.models):
             raise ValueError("models: capability prefill needs `prefill`, the form this provider takes it in")
         return self
