@@ -181,14 +181,14 @@ def _items(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
         return
     content: list[dict[str, Any]] = []
     for at, part in enumerate(message.parts):
-        kind = part.WhichOneof("part")
-        if kind == "text":
-            content.append({"type": "input_text", "text": part.text})
-        elif kind == "image" and message.role == v1.ROLE_USER:
-            url = image_url(part.image, f"{place}.parts[{at}]")
-            content.append({"type": "input_image", "image_url": url, "detail": "auto"})
-        else:
-            raise _no_place(kind, f"{place}.parts[{at}]", ROLES[message.role])
+        match part.WhichOneof("part"):
+            case "text":
+                content.append({"type": "input_text", "text": part.text})
+            case "image" if message.role == v1.ROLE_USER:
+                url = image_url(part.image, f"{place}.parts[{at}]")
+                content.append({"type": "input_image", "image_url": url, "detail": "auto"})
+            case kind:
+                raise _no_place(kind, f"{place}.parts[{at}]", ROLES[message.role])
     one = content[0]["text"] if len(content) == 1 and content[0]["type"] == "input_text" else content
     yield {"role": ROLES[message.role], "content": one}
 
