@@ -25,6 +25,7 @@ from services.cloud_proxy.spend import Price, Tariff, Tokens
 from services.cloud_proxy.wires.gemini import Gemini
 from services.cloud_proxy.wires.mistral import Mistral
 from services.cloud_proxy.wires.openai import OpenAI
+from services.cloud_proxy.wires.openai_responses import OpenAIResponses
 from spillway.deadline import Clock
 from spillway.rpc.keys import ROUTE
 from spillway.rpc.server import Server, Service
@@ -37,6 +38,7 @@ WIRES: Mapping[str, Callable[[ProviderSettings], Wire]] = {
     "gemini": Gemini,
     "mistral": Mistral,
     "openai": OpenAI,
+    "openai-responses": OpenAIResponses,
 }
 """Wire format -> who speaks it."""
 

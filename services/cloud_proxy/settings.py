@@ -106,14 +106,24 @@ class ProviderSettings(Section):
         description="how a last message of the assistant's is continued: as it is (plain), with `prefix: true`"
         " (Mistral, DeepSeek's beta) or with `continue_final_message` (vLLM); absent: it is not",
     )
+    stream_usage: bool = Field(
+        True, description="it knows `stream_options`; false: some compatible servers refuse them"
+    )
+    prompt_cache: bool | None = Field(
+        None,
+        description="it knows `prompt_cache_key` and `prompt_cache_retention`; else that hint is left out; absent:"
+        " OpenAI itself does, compatible servers do not",
+    )
+    reasoning_summary: Literal["auto", "concise", "detailed"] | None = Field(
+        None,
+        description="openai-responses: models declared with reasoning_effort tell a summary of their reasoning; absent:"
+        " none is asked for, as OpenAI tells it to verified organizations alone",
+    )
     key_header: Literal["authorization", "api-key"] = Field(
         "authorization", description="header that holds the key, as Bearer in `authorization`; of OpenAI's formats"
     )
     api_version: str | None = Field(
         None, pattern=r"^[A-Za-z0-9.-]+$", description="of Azure's dated API: its paths name deployment and version"
-    )
-    stream_usage: bool = Field(
-        True, description="it knows `stream_options`; false: some compatible servers refuse them"
     )
     lacks: frozenset[ParameterName] = Field(
         frozenset(), description="parameters that it does not have: a request for one is refused here"
@@ -147,9 +157,23 @@ class ProviderSettings(Section):
         names = [model.name for model in self.models]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"models: named twice: {', '.join(twice)}")
+        responds = self.kind == "openai-responses"
+        for name, set_, known in (
+            ("prefill", self.prefill, not responds),
+            ("extended_sampling", self.extended_sampling, not responds),
+            ("reasoning_summary", self.reasoning_summary, responds),
+        ):
+            if set_ and not known:
+                raise ValueError(f"{name}: the wire format {self.kind} has no such thing")
         if self.prefill is None and any("prefill" in model.capabilities for model in self.models):
             raise ValueError("models: capability prefill needs `prefill`, the form this provider takes it in")
         return self
+
+    @property
+    def hints_of_prompt_cache(self) -> bool:
+        """Whether OpenAI's parameters of its prompt cache are sent."""
+        known = self.prompt_cache
+        return known if known is not None else self.base_url == BASE_URLS["openai"]
 
 
 class CloudProxySettings(ServiceSettings):

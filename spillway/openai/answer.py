@@ -11,6 +11,7 @@ from spillway import v1
 from spillway.errors import ContentFiltered, SpillwayError
 from spillway.openai.errors import PROVIDERS, Table, in_stream
 from spillway.openai.exchange import Exchange
+from spillway.openai.piece import Piece, logprob
 
 DONE = b"[DONE]"
 COST = "spillway:cost_nano_usd"
@@ -37,18 +38,6 @@ def as_it_is(told: Mapping[str, Any]) -> Mapping[str, Any]:
     return told
 
 
-class _Piece:
-    """What one read holds for one choice."""
-
-    __slots__ = ("calls", "logprobs", "reasoning", "text")
-
-    def __init__(self) -> None:
-        self.text: list[str] = []
-        self.reasoning: list[str] = []
-        self.logprobs: list[v1.TokenLogprob] = []
-        self.calls: dict[int, v1.ToolCallDelta] = {}
-
-
 class Answer:
     """One answer on its way. Everything read at once is merged into one delta per choice."""
 
@@ -71,7 +60,7 @@ class Answer:
 
     def read(self, chunks: Iterable[Mapping[str, Any]]) -> list[v1.Delta]:
         """Read `chunks`, parsed already. Raises as `take` does."""
-        pieces: dict[int, _Piece] = {}
+        pieces: dict[int, Piece] = {}
         try:
             for chunk in map(self._shape, chunks):
                 if error := chunk.get("error"):
@@ -92,7 +81,7 @@ class Answer:
 
     def whole(self, body: bytes) -> list[v1.Delta]:
         """Read an answer that came in one piece, from a server that does not stream."""
-        pieces: dict[int, _Piece] = {}
+        pieces: dict[int, Piece] = {}
         try:
             told = self._shape(jiter.from_json(body))
             if error := told.get("error"):
@@ -126,13 +115,15 @@ class Answer:
         if not self._exchange.model and (model := told.get("model")):
             self._exchange.model = str(model)[:200]
 
-    def _read(self, choice: Mapping[str, Any], delta: Mapping[str, Any], pieces: dict[int, _Piece]) -> None:
+    def _read(self, choice: Mapping[str, Any], delta: Mapping[str, Any], pieces: dict[int, Piece]) -> None:
+        if error := choice.get("error"):  # OpenRouter tells it there too
+            raise self._said(error)
         index = choice.get("index", 0)
         if not 0 <= index < self._choices:
             raise ValueError("a choice nobody asked for")
         piece = pieces.get(index)
         if piece is None:
-            piece = pieces[index] = _Piece()
+            piece = pieces[index] = Piece()
         if text := delta.get("content"):
             piece.text.append(text)
         if refusal := delta.get("refusal"):
@@ -145,15 +136,13 @@ class Answer:
                 self._read_call(index, call.get("index", place), call, piece)
         if logprobs := choice.get("logprobs"):
             for told in (*(logprobs.get("content") or ()), *(logprobs.get("refusal") or ())):
-                piece.logprobs.append(_logprob(told))
+                piece.logprobs.append(logprob(told))
         if (reason := choice.get("finish_reason")) and index not in self._finishes:
             self._finishes[index] = self._finish(index, reason, choice.get("stop_reason"))
 
-    def _read_call(self, choice: int, index: int, call: Mapping[str, Any], piece: _Piece) -> None:
+    def _read_call(self, choice: int, index: int, call: Mapping[str, Any], piece: Piece) -> None:
         function = call.get("function") or {}
-        known = piece.calls.get(index)
-        if known is None:
-            known = piece.calls[index] = v1.ToolCallDelta(index=index)
+        known = piece.call(index)
         if (choice, index) not in self._named and (call.get("id") or function.get("name")):
             self._named.add((choice, index))
             known.id, known.name = call.get("id") or "", function.get("name") or ""
@@ -169,20 +158,9 @@ class Answer:
             return v1.ChoiceFinish(choice=index, reason=v1.FINISH_REASON_STOP_SEQUENCE, stop_string=stopped_by)
         return v1.ChoiceFinish(choice=index, reason=known)
 
-    def _deltas(self, pieces: Mapping[int, _Piece]) -> list[v1.Delta]:
-        deltas = []
-        for index, piece in pieces.items():
-            text, reasoning = "".join(piece.text), "".join(piece.reasoning)
-            if not (text or reasoning or piece.calls or piece.logprobs):
-                continue
-            delta = v1.Delta(choice=index, text=text, reasoning=reasoning, logprobs=piece.logprobs)
-            size = len(text.encode()) + len(reasoning.encode())
-            for call in piece.calls.values():
-                delta.tool_calls.append(call)
-                size += len(call.name) + len(call.arguments.encode())
-            self._exchange.said_bytes += size
-            deltas.append(delta)
-        return deltas
+    def _deltas(self, pieces: Mapping[int, Piece]) -> list[v1.Delta]:
+        made = (piece.delta(index, self._exchange) for index, piece in pieces.items())
+        return [delta for delta in made if delta is not None]
 
     def _said(self, error: object) -> SpillwayError:
         return in_stream(self._provider, error, request_id=self._exchange.provider_request_id, table=self._table)
@@ -194,27 +172,21 @@ class Answer:
         )
 
 
-def usage_of(told: Mapping[str, Any]) -> v1.Usage:
-    """Return the counts told. Cached tokens are part of the prompt, reasoning ones of the completion."""
+def usage_of(told: Mapping[str, Any], prompt: str = "prompt", completion: str = "completion") -> v1.Usage:
+    """Return the counts told, of sides called `prompt` and `completion`.
+
+    Cached tokens, read and written, are part of the prompt, reasoning ones of the completion.
+    """
     usage = v1.Usage()
-    prompt, completion = told.get("prompt_tokens_details") or {}, told.get("completion_tokens_details") or {}
+    asked, said = told.get(f"{prompt}_tokens_details") or {}, told.get(f"{completion}_tokens_details") or {}
     for name, value in (
-        ("prompt_tokens", told.get("prompt_tokens")),
-        ("completion_tokens", told.get("completion_tokens")),
-        ("cached_prompt_tokens", prompt.get("cached_tokens")),
-        ("reasoning_tokens", completion.get("reasoning_tokens")),
+        ("prompt_tokens", told.get(f"{prompt}_tokens")),
+        ("completion_tokens", told.get(f"{completion}_tokens")),
+        ("cached_prompt_tokens", asked.get("cached_tokens")),
+        ("cache_write_prompt_tokens", asked.get("cache_write_tokens")),
+        ("reasoning_tokens", said.get("reasoning_tokens")),
         ("cost_nano_usd", told.get(COST)),
     ):
         if value is not None:
             setattr(usage, name, value)
     return usage
-
-
-def _logprob(told: Mapping[str, Any]) -> v1.TokenLogprob:
-    """Token ids stay 0 where the server tells none; Mistral does."""
-    return v1.TokenLogprob(
-        token_id=told.get("token_id", 0),
-        token=told["token"],
-        logprob=told["logprob"],
-        top=[v1.TopLogprob(token=other["token"], logprob=other["logprob"]) for other in told.get("top_logprobs") or ()],
-    )

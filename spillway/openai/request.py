@@ -29,8 +29,8 @@ SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "se
 """Parameters of the same name on both sides."""
 EXTENDED = {"top_k": (0, -1), "min_p": (0.0,), "repetition_penalty": (1.0,), "min_tokens": (0,)}
 """Parameters that only some compatible servers know, with the values that mean `off`."""
-
-
+IN_MEMORY_S = 300
+"""Seconds for which OpenAI keeps a prompt's beginning at least: 5 to 10 minutes, by its guide to prompt caching."""
 STRICT_DEPTH = 10
 """Levels of nesting that strict mode takes."""
 LOOSE = frozenset({"allOf", "oneOf", "not", "if", "patternProperties", "dependentRequired", "prefixItems"})
@@ -38,14 +38,26 @@ LOOSE = frozenset({"allOf", "oneOf", "not", "if", "patternProperties", "dependen
 
 
 def body_of(
-    spec: v1.GenerationSpec, model: str, *, max_tokens_field: str, extended_sampling: bool, prefill: str | None = None
+    spec: v1.GenerationSpec,
+    model: str,
+    *,
+    max_tokens_field: str,
+    extended_sampling: bool,
+    prefill: str | None = None,
+    stream_usage: bool = True,
+    prompt_cache: bool = False,
 ) -> dict[str, Any]:
-    """Return the request's body; `prefill` is the form in which an answer that was begun is continued, None for none.
+    """Return the request's body.
+
+    `prefill` is the form in which an answer that was begun is continued, None for none; `stream_usage`: the server
+    knows `stream_options`; `prompt_cache`: it knows OpenAI's parameters of its prompt cache, which are a hint: else
+    they are left out. Of `cache_breakpoint` and `ToolResult.is_error` nothing is told: the server caches by itself, and
+    content says that a tool failed.
 
     Raises ConstraintUnsupported or RequestInvalid naming the field that does not fit.
     """
     if spec.adapter:
-        raise _unsupported("spec.adapter", "a provider serves no adapters of ours")
+        raise unsupported("spec.adapter", "a provider serves no adapters of ours")
     body: dict[str, Any] = extra_of(spec)
     body["model"] = model
     body["messages"] = list(_messages(spec))
@@ -54,10 +66,11 @@ def body_of(
         if prefill == "continue_final_message":
             body.update(continue_final_message=True, add_generation_prompt=False)
     body["stream"] = True
-    body["stream_options"] = {"include_usage": True}
+    if stream_usage:
+        body["stream_options"] = {"include_usage": True}
     body.update(_sampling(spec.sampling, extended=extended_sampling, max_tokens_field=max_tokens_field))
     body.update(_stop(spec.stop, extended=extended_sampling))
-    if spec.HasField("constraint"):
+    if is_guided(spec):
         body["response_format"] = _response_format(spec.constraint)
     if spec.tools:
         body["tools"] = [_tool(tool, f"spec.tools[{at}]") for at, tool in enumerate(spec.tools)]
@@ -66,12 +79,31 @@ def body_of(
     if spec.reasoning_effort in EFFORTS:
         body["reasoning_effort"] = EFFORTS[spec.reasoning_effort]
     if spec.logprobs.HasField("prompt"):
-        raise _unsupported("spec.logprobs.prompt", "chat completions tell nothing of the prompt's tokens")
+        raise unsupported("spec.logprobs.prompt", "chat completions tell nothing of the prompt's tokens")
     if spec.HasField("logprobs"):
         body["logprobs"] = True
         if spec.logprobs.top:
             body["top_logprobs"] = spec.logprobs.top
+    if prompt_cache:
+        body.update(prompt_cache_of(spec.prompt_cache))
     return body
+
+
+def is_guided(spec: v1.GenerationSpec) -> bool:
+    """Whether the answer is to be held to its constraint from the first token, and not only judged."""
+    return spec.HasField("constraint") and spec.constraint.enforcement != v1.ENFORCEMENT_CHECKED
+
+
+def prompt_cache_of(cache: v1.PromptCache) -> Iterator[tuple[str, Any]]:
+    """What OpenAI is told of its prompt cache.
+
+    It keeps a prompt for IN_MEMORY_S by itself; the next longer time is a day. `in_memory` is never asked for: models
+    from gpt-5.5 on refuse it.
+    """
+    if cache.key:
+        yield "prompt_cache_key", cache.key
+    if cache.ttl_s > IN_MEMORY_S:
+        yield "prompt_cache_retention", "24h"
 
 
 def extra_of(spec: Spec) -> dict[str, Any]:
@@ -91,26 +123,26 @@ def _whole(value: Any) -> Any:
 def _messages(spec: v1.GenerationSpec) -> Iterator[dict[str, Any]]:
     match spec.WhichOneof("input"):
         case "text" if spec.text.HasField("suffix"):
-            raise _unsupported("spec.text.suffix", "chat completions fill in no middle")
+            raise unsupported("spec.text.suffix", "chat completions fill in no middle")
         case "text":
             yield {"role": "user", "content": spec.text.text}
         case "chat":
             for at, message in enumerate(spec.chat.messages):
                 yield from _message(message, f"spec.chat.messages[{at}]")
         case _:
-            raise _unsupported("spec.tokens", "a provider takes text, not token ids of another tokenizer")
+            raise unsupported("spec.tokens", "a provider takes text, not token ids of another tokenizer")
 
 
 def _begin(messages: list[dict[str, Any]], spec: v1.GenerationSpec, prefill: str | None) -> None:
     """Put the beginning of the answer behind `messages`, into the assistant's last one if the caller began it."""
     if spec.continuation.token_ids:
-        raise _unsupported("spec.continuation.token_ids", "a provider takes text, not token ids of another tokenizer")
+        raise unsupported("spec.continuation.token_ids", "a provider takes text, not token ids of another tokenizer")
     if not spec.continuation.text:
-        raise _misplaced("spec.continuation.text", "is empty")
+        raise misplaced("spec.continuation.text", "is empty")
     if prefill is None or not spec.HasField("chat"):
-        raise _unsupported("spec.continuation.text", "this provider does not go on with an answer that was begun")
+        raise unsupported("spec.continuation.text", "this provider does not go on with an answer that was begun")
     if spec.HasField("constraint"):
-        raise _unsupported("spec.constraint", "a constrained answer cannot be continued, only begun anew")
+        raise unsupported("spec.constraint", "a constrained answer cannot be continued, only begun anew")
     last = messages[-1]
     if last["role"] != "assistant" or not isinstance(last.get("content"), str):
         messages.append({"role": "assistant", "content": ""})
@@ -120,14 +152,13 @@ def _begin(messages: list[dict[str, Any]], spec: v1.GenerationSpec, prefill: str
 
 
 def _message(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
+    told: dict[str, Any]
     if message.role == v1.ROLE_TOOL:
-        for at, part in enumerate(message.parts):
-            if part.WhichOneof("part") != "tool_result":
-                raise _misplaced(f"{place}.parts[{at}]", "a tool message holds tool results alone")
-            result = part.tool_result
-            yield {"role": "tool", "tool_call_id": result.tool_call_id, "content": result.content}
+        for result in tool_results(message, place):
+            told = {"role": "tool", "tool_call_id": result.tool_call_id, "content": result.content}
+            yield {**told, "name": message.name} if message.name else told
         return
-    told: dict[str, Any] = {"role": ROLES[message.role]}
+    told = {"role": ROLES[message.role]}
     if message.name:
         told["name"] = message.name
     content: list[dict[str, Any]] = []
@@ -137,7 +168,7 @@ def _message(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
         if kind == "text":
             content.append({"type": "text", "text": part.text})
         elif kind == "image" and message.role == v1.ROLE_USER:
-            content.append({"type": "image_url", "image_url": {"url": _image_url(part.image, f"{place}.parts[{at}]")}})
+            content.append({"type": "image_url", "image_url": {"url": image_url(part.image, f"{place}.parts[{at}]")}})
         elif kind == "provider_state":
             continue  # signed reasoning of another wire format: this one has no place for it
         elif kind == "tool_call" and message.role == v1.ROLE_ASSISTANT:
@@ -145,43 +176,49 @@ def _message(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
             function = {"name": called.name, "arguments": called.arguments}
             calls.append({"id": called.id, "type": "function", "function": function})
         else:
-            raise _misplaced(f"{place}.parts[{at}]", f"a {told['role']} message cannot hold a {kind or 'empty part'}")
+            raise misplaced(f"{place}.parts[{at}]", f"a {told['role']} message cannot hold a {kind or 'empty part'}")
     if len(content) == 1 and content[0]["type"] == "text":
         told["content"] = content[0]["text"]
-    elif content or not calls:
-        told["content"] = content
     else:
-        told["content"] = None
+        told["content"] = content or (None if calls else "")
     if calls:
         told["tool_calls"] = calls
     yield told
 
 
-def _image_url(image: v1.Image, place: str) -> str:
+def tool_results(message: v1.Message, place: str) -> Iterator[v1.ToolResult]:
+    """Yield what the tools said. Raises RequestInvalid for any other part."""
+    for at, part in enumerate(message.parts):
+        if part.WhichOneof("part") != "tool_result":
+            raise misplaced(f"{place}.parts[{at}]", "a tool message holds tool results alone")
+        yield part.tool_result
+
+
+def image_url(image: v1.Image, place: str) -> str:
     if image.WhichOneof("source") == "url":
         return image.url
     if not image.data or not image.mime_type:
-        raise _misplaced(f"{place}.image", "needs a url, or data with its mime_type")
+        raise misplaced(f"{place}.image", "needs a url, or data with its mime_type")
     return f"data:{image.mime_type};base64,{base64.b64encode(image.data).decode()}"
 
 
 def _sampling(sampling: v1.Sampling, *, extended: bool, max_tokens_field: str) -> Iterator[tuple[str, Any]]:
     for name in SAMPLING:
         if sampling.HasField(name):  # type: ignore[arg-type]
-            yield name, _plain(getattr(sampling, name))
+            yield name, plain(getattr(sampling, name))
     for name, off in EXTENDED.items():
         if not sampling.HasField(name) or getattr(sampling, name) in off:  # type: ignore[arg-type]
             continue
         if not extended:
-            raise _unsupported(f"spec.sampling.{name}", "this provider has no such parameter")
-        yield name, _plain(getattr(sampling, name))
+            raise unsupported(f"spec.sampling.{name}", "this provider has no such parameter")
+        yield name, plain(getattr(sampling, name))
     if sampling.HasField("max_tokens"):
         yield max_tokens_field, sampling.max_tokens
     if sampling.logit_bias:
-        yield "logit_bias", {str(token): _plain(bias) for token, bias in sorted(sampling.logit_bias.items())}
+        yield "logit_bias", {str(token): plain(bias) for token, bias in sorted(sampling.logit_bias.items())}
 
 
-def _plain(value: float) -> float:
+def plain(value: float) -> float:
     """A 32-bit float as it was written: 0.7, not 0.699999988079071."""
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
@@ -195,7 +232,7 @@ def _stop(stop: v1.Stop, *, extended: bool) -> Iterator[tuple[str, Any]]:
         ("ignore_eos", stop.ignore_eos, ("ignore_eos", True)),
     ):
         if asked and not extended:
-            raise _unsupported(f"spec.stop.{name}", "this provider has no such parameter")
+            raise unsupported(f"spec.stop.{name}", "this provider has no such parameter")
         if asked:
             yield told
 
@@ -205,7 +242,7 @@ def _response_format(constraint: v1.OutputConstraint) -> dict[str, Any]:
     if kind == "json_object":
         return {"type": "json_object"}
     if kind != "json_schema":
-        raise _unsupported(f"spec.constraint.{kind}", "this provider holds its answers to JSON alone")
+        raise unsupported(f"spec.constraint.{kind}", "this provider holds its answers to JSON alone")
     schema = parsed(constraint.json_schema, "spec.constraint.json_schema")
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": is_strict(schema)}}
 
@@ -261,9 +298,9 @@ def parsed(text: str, path: str) -> Any:
         raise SchemaInvalid(f"{path}: is not JSON", fields=[FieldViolation(path, "is not JSON")]) from None
 
 
-def _unsupported(path: str, why: str) -> ConstraintUnsupported:
+def unsupported(path: str, why: str) -> ConstraintUnsupported:
     return ConstraintUnsupported(f"{path}: {why}", fields=[FieldViolation(path, why)])
 
 
-def _misplaced(path: str, why: str) -> RequestInvalid:
+def misplaced(path: str, why: str) -> RequestInvalid:
     return RequestInvalid(f"{path}: {why}", fields=[FieldViolation(path, why)])

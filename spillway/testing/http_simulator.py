@@ -18,8 +18,10 @@ from spillway.leash import end_with_parent
 from spillway.logs import get_logger
 from spillway.testing.openai_faults import (
     Cut,
+    ErrorInStream,
     Faults,
     HttpFault,
+    Malformed,
     Page,
     Refuse,
     Reset,
@@ -145,6 +147,25 @@ async def break_off(request: web.Request, fault: HttpFault | None) -> None:
         drop(request)
     elif isinstance(fault, Stall):
         await asyncio.Event().wait()
+
+
+async def broken_off(
+    request: web.Request,
+    response: web.StreamResponse,
+    fault: HttpFault | None,
+    *,
+    garbled: bytes,
+    event: Callable[[dict[str, Any]], bytes],
+) -> None:
+    """Break `response` off in the way of `fault`; `garbled` is an event cut short, `event` makes one of its data."""
+    match fault:
+        case Malformed():
+            await response.write(garbled)
+        case ErrorInStream():
+            said = {"message": fault.message, "type": fault.type, "param": None, "code": fault.code}
+            await response.write(event({"error": said}))
+        case _:
+            await break_off(request, fault)
 
 
 @asynccontextmanager

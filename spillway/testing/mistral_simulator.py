@@ -16,7 +16,7 @@ from aiohttp import web
 from spillway.testing import openai_wire as wire
 from spillway.testing.http_simulator import main
 from spillway.testing.openai_faults import Status
-from spillway.testing.openai_simulator import OpenAISimulator
+from spillway.testing.openai_simulator import OpenAISimulator, now
 from spillway.testing.openai_wire import Reply
 
 PARAMETERS = frozenset(
@@ -161,11 +161,11 @@ class MistralSimulator(OpenAISimulator):
         return web.json_response(_error_object(status), status=status.status, headers=headers)
 
     def _limit_headers(self) -> dict[str, str]:
-        left = max(0, self.requests_per_minute - len(self.seen))
+        requests = self.limits.requests
         return {
             "mistral-correlation-id": f"simulated-{len(self.seen)}",
-            "x-ratelimit-limit-req-minute": str(self.requests_per_minute),
-            "x-ratelimit-remaining-req-minute": str(left),
+            "x-ratelimit-limit-req-minute": str(requests.per_minute),
+            "x-ratelimit-remaining-req-minute": str(requests.left(now())),
         }
 
     def __repr__(self) -> str:

@@ -64,6 +64,15 @@ class ErrorInStream:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """Responses API: say `after` tokens, then that the response has failed."""
+
+    after: int = 0
+    code: str = "server_error"
+    message: str = "The server had an error while processing your request."
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """The model declines, in the wire's own `refusal` field."""
 
@@ -77,8 +86,20 @@ class Filtered:
     after: int = 0
 
 
-HttpFault = Fault | Status | Page | Reset | Malformed | MissingDone | MissingFinish | ErrorInStream | Refusal | Filtered
-BREAKING = (Cut, Stall, Malformed, MissingFinish, ErrorInStream, Filtered)
+HttpFault = (
+    Fault
+    | Status
+    | Page
+    | Reset
+    | Malformed
+    | MissingDone
+    | MissingFinish
+    | ErrorInStream
+    | Failed
+    | Refusal
+    | Filtered
+)
+BREAKING = (Cut, Stall, Malformed, MissingFinish, ErrorInStream, Failed, Filtered)
 """Faults that come after a number of tokens."""
 
 
@@ -144,6 +165,7 @@ __all__ = [
     "BREAKING",
     "Cut",
     "ErrorInStream",
+    "Failed",
     "Faults",
     "Filtered",
     "HttpFault",

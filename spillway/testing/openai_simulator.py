@@ -1,4 +1,4 @@
-"""A simulated OpenAI: a real HTTP server of chat completions and embeddings, which says that it is simulated.
+"""A simulated OpenAI: a real HTTP server of chat completions, responses and embeddings, which says what it is.
 
 python -m spillway.testing.openai_simulator --port 7079
 """
@@ -9,17 +9,18 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
 from spillway.testing import openai_wire as wire
+from spillway.testing import responses_simulator as responses
 from spillway.testing.faults import Garbage
 from spillway.testing.http_simulator import (
     MAX_BODY_BYTES,
     HttpSimulator,
-    break_off,
+    broken_off,
     drop,
     main,
     serving,
@@ -28,17 +29,15 @@ from spillway.testing.http_simulator import (
 from spillway.testing.openai_faults import (
     BREAKING,
     Cut,
-    ErrorInStream,
     Filtered,
     HttpFault,
-    Malformed,
     MissingDone,
     MissingFinish,
     Refusal,
-    Stall,
     Status,
 )
 from spillway.testing.openai_instance import instance
+from spillway.testing.openai_limits import Limits
 from spillway.testing.openai_wire import Called, Reply
 
 
@@ -51,12 +50,14 @@ def simulated_answer(body: Mapping[str, Any]) -> str:
 class OpenAISimulator(HttpSimulator):
     """What is answered, how fast, and what goes wrong.
 
-    `answer` gets the request's body and returns the text; it is not asked where a JSON Schema or a tool decides.
-    `calls` returns the tools that the model calls; by default only those that the request demands. `key`: absent, any
-    key is good, even none. `models`: absent, any model is served. `takes_prefill`: a conversation may end with words of
-    the assistant's, and the answer goes on after them. `parameters`: what a request may hold, anything else is refused.
-    `tells_usage`: of a stream without being asked, in its last chunk. `says_done`: when it is over. `packs`: vectors
-    come as base64 where that is asked for. Times are seconds.
+    `answer` gets the request's body, as chat completions have it, and returns the text; it is not asked where a JSON
+    Schema or a tool decides. `calls` returns the tools that the model calls; by default only those that the request
+    demands. `key`: absent, any key is good, even none. `models`: absent, any model is served. `takes_prefill`: a
+    conversation may end with words of the assistant's, and the answer goes on after them. `parameters`: what a request
+    may hold, anything else is refused. `tells_usage`: of a stream without being asked, in its last chunk. `says_done`:
+    when it is over. `packs`: vectors come as base64 where that is asked for. `thoughts`: the summary of its reasoning,
+    by the Responses API, where `reasoning_tokens` say that the model reasons. `limits` are told and not held. Times are
+    seconds.
     """
 
     answer: Callable[[Mapping[str, Any]], str] = simulated_answer
@@ -68,12 +69,14 @@ class OpenAISimulator(HttpSimulator):
     tells_usage: bool = False
     says_done: bool = True
     packs: bool = True
-    requests_per_minute: int = 10_000
+    thoughts: str = ""
+    limits: Limits = field(default_factory=Limits)
 
     def application(self) -> web.Application:
         """The routes of the provider."""
         application = web.Application(client_max_size=MAX_BODY_BYTES)
         application.router.add_post("/v1/chat/completions", self.record)
+        application.router.add_post("/v1/responses", self.record)
         application.router.add_post("/v1/embeddings", self.record)
         application.router.add_get("/v1/models", self._list)
         return application
@@ -93,25 +96,28 @@ class OpenAISimulator(HttpSimulator):
 
     async def served(self, request: web.Request, body: Any) -> web.StreamResponse:
         fault = self.faults.next()
-        embeds = request.path.endswith("/embeddings")
-        if (
-            refused := self._refused_key(request)
-            or (wire.wrong_embedding(body) if embeds else wire.wrong(body, self.parameters))
-            or self._unknown(body)
-            or (None if embeds else self._prefilled(body))
-        ):
+        self.limits.requests.take(1, now())
+        if refused := self._refused_key(request) or self._wrong(request.path, body) or self._unknown(body):
             return self._error(refused)
         if (failed := await self.failed(request, fault, self._error)) is not None:
             return failed
-        if embeds:
+        if request.path.endswith("/embeddings"):
             if isinstance(fault, Cut):
                 drop(request)
             vectors = wire.embedding(body, model=_named(body), packs=self.packs)
             if isinstance(fault, MissingFinish):
                 del vectors["data"][fault.after :]
             return web.json_response(vectors, headers=self._limit_headers())
-        replies = self._replies(body, fault)
-        usage = wire.usage_of(body, replies, cached=self.cached_tokens, reasoning=self.reasoning_tokens)
+        responds = request.path.endswith("/responses")
+        chat = responses.as_chat(body) if responds else body
+        replies = self._replies(chat, fault)
+        usage = wire.usage_of(chat, replies, cached=self.cached_tokens, reasoning=self.reasoning_tokens)
+        self.limits.tokens.take(usage["total_tokens"], now())
+        if responds:
+            thoughts = self.thoughts if self.reasoning_tokens else None
+            answer = responses.Answer(body, replies[0], thoughts, usage, len(self.seen), _named(body))
+            headers = self._limit_headers()
+            return await responses.answered(request, answer, fault, headers=headers, interval_s=self.interval_s)
         if body.get("stream"):
             return await self._stream(request, body, replies, usage, fault)
         told = wire.completion(body, replies, id=self._id(), model=_named(body), usage=usage)
@@ -164,13 +170,6 @@ class OpenAISimulator(HttpSimulator):
     ) -> web.StreamResponse:
         id, model = identity
         match fault:
-            case Cut() | Stall():
-                await break_off(request, fault)
-            case Malformed():
-                await response.write(b'data: {"choices": [{"index": 0, "delta"\n\n')
-            case ErrorInStream():
-                said = {"message": fault.message, "type": fault.type, "param": None, "code": fault.code}
-                await response.write(wire.event(self.told({"error": said})))
             case MissingFinish():
                 await response.write(b"data: [DONE]\n\n")
             case Filtered():
@@ -178,6 +177,11 @@ class OpenAISimulator(HttpSimulator):
                 told = wire.chunk([choice], id=id, model=model, usage=None, with_usage=False)
                 await response.write(wire.event(self.told(told)))
                 await response.write(b"data: [DONE]\n\n")
+            case _:
+                garbled = b'data: {"choices": [{"index": 0, "delta"\n\n'
+                await broken_off(
+                    request, response, fault, garbled=garbled, event=lambda told: wire.event(self.told(told))
+                )
         return response
 
     def _replies(self, body: Mapping[str, Any], fault: HttpFault | None) -> list[Reply]:
@@ -224,6 +228,13 @@ class OpenAISimulator(HttpSimulator):
         said = f"The model `{body['model']}` does not exist or you do not have access to it."
         return Status(404, "model_not_found", message=said)
 
+    def _wrong(self, path: str, body: Any) -> Status | None:
+        if path.endswith("/embeddings"):
+            return wire.wrong_embedding(body)
+        if path.endswith("/responses"):
+            return responses.wrong(body, thinks=self.reasoning_tokens > 0)
+        return wire.wrong(body, self.parameters) or self._prefilled(body)
+
     def _prefilled(self, body: Mapping[str, Any]) -> Status | None:
         if self.takes_prefill or body["messages"][-1]["role"] != "assistant":
             return None
@@ -239,9 +250,7 @@ class OpenAISimulator(HttpSimulator):
             "x-request-id": f"req_simulated_{len(self.seen)}",
             "openai-version": "2020-10-01",
             "openai-processing-ms": str(round(self.first_s * 1000)),
-            "x-ratelimit-limit-requests": str(self.requests_per_minute),
-            "x-ratelimit-remaining-requests": str(max(0, self.requests_per_minute - len(self.seen))),
-            "x-ratelimit-reset-requests": "6ms",
+            **self.limits.headers(now()),
         }
 
     def _id(self) -> str:
@@ -249,6 +258,10 @@ class OpenAISimulator(HttpSimulator):
 
     def __repr__(self) -> str:
         return f"<OpenAISimulator {self.running} running, {len(self.seen)} seen>"
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _named(body: Mapping[str, Any]) -> str:

@@ -47,6 +47,8 @@ PARAMETERS = frozenset(
         "prediction",
         "modalities",
         "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
         "safety_identifier",
     }
 )
@@ -104,8 +106,8 @@ def prompt_tokens(body: Mapping[str, Any]) -> int:
     return sum(3 + len(tokens_of(content_text(message.get("content")))) for message in body.get("messages", ()))
 
 
-def wrong(body: object, parameters: frozenset[str] = PARAMETERS) -> Status | None:
-    """What OpenAI would say against `body`, if anything; `parameters` are those that it understands."""
+def misshapen(body: object, parameters: frozenset[str]) -> Status | None:
+    """What OpenAI would say against `body` if it is no request for a model, or holds other than `parameters`."""
     if not isinstance(body, Mapping):
         return Status(400, message="We could not parse the JSON body of your request.")
     if unknown := sorted(set(body) - parameters):
@@ -113,6 +115,14 @@ def wrong(body: object, parameters: frozenset[str] = PARAMETERS) -> Status | Non
         return Status(400, "unknown_parameter", message=said, param=unknown[0])
     if not isinstance(body.get("model"), str) or not body["model"]:
         return Status(400, message="you must provide a model parameter")
+    return None
+
+
+def wrong(body: object, parameters: frozenset[str] = PARAMETERS) -> Status | None:
+    """What OpenAI would say against `body`, if anything; `parameters` are those that it understands."""
+    if refused := misshapen(body, parameters):
+        return refused
+    assert isinstance(body, Mapping)
     if not isinstance(body.get("messages"), list) or not body["messages"]:
         said = "Invalid 'messages': empty array. Expected an array with minimum length 1."
         return Status(400, "empty_array", message=said, param="messages")

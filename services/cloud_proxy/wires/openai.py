@@ -40,9 +40,9 @@ class OpenAI:
             max_tokens_field=settings.max_tokens_field,
             extended_sampling=settings.extended_sampling,
             prefill=settings.prefill,
+            stream_usage=settings.stream_usage,
+            prompt_cache=settings.hints_of_prompt_cache,
         )
-        if not settings.stream_usage:
-            del body["stream_options"]
         return Prepared(self._path("chat/completions", model), packed(body), max(1, spec.sampling.n))
 
     def read(self, prepared: Prepared, exchange: Exchange) -> Reader:

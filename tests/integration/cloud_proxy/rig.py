@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -15,6 +16,7 @@ from services.cloud_proxy.app import CloudProxyApp, build
 from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
 from spillway import v1
 from spillway.deadline import Deadline
+from spillway.errors import SpillwayError
 from spillway.generation import fold
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
@@ -27,6 +29,13 @@ MODEL = "openai/gpt-4o-mini"
 STAMP = v1.PolicyStamp(
     router="test", policy_revision="1", data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY), target=MODEL, attempt=1
 )
+SCHEMA = {
+    "type": "object",
+    "properties": {"label": {"enum": ["billing", "other"]}, "score": {"type": "number", "minimum": 1}},
+    "required": ["label", "score"],
+    "additionalProperties": False,
+}
+"""A schema, and the least that satisfies it is what the simulator answers."""
 NOWHERE = "unix:///nowhere/valkey.sock"
 
 
@@ -92,6 +101,29 @@ class Rig(Caller):
         found = await self.app.proxy.limiter.look("openai")
         assert found is not None
         return found
+
+    async def leave_early(self) -> None:
+        """Leave an answer at its first words, and wait until the provider has seen it."""
+        async with aclosing(self.events(spec())) as events:
+            async for event in events:
+                if event.HasField("delta"):
+                    break
+        async with asyncio.timeout(5):
+            await self.simulator.left.wait()
+        assert self.simulator.running == 0
+        assert not self.simulator.seen[0].finished
+
+    async def fail(self, kind: type[SpillwayError]) -> tuple[int, int]:
+        """Ask for an answer that fails with `kind`, then for one that does not; return what the first has used."""
+        with pytest.raises(kind) as caught:
+            await self.stream(spec())
+        assert type(caught.value) is kind
+        requests, tokens = await self.used()
+        assert requests == 1
+        assert tokens < 100
+        assert (await self.stream(spec())).usage.completion_tokens == 6
+        assert self.simulator.running == 0
+        return requests, tokens
 
 
 @asynccontextmanager

@@ -135,15 +135,26 @@ def test_an_error_within_the_stream_is_seen() -> None:
         taken.take([chunk({"content": "a"}), b'{"error": {"code": 429, "message": "x"}}'])
 
 
+def test_an_error_within_a_choice_is_seen() -> None:
+    taken, _ = answer()
+    with pytest.raises(ProviderRateLimited):
+        taken.take([chunk({"content": ""}, finish="error", error={"code": 429, "message": "x"})])
+
+
 def test_usage_is_told_once_and_unknown_is_absent() -> None:
     taken, exchange = answer()
     taken.take([b'{"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 5}}'])
     assert exchange.usage == v1.Usage(prompt_tokens=12, completion_tokens=5)
     assert not exchange.usage.HasField("cached_prompt_tokens")
-    details = {"prompt_tokens_details": {"cached_tokens": 8}, "completion_tokens_details": {"reasoning_tokens": 3}}
+    details = {
+        "prompt_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
     told = {"prompt_tokens": 12, "completion_tokens": 5, **details}
     taken.take([json.dumps({"choices": [], "usage": told}).encode()])
-    assert exchange.usage == v1.Usage(prompt_tokens=12, completion_tokens=5, cached_prompt_tokens=8, reasoning_tokens=3)
+    assert exchange.usage == v1.Usage(
+        prompt_tokens=12, completion_tokens=5, cached_prompt_tokens=8, cache_write_prompt_tokens=2, reasoning_tokens=3
+    )
 
 
 def test_logprobs_and_reasoning_pass() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, RequestInvalid, SchemaInvalid, SpillwayError
@@ -125,6 +126,51 @@ def test_sampling_stop_logprobs_and_effort_have_the_providers_names() -> None:
     }
     assert set(told) <= PARAMETERS
     assert body(spec, max_tokens_field="max_tokens")["max_tokens"] == 50
+
+
+@pytest.mark.parametrize(
+    ("ttl_s", "retention"), [(None, None), (0, None), (300, None), (301, "24h"), (3600, "24h"), (1_000_000, "24h")]
+)
+def test_a_prompt_is_asked_to_be_kept_longer_only_where_that_is_needed(
+    ttl_s: int | None, retention: str | None
+) -> None:
+    spec = v1.GenerationSpec(chat=chat(), prompt_cache=v1.PromptCache(key="k", ttl_s=ttl_s))
+    told = body(spec, prompt_cache=True)
+    assert (told["prompt_cache_key"], told.get("prompt_cache_retention")) == ("k", retention)
+    assert set(told) <= PARAMETERS
+    assert body(spec) == body(v1.GenerationSpec(chat=chat()))
+
+
+def test_a_server_that_knows_no_stream_options_is_sent_none() -> None:
+    assert "stream_options" not in body(v1.GenerationSpec(chat=chat()), stream_usage=False)
+
+
+def test_an_answer_that_is_only_checked_is_not_held_to_its_constraint() -> None:
+    for constraint in ({"regex": "a"}, {"json_object": True}):
+        checked = v1.OutputConstraint(**constraint, enforcement=v1.ENFORCEMENT_CHECKED)
+        assert "response_format" not in body(v1.GenerationSpec(chat=chat(), constraint=checked))
+
+
+def test_what_a_tool_said_keeps_the_tools_name_and_its_failure_is_in_its_words() -> None:
+    failed = v1.ToolResult(tool_call_id="c1", content="no light", is_error=True)
+    message = v1.Message(role=v1.ROLE_TOOL, parts=[v1.Part(tool_result=failed)], name="look")
+    assert body(v1.GenerationSpec(chat=chat(message)))["messages"] == [
+        {"role": "tool", "tool_call_id": "c1", "content": "no light", "name": "look"}
+    ]
+
+
+def test_hints_and_states_that_have_no_place_here_change_nothing() -> None:
+    state = v1.Part(provider_state=v1.ProviderState(wire="anthropic", state=b"x"))
+    marked = v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text="hello")], cache_breakpoint=True)
+    silent = v1.Message(role=v1.ROLE_ASSISTANT, parts=[state])
+    assert body(v1.GenerationSpec(chat=chat(marked, silent)))["messages"] == [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": ""},
+    ]
+
+
+def test_all_that_is_sent_is_known_to_the_sdk() -> None:
+    assert set(CompletionCreateParamsStreaming.__annotations__) >= PARAMETERS - {"stream"}
 
 
 def test_tools_and_their_choice() -> None:

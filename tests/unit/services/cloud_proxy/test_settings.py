@@ -40,6 +40,9 @@ def test_a_provider_needs_little() -> None:
         ({"models": [{"name": "a"}, {"name": "a"}]}, "named twice: a"),
         ({"name": "a/b"}, "name"),
         ({"region": ""}, "region"),
+        ({"kind": "openai-responses", "prefill": "plain"}, "prefill: the wire format openai-responses"),
+        ({"kind": "openai-responses", "extended_sampling": True}, "extended_sampling: the wire format"),
+        ({"reasoning_summary": "auto"}, "reasoning_summary: the wire format openai has"),
         ({"models": [{"name": "a", "capabilities": ["prefill"]}]}, "capability prefill needs `prefill`"),
     ],
 )
