@@ -22,6 +22,7 @@ from services.cloud_proxy.route import Route
 from services.cloud_proxy.servicer import CloudProxyServicer, InferenceServicer
 from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
 from services.cloud_proxy.spend import Price, Tariff, Tokens
+from services.cloud_proxy.wires.anthropic import Anthropic
 from services.cloud_proxy.wires.openai import OpenAI
 from spillway.deadline import Clock
 from spillway.rpc.keys import ROUTE
@@ -31,7 +32,7 @@ from spillway.telemetry.tracing import Tracing
 from spillway.v1 import cloud_pb2_grpc, inference_pb2_grpc
 
 INFERENCE, CLOUD = "spillway.v1.InferenceService", "spillway.v1.CloudProxyService"
-WIRES: Mapping[str, Callable[[ProviderSettings], Wire]] = {"openai": OpenAI}
+WIRES: Mapping[str, Callable[[ProviderSettings], Wire]] = {"openai": OpenAI, "anthropic": Anthropic}
 """Wire format -> who speaks it."""
 
 
