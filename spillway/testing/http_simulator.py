@@ -16,7 +16,7 @@ from aiohttp import web
 
 from spillway.leash import end_with_parent
 from spillway.logs import get_logger
-from spillway.testing.openai_faults import Faults
+from spillway.testing.openai_faults import Faults, HttpFault, Page, Refuse, Reset, Silence, Status, status_of
 
 log = get_logger(__name__)
 
@@ -91,6 +91,25 @@ class HttpSimulator(ABC):
             raise
         finally:
             self.running -= 1
+
+
+async def failed_at_once(
+    request: web.Request, fault: HttpFault | None, error: Callable[[Status], web.Response]
+) -> web.Response | None:
+    """Fail as `fault` says before there is any answer; None if it is another. `error`: in the provider's shape."""
+    match fault:
+        case Refuse():
+            return error(status_of(fault))
+        case Status():
+            return error(fault)
+        case Page():
+            return web.Response(status=fault.status, text="<h1>Bad Gateway</h1>", content_type="text/html")
+        case Silence():
+            await asyncio.Event().wait()
+        case Reset():
+            drop(request)
+            return web.Response()
+    return None
 
 
 def simulated_words(asked: str) -> str:
