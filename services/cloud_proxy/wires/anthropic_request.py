@@ -73,7 +73,7 @@ def request_of(
     if thinking is not None:
         body["thinking"] = thinking
         if thinking["type"] == "enabled":
-            thinking["budget_tokens"] = _budget(body["max_tokens"], room)
+            thinking["budget_tokens"] = _budget(body["max_tokens"], room, default_answer_tokens)
     _mark(found, spec)
     if found.system:
         body["system"] = found.system
@@ -178,12 +178,12 @@ def _room(spec: v1.GenerationSpec, traits: Traits, thinking: dict[str, Any] | No
     return 0 if thinking["type"] == "disabled" else BUDGETS[spec.reasoning_effort]
 
 
-def _budget(max_tokens: int, room: int) -> int:
-    """Tokens to think within: `room`, but half of the answer at most, since they count as part of it."""
+def _budget(max_tokens: int, room: int, answer: int) -> int:
+    """Tokens to think within: `room`, as far as it leaves `answer` tokens to be said, or half of `max_tokens`."""
     if max_tokens <= LEAST_BUDGET:
         why = f"must be above {LEAST_BUDGET}, the least that this model thinks within"
         raise ConstraintUnsupported.at("spec.sampling.max_tokens", why)
-    return max(LEAST_BUDGET, min(room, max_tokens // 2))
+    return max(LEAST_BUDGET, min(room, max(max_tokens // 2, max_tokens - answer)))
 
 
 def _mark(found: Conversation, spec: v1.GenerationSpec) -> None:
