@@ -16,6 +16,8 @@ from spillway.errors import SpillwayError
 from tests.integration.cloud_proxy.cassettes import DATA, RECORDED, Played, answered, playing, refused, rows
 from tests.integration.cloud_proxy.rig import spec
 
+pytestmark = pytest.mark.conformance
+
 URL = "api.anthropic.com"
 FINISHES = {"end_turn": v1.FINISH_REASON_STOP, "tool_use": v1.FINISH_REASON_TOOL_CALLS}
 REFUSALS = {401: errors.ProviderAuthFailed, 404: errors.TargetModelMissing}
