@@ -149,7 +149,7 @@ def _thoughts(state: bytes, place: str) -> list[tuple[int, Block]]:
     """Return the blocks of thought that came with an answer, and before which of its other blocks each stood."""
     try:
         found = [(int(before), dict(block)) for before, block in json.loads(state)]
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         found = [(-1, {})]
     if any(before < 0 or block.get("type") not in THOUGHTS for before, block in found):
         raise RequestInvalid.at(place, "is not what this provider's answer came with")

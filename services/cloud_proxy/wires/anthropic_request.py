@@ -82,8 +82,9 @@ def request_of(
     if spec.stop.strings:
         body["stop_sequences"] = list(spec.stop.strings)
     if spec.tools:
-        body["tools"] = [_tool(tool, f"spec.tools[{at}]") for at, tool in enumerate(spec.tools)]
-    if choice := _tool_choice(spec):
+        tools = [_tool(tool, f"spec.tools[{at}]") for at, tool in enumerate(spec.tools)]
+        body["tools"] = [*tools, *_listed(body.get("tools"))]
+    if choice := _tool_choice(spec.tool_choice, tools=bool(body.get("tools"))):
         body["tool_choice"] = {**choice, **_parallel(body.get("tool_choice"))}
     if config := dict(_output_config(spec, thinking)):
         known = body.get("output_config")
@@ -192,8 +193,7 @@ def _mark(found: Conversation, spec: v1.GenerationSpec) -> None:
     Where the caller wants a cache and marks nothing, all of the prompt is kept: the next turn begins with it.
     """
     if not found.marked and spec.HasField("prompt_cache"):
-        last = next(turn for turn in reversed(found.turns) if turn["role"] == "user")
-        found.marked.append(last["content"][-1])
+        found.marked += [turn["content"][-1] for turn in found.turns if turn["role"] == "user"][-1:]
     ttl_s = spec.prompt_cache.ttl_s if spec.prompt_cache.HasField("ttl_s") else None
     if ttl_s is not None and ttl_s > 3600:
         raise ConstraintUnsupported.at("spec.prompt_cache.ttl_s", "this provider keeps nothing for longer than 3600 s")
@@ -231,14 +231,18 @@ def _tool(tool: v1.Tool, place: str) -> dict[str, Any]:
     return told
 
 
-def _tool_choice(spec: v1.GenerationSpec) -> dict[str, str] | None:
-    if spec.tool_choice.name:
-        return {"type": "tool", "name": spec.tool_choice.name}
-    mode = spec.tool_choice.mode
+def _listed(told: object) -> list[Any]:
+    """The tools of `extra`: those that the provider runs itself."""
+    return told if isinstance(told, list) else []
+
+
+def _tool_choice(choice: v1.ToolChoice, *, tools: bool) -> dict[str, str] | None:
+    if choice.name:
+        return {"type": "tool", "name": choice.name}
     # Without tools there is nothing to choose, and the provider refuses to be told so.
-    if mode not in CHOICE_MODES or (not spec.tools and mode != v1.TOOL_CHOICE_MODE_REQUIRED):
+    if choice.mode not in CHOICE_MODES or (not tools and choice.mode != v1.TOOL_CHOICE_MODE_REQUIRED):
         return None
-    return {"type": CHOICE_MODES[mode]}
+    return {"type": CHOICE_MODES[choice.mode]}
 
 
 def _parallel(told: object) -> dict[str, Any]:

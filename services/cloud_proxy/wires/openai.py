@@ -75,7 +75,10 @@ class OpenAI:
 
 def packed(body: Mapping[str, object]) -> bytes:
     """Return `body` as JSON."""
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a character, escaped where it came from, goes on escaped
+        return json.dumps(body, separators=(",", ":")).encode()
 
 
 def listed(provider: str, body: bytes) -> list[str]:

@@ -280,6 +280,22 @@ def test_what_only_this_provider_knows_passes_and_stands_behind_what_the_contrac
     assert prepared.headers == {"anthropic-beta": "a-2026,b-2026"}
 
 
+def test_tools_that_the_provider_runs_stand_beside_those_of_the_caller() -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    spec = hello(tools=[v1.Tool(name="look")], tool_choice=v1.ToolChoice(mode=v1.TOOL_CHOICE_MODE_AUTO))
+    spec.extra.update({"tools": [search], "tool_choice": {"type": "any", "disable_parallel_tool_use": True}})
+    body = asked(spec)
+    assert body["tools"] == [{"name": "look", "input_schema": {"type": "object"}}, search]
+    assert body["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
+
+
+def test_half_a_character_goes_on_as_it_was_escaped() -> None:
+    half = called(arguments='{"a":"\\ud83d"}')
+    assert asked(chat(user("a"), assistant(half), result("t1")))["messages"][1]["content"][0]["input"] == {
+        "a": "\ud83d"
+    }
+
+
 def test_an_answer_that_was_begun_is_gone_on_with_by_models_that_do() -> None:
     begun = hello(continuation=v1.Continuation(text="The sky"), reasoning_effort=v1.REASONING_EFFORT_LOW)
     body = asked(begun, PREFILLED)

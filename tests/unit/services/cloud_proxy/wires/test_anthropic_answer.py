@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.cloud_proxy.limits import REQUESTS, TOKENS
 from services.cloud_proxy.provider import Exchange, Reader
@@ -161,6 +163,31 @@ def test_a_call_without_arguments_has_an_empty_object() -> None:
     whole, exchange = read(start(), block(0, "tool_use", id="t", name="n", input={}), end(0), stop("tool_use"), STOP)
     assert whole.tool_calls[0].arguments == "{}"
     assert exchange.said_bytes == 3
+
+
+ODD: st.SearchStrategy[Any] = (
+    st.none() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2) | st.just({})
+)
+
+
+@given(st.data())
+def test_whatever_else_comes_is_an_error_of_the_provider(data: st.DataObject) -> None:
+    tool = block(1, "tool_use", id="t", name="n", input={})
+    events: list[Any] = [start(), *SAID, tool, piece(1, "input_json_delta", partial_json="{}"), end(1), stop(), STOP]
+    mangled = json.loads(json.dumps(data.draw(st.sampled_from(events))))
+    place = mangled
+    while isinstance(place, dict) and place:
+        name = data.draw(st.sampled_from(sorted(place)))
+        if not isinstance(place[name], dict) or data.draw(st.booleans()):
+            place[name] = data.draw(ODD)
+            break
+        place = place[name]
+    answer = reader(Exchange())
+    try:
+        answer.take([json.dumps(event).encode() for event in [start(), mangled, *SAID, tool, end(1), stop(), STOP]])
+        answer.check()
+    except SpillwayError as error:
+        assert error.elsewhere
 
 
 def test_what_is_not_known_is_read_over() -> None:
