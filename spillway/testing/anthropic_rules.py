@@ -101,8 +101,6 @@ def _turns(messages: Sequence[Mapping[str, Any]], *, takes_prefill: bool) -> Ite
         if role not in CONTENT:
             yield f"messages.{at}.role: Input should be 'user' or 'assistant'"
             return
-        if at == 0 and role != "user":
-            yield 'messages: first message must use the "user" role'
         if not content:
             yield f"messages.{at}: all messages must have non-empty content"
         for index, block in enumerate(content):

@@ -144,9 +144,9 @@ async def test_the_sdk_understands_the_simulators_errors(
     [
         ({"messages": []}, "messages: at least one message is required"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"messages": [{"role": "assistant", "content": "hi"}]}, "first message"),
+        ({"messages": [{"role": "assistant", "content": "hi"}]}, "prefill"),
         ({"messages": [{"role": "tool", "content": "hi"}]}, "messages.0.role"),
-        ({"messages": [*MESSAGES, {"role": "assistant", "content": "hi"}]}, "prefill"),
+        ({"messages": [{"role": "user", "content": []}]}, "non-empty content"),
         (
             {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x", "content": ""}]}]},
             "unexpected `tool_use_id`",

@@ -31,6 +31,19 @@ from tests.unit.services.cloud_proxy.wires.anthropic_chats import (
     ("schema", "told"),
     [
         ({"type": ["string", "null"]}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        ({"type": ["string", "null"], "enum": ["a", None]}, {"enum": ["a", None]}),
+        (
+            {"type": ["object", "null"], "properties": {"a": {"$ref": "#/$defs/p"}}, "$defs": {"p": {"type": "null"}}},
+            {
+                "anyOf": [
+                    {"type": "object", "properties": {"a": {"$ref": "#/$defs/p"}}, "additionalProperties": False},
+                    {"type": "null"},
+                ],
+                "$defs": {"p": {"type": "null"}},
+            },
+        ),
+        ({"allOf": [{"$ref": "#/$defs/p"}], "description": "d"}, None),
+        ({"type": "string", "format": {}}, {"type": "string", "description": '{"format": {}}'}),
         ({"oneOf": [{"const": 1}, {"enum": ["b"]}]}, {"anyOf": [{"const": 1}, {"enum": ["b"]}]}),
         ({"type": "array", "items": {"$ref": "#/$defs/p"}, "minItems": 1}, None),
         ({"type": "string", "format": "date", "$comment": "x"}, {"type": "string", "format": "date"}),
@@ -53,6 +66,8 @@ def test_a_schema_is_told_in_the_words_that_are_taken(schema: dict[str, Any], to
         {"type": "object", "additionalProperties": {"type": "string"}},
         {"type": "object", "properties": {"a": {"type": "object"}}},
         {"type": "array", "items": {}},
+        {"allOf": [{"properties": {"a": {"type": "null"}}}, {"properties": {"b": {"type": "null"}}}]},
+        {"properties": {"a": {"type": "null"}}, "anyOf": [{"$ref": "#/$defs/p"}]},
         {"type": "object", "patternProperties": {"x": {"type": "string"}}, "properties": {"a": {"type": "null"}}},
     ],
 )
