@@ -66,7 +66,7 @@ def read(spec: v1.GenerationSpec) -> Conversation:
 
 
 def _add(message: v1.Message, place: str, to: Conversation) -> None:
-    if message.name:
+    if message.name and message.role != v1.ROLE_TOOL:  # a tool is known by the call it answers
         raise ConstraintUnsupported.at(f"{place}.name", "this provider knows no names of speakers")
     blocks = list(_blocks(message, place))
     if not blocks:

@@ -81,7 +81,9 @@ def test_results_of_tools_are_one_message_of_the_users_and_stand_before_its_text
 
 
 def test_a_failed_tool_is_told_as_one() -> None:
-    body = asked(chat(user("where"), assistant(called()), result("t1", is_error=True)))
+    failed = result("t1", is_error=True)
+    failed.name = "look"
+    body = asked(chat(user("where"), assistant(called()), failed))
     assert body["messages"][-1]["content"][0]["is_error"] is True
 
 
