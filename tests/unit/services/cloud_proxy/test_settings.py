@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from services.cloud_proxy.settings import CloudProxySettings
+from services.router.settings import RouterSettings
 from spillway.settings import SettingsError, explain, load
 
 
@@ -56,3 +57,6 @@ def test_the_example_of_claude_is_a_configuration() -> None:
     (provider,) = load("cloud_proxy", CloudProxySettings, path=path, environ={}).providers
     assert provider.kind == "anthropic"
     assert all("json_object" not in model.capabilities for model in provider.models)
+    (target,) = load("router", RouterSettings, path=path, environ={}).targets
+    assert target.model == f"{provider.name}/{provider.models[0].name}"
+    assert target.capabilities == provider.models[0].capabilities
