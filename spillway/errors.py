@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from grpc import StatusCode
 
@@ -59,6 +59,11 @@ class SpillwayError(Exception):
 class RequestInvalid(SpillwayError):
     code = StatusCode.INVALID_ARGUMENT
     reason = "REQUEST_INVALID"
+
+    @classmethod
+    def at(cls, path: str, why: str) -> Self:
+        """Return the error that names one field of the request, by its `path`."""
+        return cls(f"{path}: {why}", fields=[FieldViolation(path, why)])
 
 
 class ContextLengthExceeded(RequestInvalid):

@@ -22,6 +22,7 @@ from services.cloud_proxy.route import Route
 from services.cloud_proxy.servicer import CloudProxyServicer, InferenceServicer
 from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
 from services.cloud_proxy.spend import Price, Tariff, Tokens
+from services.cloud_proxy.wires.anthropic import Anthropic
 from services.cloud_proxy.wires.gemini import Gemini
 from services.cloud_proxy.wires.mistral import Mistral
 from services.cloud_proxy.wires.openai import OpenAI
@@ -35,6 +36,7 @@ from spillway.v1 import cloud_pb2_grpc, inference_pb2_grpc
 
 INFERENCE, CLOUD = "spillway.v1.InferenceService", "spillway.v1.CloudProxyService"
 WIRES: Mapping[str, Callable[[ProviderSettings], Wire]] = {
+    "anthropic": Anthropic,
     "gemini": Gemini,
     "mistral": Mistral,
     "openai": OpenAI,

@@ -35,6 +35,9 @@ BASE_URLS: Mapping[WireName, str] = {
     "gemini": "https://generativelanguage.googleapis.com/v1beta",
 }
 PrefillName = Literal["plain", "prefix", "continue_final_message"]
+ThinkingName = Literal["adaptive", "always", "budget"]
+WITHOUT: Mapping[str, frozenset[str]] = {"anthropic": frozenset({"json_object"})}
+"""Of what models are taken to do where they declare nothing: what nobody can ask for in a wire format."""
 SensitivityName = Literal["public", "internal", "confidential", "restricted"]
 Count = Annotated[StrictInt, Field(gt=0)]
 
@@ -54,6 +57,11 @@ class ModelSettings(Section):
     context_window: Count | None = Field(None, description="tokens, prompt and answer together")
     capabilities: frozenset[CapabilityName] = frozenset({"json_schema", "json_object", "tools", "text_input"})
     price: PriceSettings | None = Field(None, description="absent: looked up in the price list, else unknown")
+    thinking: ThinkingName | None = Field(
+        None,
+        description="how a Claude thinks: within a budget of tokens (up to 4.5), adaptive, or always;"
+        " absent: found by its name",
+    )
 
     @model_validator(mode="after")
     def _generates_or_embeds(self) -> ModelSettings:
@@ -139,6 +147,18 @@ class ProviderSettings(Section):
         if not told.get("base_url"):
             return {**told, "base_url": BASE_URLS.get(told.get("kind", "openai"), "")}
         return told
+
+    @model_validator(mode="before")
+    @classmethod
+    def _declares_what_the_wire_can(cls, told: Any) -> Any:
+        if not isinstance(told, Mapping) or told.get("kind") not in WITHOUT:
+            return told
+        default = ModelSettings.model_fields["capabilities"].default - WITHOUT[told["kind"]]
+        models = [
+            {"capabilities": default, **model} if isinstance(model, Mapping) else model
+            for model in told.get("models") or ()
+        ]
+        return {**told, "models": models}
 
     @field_validator("base_url")
     @classmethod

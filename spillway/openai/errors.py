@@ -21,26 +21,31 @@ LONGEST_WAIT_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An error, and by which codes or types, else by which HTTP status, it is known."""
+    """An error, and by which codes or types, else by which words of a 400, else by which HTTP status, it is known."""
 
     error: type[SpillwayError]
     codes: frozenset[str] = frozenset()
     statuses: frozenset[int] = frozenset()
+    words: re.Pattern[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Looked up by code and type first, then by status; anything else is `otherwise`, as is an answer broken off."""
+    """Looked up by code and type first, then by words, then by status.
+
+    Anything else is `otherwise`, as is an answer broken off.
+    """
 
     rows: tuple[Row, ...]
     otherwise: type[SpillwayError]
 
 
-def row(error: type[SpillwayError], *known_by: str | int) -> Row:
+def row(error: type[SpillwayError], *known_by: str | int, words: str | None = None) -> Row:
     return Row(
         error,
         frozenset(known for known in known_by if isinstance(known, str)),
         frozenset(known for known in known_by if isinstance(known, int)),
+        None if words is None else re.compile(words, re.IGNORECASE),
     )
 
 
@@ -197,8 +202,12 @@ def _found(table: Table, names: set[str], status: int, message: str) -> type[Spi
     for row in table.rows:
         if row.codes & names:
             return row.error
-    if status in (400, 413, 422) and _TOO_LONG.search(message):
-        return errors.ContextLengthExceeded  # compatible servers say it in words alone
+    if status in (400, 413, 422):
+        for row in table.rows:
+            if row.words is not None and row.words.search(message):
+                return row.error
+        if _TOO_LONG.search(message):
+            return errors.ContextLengthExceeded  # compatible servers say it in words alone
     return next((row.error for row in table.rows if status in row.statuses), table.otherwise)
 
 

@@ -89,11 +89,7 @@ class OpenAI:
         return path if version is None else f"{path}?api-version={version}"
 
     def read_models(self, body: bytes) -> list[str]:
-        try:
-            return [str(model["id"]) for model in jiter.from_json(body)["data"]]
-        except (ValueError, TypeError, KeyError):
-            name = self._settings.name
-            raise ProviderError(f"{name} does not speak its wire format (models)", resource=name) from None
+        return listed(self._settings.name, body)
 
     def __repr__(self) -> str:
         return f"<OpenAI {self._settings.name}>"
@@ -101,7 +97,18 @@ class OpenAI:
 
 def packed(body: Mapping[str, object]) -> bytes:
     """Return `body` as JSON."""
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a character, escaped where it came from, goes on escaped
+        return json.dumps(body, separators=(",", ":")).encode()
+
+
+def listed(provider: str, body: bytes) -> list[str]:
+    """Return the ids of the models in `body`. Raises ProviderError for anything else."""
+    try:
+        return [str(model["id"]) for model in jiter.from_json(body)["data"]]
+    except (ValueError, TypeError, KeyError):
+        raise ProviderError(f"{provider} does not speak its wire format (models)", resource=provider) from None
 
 
 def allowances_of(headers: Mapping[str, str], limits: Mapping[str, str]) -> Iterator[Allowance]:

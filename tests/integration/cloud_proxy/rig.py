@@ -22,7 +22,7 @@ from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.settings import ServerSettings, StoreSettings
 from spillway.telemetry.tracing import Tracing
-from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
+from spillway.testing.http_simulator import HttpSimulator, serving
 from spillway.v1 import cloud_pb2_grpc, inference_pb2_grpc
 
 MODEL = "openai/gpt-4o-mini"
@@ -87,7 +87,7 @@ class Rig(Caller):
     """A cloud proxy in this process, a client of it, and what it tells."""
 
     app: CloudProxyApp
-    simulator: OpenAISimulator
+    simulator: HttpSimulator
     exporter: InMemorySpanExporter
     tracing: Tracing
 
@@ -166,7 +166,7 @@ def declared(base_url: str, **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def running(
-    simulator: OpenAISimulator,
+    simulator: HttpSimulator,
     store_url: str,
     *,
     url: str | None = None,
@@ -178,7 +178,7 @@ async def running(
     """Run a cloud proxy before `simulator` (served here unless `url` says where), with `provider` settings."""
     async with AsyncExitStack() as stack:
         if url is None:
-            url = await stack.enter_async_context(serving_openai(simulator))
+            url = await stack.enter_async_context(serving(simulator))
         settings = CloudProxySettings(
             server=server or ServerSettings(listen="127.0.0.1:0", announce_s=0, drain_s=0),
             store=StoreSettings(url=store_url, timeout_s=5.0),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.cloud_proxy.settings import CloudProxySettings
-from spillway.settings import SettingsError, explain
+from services.router.settings import RouterSettings
+from spillway.settings import SettingsError, explain, load
 
 
 def read(**provider: Any) -> CloudProxySettings:
@@ -51,3 +53,13 @@ def test_a_wrong_setting_is_named_by_its_path(wrong: dict[str, Any], path: str) 
         read(**wrong)
     assert path in str(caught.value)
     assert "sk-secret" not in str(caught.value)
+
+
+def test_the_example_of_claude_is_a_configuration() -> None:
+    path = Path(__file__).parents[4] / "docs" / "providers" / "anthropic.yaml"
+    (provider,) = load("cloud_proxy", CloudProxySettings, path=path, environ={}).providers
+    assert provider.kind == "anthropic"
+    assert all("json_object" not in model.capabilities for model in provider.models)
+    (target,) = load("router", RouterSettings, path=path, environ={}).targets
+    assert target.model == f"{provider.name}/{provider.models[0].name}"
+    assert target.capabilities == provider.models[0].capabilities
