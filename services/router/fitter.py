@@ -18,7 +18,7 @@ from .context import CONDENSING, MARK_TOKENS, Sketch, chunked, room, tightened
 from .facts import TEMPLATE_TOKENS, ContextName, Facts, StrategyName, Validation
 from .plan import Fit, Plan
 from .policy import HEALTHY, Policy
-from .quotas import UNTOLD, Quota
+from .quotas import Quota
 from .target import Target
 
 Count = Callable[[v1.GenerationSpec], Awaitable[int | None]]
@@ -40,8 +40,8 @@ class Fitter:
     standings: Mapping[str, Standing]
     draw: float
     count: Count
-    quotas: Mapping[str, Quota] = UNTOLD
-    now: float = 0.0
+    quotas: Mapping[str, Quota]
+    now: float
 
     async def fitted(self, spec: v1.GenerationSpec, refused: Plan) -> Plan:
         """Return a plan in the place of `refused`, which took nothing, with what is done to the prompt.
