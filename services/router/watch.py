@@ -98,14 +98,14 @@ class Watches(Generic[Told]):
         try:
             while True:
                 call = Call(f"watch-{subject.name}", Deadline.after(LASTS_S), _UNTRACED)
-                why = "the stream ended"
+                heard, why = False, "the stream ended"
                 try:
                     async with (
                         asyncio.timeout(subject.silence_s) as silence,
                         remote.stream(method, subject.request, call, span_name=subject.span) as rpc,
                     ):
                         async for told in rpc:
-                            failures = 0
+                            heard, failures = True, 0
                             silence.reschedule(asyncio.get_running_loop().time() + subject.silence_s)
                             subject.hear(self._targets.get(address, ()), told)
                 except TimeoutError:
@@ -115,7 +115,8 @@ class Watches(Generic[Told]):
                 subject.lose(self._targets.get(address, ()))
                 if call.deadline.passed:
                     continue
-                log.debug(f"{subject.name}.unknown", address=address, why=why)
+                if heard:  # of a server that does not tell, once more is no news
+                    log.debug(f"{subject.name}.unknown", address=address, why=why)
                 await asyncio.sleep(min(AGAIN_AT_MOST_S, AGAIN_S * 2 ** min(failures, 10)) * (0.5 + self._draw()))
                 failures += 1
         finally:
