@@ -14,7 +14,7 @@ from .target import Target
 from .watch import Subject
 
 SILENCE_S = 30.0
-"""A proxy that tells nothing for so long is asked anew: it tells what changes, and limits change as time passes."""
+"""A proxy tells what changes. One that tells nothing for so long is asked anew: it tells all, or is unknown."""
 TENANT = "tenant:"
 """Scope of a limit that is not everybody's, and so says nothing of the next request."""
 
@@ -44,7 +44,6 @@ def quota_watch(quotas: Quotas, clock: Clock) -> Subject[v1.WatchQuotasResponse]
 def read_quota(told: v1.Quota, now: float) -> Quota:
     """Return what a proxy told of one target at `now`."""
     return Quota(
-        told_at=now,
         allowances=tuple(
             Allowance(
                 limit.name,

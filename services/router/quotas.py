@@ -14,8 +14,6 @@ from .facts import Facts
 from .plan import Candidate
 from .target import Target
 
-FRESH_S = 5.0
-"""A limit's word holds so long at least, though something of it becomes free before: the proxy tells what changes."""
 _OF_THE_PROMPT = frozenset({"tokens_per_minute", "input_tokens_per_minute"})
 _WORDS = {"concurrency": "calls at once", "nano_usd_per_day": "nano-USD per day"}
 
@@ -45,9 +43,8 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What was told of one target. Times are of the router's clock, in seconds."""
+    """What was told of one target; it holds until something else is. Times are of the router's clock, in seconds."""
 
-    told_at: float
     allowances: tuple[Allowance, ...] = ()
     closed_until: float | None = None
     closed_why: str = ""
@@ -59,13 +56,12 @@ class Quota:
             why = f": {self.closed_why}" if self.closed_why else ""
             return f"closed for {ceil(self.closed_until - now)} s more{why}"
         for each in self.allowances:
-            past = each.free_at is not None and now >= max(each.free_at, self.told_at + FRESH_S)
-            if not past and (why := each.objection(prompt_tokens, now)):
+            if why := each.objection(prompt_tokens, now):
                 return why
         return ""
 
 
-UNKNOWN = Quota(told_at=0.0)
+UNKNOWN = Quota()
 UNTOLD: Mapping[str, Quota] = {}
 """Nothing is known of any target."""
 

@@ -98,7 +98,7 @@ class Watches(Generic[Told]):
         try:
             while True:
                 call = Call(f"watch-{subject.name}", Deadline.after(LASTS_S), _UNTRACED)
-                heard, why = False, "the stream ended"
+                heard, quiet, why = False, False, "the stream ended"
                 try:
                     async with (
                         asyncio.timeout(subject.silence_s) as silence,
@@ -109,7 +109,7 @@ class Watches(Generic[Told]):
                             silence.reschedule(asyncio.get_running_loop().time() + subject.silence_s)
                             subject.hear(self._targets.get(address, ()), told)
                 except TimeoutError:
-                    why = f"silent for {subject.silence_s:g} s"
+                    quiet, why = heard, f"silent for {subject.silence_s:g} s"
                 except SpillwayError as error:
                     why = error.message
                 subject.lose(self._targets.get(address, ()))
@@ -117,6 +117,8 @@ class Watches(Generic[Told]):
                     continue
                 if heard:  # of a server that does not tell, once more is no news
                     log.debug(f"{subject.name}.unknown", address=address, why=why)
+                if quiet:  # it may have nothing new to tell: one that is well tells all at once
+                    continue
                 await asyncio.sleep(min(AGAIN_AT_MOST_S, AGAIN_S * 2 ** min(failures, 10)) * (0.5 + self._draw()))
                 failures += 1
         finally:
