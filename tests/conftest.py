@@ -19,8 +19,12 @@ import opentelemetry.exporter.otlp.proto.grpc.trace_exporter  # noqa: F401 - els
 import pytest
 import structlog
 from blockbuster import blockbuster_ctx
+from hypothesis import settings as hypothesis_settings
 
 grpc.aio.init_grpc_aio()  # and never shut down: that joins a thread, in whichever test the last channel is collected
+
+hypothesis_settings.register_profile("untimed", deadline=None)  # a busy machine is no reason for a test to fail
+hypothesis_settings.load_profile("untimed")
 
 HERE = Path(__file__).parent
 SETTLE_S = 1.0

@@ -58,6 +58,8 @@ class OpenAIDialect:
             del body["tools"]
         elif body.get("tools") and preset.tool_choice:
             body.setdefault("tool_choice", "auto")  # some take none for the default
+        if preset.names_tops and "logprobs" in body:
+            body.setdefault("top_logprobs", 0)
         for ours, theirs in preset.names.items():
             if ours in body:
                 body[theirs] = body.pop(ours)

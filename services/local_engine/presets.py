@@ -54,6 +54,8 @@ class Preset:
     tool_choice: bool = True
     """It honours a tool choice other than `auto`."""
     logprobs_with_tools: bool = True
+    names_tops: bool = False
+    """It tells log probabilities only where a number of alternatives is named, be it 0."""
     lists: bool = True
     """Its list has every model it serves; else a model that is named is asked for all the same."""
     context: Literal["max_model_len", "props", "lm_studio", "ollama"] | None = None
@@ -99,14 +101,18 @@ LLAMA_CPP = Preset(
 LLAMA_CPP_PYTHON = Preset(
     "llama-cpp-python",
     "http://127.0.0.1:8000",
-    (v1.CAPABILITY_JSON_OBJECT, v1.CAPABILITY_GRAMMAR, *TEXT),
-    COMMON | {"top_k", "min_p", "repetition_penalty", "logit_bias"},
+    (v1.CAPABILITY_JSON_OBJECT, v1.CAPABILITY_LOGPROBS, *TEXT),
+    COMMON | {"top_k", "min_p", "repetition_penalty", "min_tokens", "logit_bias"},
     health="/docs",
     names={"repetition_penalty": "repeat_penalty"},
     usage="never",
     guides="grammar",
+    names_tops=True,
 )
-"""All but its documentation waits for the answer that runs, or breaks it off: so its health is asked of that page."""
+"""All but its documentation waits for the answer that runs, or breaks it off: so its health is asked of that page.
+
+A grammar with a fault in it ends its process (seen with 0.3.36), so it has that capability only where one says so.
+"""
 
 OLLAMA = Preset(
     "ollama",

@@ -29,12 +29,14 @@ from .journal import Keep
 from .judge import Judge
 from .leases import Leases
 from .ledger import Ledger
-from .load_watch import LoadWatches
+from .load_watch import load_watch
 from .loads import Loads
 from .measures import Measures
 from .planner import Planner
 from .policy_document import opened
 from .policy_file import PolicyFile
+from .quota_watch import quota_watch
+from .quotas import Quotas
 from .resolution import Resolution, Resolve, looked_up
 from .retry_budget import RetryBudget
 from .router import Router
@@ -43,6 +45,7 @@ from .settings import RouterSettings
 from .spend import Spend
 from .status import Status
 from .strategies import strategies
+from .watch import Watches
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +129,13 @@ async def build(
             cache = Cache(settings.cache, kept, clock=clock, wall=wall)
             stack.push_async_callback(cache.close)
         loads = Loads()
-        watches = LoadWatches(loads, lambda address: remote(address, f"{address} load"))
-        stack.push_async_callback(watches.close)
+        quotas = Quotas()
+        watches = (
+            Watches(load_watch(loads), lambda address: remote(address, f"{address} load")),
+            Watches(quota_watch(quotas, clock), lambda address: remote(address, f"{address} quotas")),
+        )
+        for each in watches:
+            stack.push_async_callback(each.close)
         resolution = Resolution(settings.resolve_s, clock, resolve)
         stack.push_async_callback(resolution.close)
         book = file.start() if file is not None else opened(settings).in_force("router.")
@@ -136,6 +144,8 @@ async def build(
             fleet=fleet,
             breakers=breakers,
             loads=loads,
+            quotas=quotas,
+            clock=clock,
             inspector=inspector,
             spend=spend,
             measures=measures,

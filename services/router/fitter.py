@@ -18,6 +18,7 @@ from .context import CONDENSING, MARK_TOKENS, Sketch, chunked, room, tightened
 from .facts import TEMPLATE_TOKENS, ContextName, Facts, StrategyName, Validation
 from .plan import Fit, Plan
 from .policy import HEALTHY, Policy
+from .quotas import Quota
 from .target import Target
 
 Count = Callable[[v1.GenerationSpec], Awaitable[int | None]]
@@ -39,6 +40,8 @@ class Fitter:
     standings: Mapping[str, Standing]
     draw: float
     count: Count
+    quotas: Mapping[str, Quota]
+    now: float
 
     async def fitted(self, spec: v1.GenerationSpec, refused: Plan) -> Plan:
         """Return a plan in the place of `refused`, which took nothing, with what is done to the prompt.
@@ -143,7 +146,7 @@ class Fitter:
 
     def _decide(self, facts: Facts, *, locally: bool = False) -> Plan:
         if not locally:
-            return self.rules.decide(facts, self.targets, self.standings, self.draw)
+            return self.rules.decide(facts, self.targets, self.standings, self.draw, quotas=self.quotas, now=self.now)
         on_site = [target for target in self.targets if target.local]
         return replace(self.rules, order=()).decide(facts, on_site, self.standings, self.draw)
 

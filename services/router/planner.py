@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 from zlib import crc32
 
 from spillway import v1
+from spillway.deadline import Clock
 from spillway.egress import DataPolicy
 from spillway.embedding import Spec
 from spillway.errors import SpillwayError
@@ -21,6 +22,7 @@ from spillway.telemetry.tracing import Tracing
 from .breaker import SOUND, Standing, State
 from .breakers import Breakers
 from .chain import wishes
+from .facts import Facts
 from .fitter import Fitter
 from .fleet import Fleet
 from .inspection import Inspection
@@ -29,11 +31,13 @@ from .loads import Loads
 from .measures import Measures
 from .observation import kind_of_spec
 from .plan import Plan
-from .policy import worth_counting
+from .policy import Policy, worth_counting
+from .quotas import Quota, Quotas
 from .reading import countable, read_facts, recounted, tell_data_policy
 from .refusal import refusal
 from .rulebook import Rulebook
 from .spend import Spend
+from .target import Target
 from .vectors import require_one_model
 from .work import Planned
 
@@ -45,7 +49,7 @@ MAX_EXPLAINED = 4
 
 
 class Planner:
-    """Decides by `book`, over what it is told of breakers, loads, budgets and prompts."""
+    """Decides by `book`, over what it is told of breakers, loads, quotas, budgets and prompts."""
 
     def __init__(
         self,
@@ -54,6 +58,8 @@ class Planner:
         fleet: Fleet,
         breakers: Breakers,
         loads: Loads,
+        quotas: Quotas,
+        clock: Clock,
         inspector: Inspector,
         spend: Spend,
         measures: Measures,
@@ -64,6 +70,8 @@ class Planner:
         self._fleet = fleet
         self._breakers = breakers
         self._loads = loads
+        self.quotas = quotas
+        self._clock = clock
         self._inspector = inspector
         self._spend = spend
         self._measures = measures
@@ -109,14 +117,15 @@ class Planner:
                 self._measures.inspection(inspection)
                 facts, rules = book.read(replace(said, inspection=inspection))
                 targets = book.cohorts.shortlist(rules.names(facts), standings, start)
-            plan = rules.decide(facts, targets, standings, draw, self._loads.snapshot())
+            plan = self._decided(rules, facts, targets, standings, draw)
             if plan.budget is not None and plan.spends:
                 facts = replace(facts, purse=await self._spend.look(facts.tenant, plan.budget))
-                plan = rules.decide(facts, targets, standings, draw, self._loads.snapshot())
+                plan = self._decided(rules, facts, targets, standings, draw)
                 self._spend.refused += any(out.left_out_by == "budget" for out in plan.left_out)
             if not plan.taken and plan.opens_in_s is None and isinstance(spec, v1.GenerationSpec):
                 counting = partial(self._count_locally, book=book, standings=standings, call=call.under(span))
-                plan = await Fitter(rules, targets, standings, draw, counting).fitted(spec, plan)
+                fitter = Fitter(rules, targets, standings, draw, counting, *self._quoted())
+                plan = await fitter.fitted(spec, plan)
             span.set_attribute(names.ROUTE_REASON, plan.reason)
             return plan
         finally:
@@ -202,6 +211,15 @@ class Planner:
         if target is None:
             return v1.CountTokensResponse(tokens=plan.facts.prompt_tokens)
         return await self._fleet.client(target).count_tokens(target, spec, call)
+
+    def _decided(
+        self, rules: Policy, facts: Facts, targets: Sequence[Target], standings: Mapping[str, Standing], draw: float
+    ) -> Plan:
+        return rules.decide(facts, targets, standings, draw, self._loads.snapshot(), *self._quoted())
+
+    def _quoted(self) -> tuple[Mapping[str, Quota], float]:
+        """Return what is known of quotas, and now."""
+        return self.quotas.snapshot(), self._clock()
 
     async def _count_locally(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from spillway.egress import UNRESOLVED, DataPolicy, Residency, Sensitivity
 
@@ -16,6 +16,7 @@ from .breaker import SOUND, Standing, State
 from .budget import Budget
 from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
 from .plan import CONDENSED, PATIENCE, Candidate, ContextLimits, Limits, Plan
+from .quotas import UNTOLD, Quota, with_room_first
 from .replicas import IDLE, Occupancy, spread
 from .target import Target
 
@@ -73,12 +74,15 @@ class Policy:
         standings: Mapping[str, Standing] = HEALTHY,
         draw: float = 0.0,
         loads: Mapping[str, Occupancy] = IDLE,
+        quotas: Mapping[str, Quota] = UNTOLD,
+        now: float = 0.0,
     ) -> Plan:
         """Choose among `targets`. A plan may have taken none: `refusal` then says why.
 
-        `standings` say what breakers hold against targets, `loads` how busy they are, both by name; `draw` is the
-        request's own number in [0, 1). Loads decide among equals. Where nothing else may answer, an open breaker is
-        advice, or bars all, by policy.
+        `standings` say what breakers hold against targets, `loads` how busy they are, `quotas` what is left of their
+        limits at `now`, all by name; `draw` is the request's own number in [0, 1). Loads decide among equals. Quotas
+        are advice: who has no room comes last. Where nothing else may answer, an open breaker is advice, or bars all,
+        by policy.
         """
         taken: list[Candidate] = []
         left_out: list[Candidate] = []
@@ -111,7 +115,7 @@ class Policy:
                 replace(out, reasons=(standings[out.target.name].objection(draw),), left_out_by="breaker")
                 for out in barred
             ]
-        taken = spread(taken, loads, facts.session)
+        taken = with_room_first(taken, quotas, facts, now, partial(spread, loads=loads, session=facts.session))
         if not facts.failover:
             left_out += [
                 Candidate(candidate.target, ("failover is off and another target comes first",), left_out_by="failover")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from spillway import embedding, v1
 from spillway.deadline import Clock
@@ -28,7 +28,6 @@ from .fleet import Fleet
 from .gate import Gate
 from .idempotency import Idempotency
 from .journal import Announce, Attempt, Journal, Keep
-from .load_watch import LoadWatches
 from .loads import Loads
 from .measures import Measures
 from .plan import Plan
@@ -37,6 +36,7 @@ from .retry_budget import RetryBudget
 from .rulebook import Rulebook
 from .spend import Spend, charge
 from .strategies import Strategy
+from .watch import Watches
 from .work import Embedding, Planned, Work
 
 Made = TypeVar("Made", bound=Planned)
@@ -58,7 +58,7 @@ class Router:
         breakers: Breakers,
         budget: RetryBudget,
         loads: Loads,
-        watches: LoadWatches,
+        watches: Sequence[Watches[Any]],
         gate: Gate,
         idempotency: Idempotency,
         measures: Measures,
@@ -156,7 +156,8 @@ class Router:
         self._measures.forget(forgotten)
         self._fleet.keep(book.targets)
         self.loads.adopt(book.targets)
-        self._watches.adopt(book.targets)
+        for watches in self._watches:
+            watches.adopt(book.targets)
         if self.cache is not None:
             self.cache.adopt(book.targets)
 

@@ -13,6 +13,7 @@ from .budget import Spent
 from .ledger import Ledger
 from .policy_document import Finding
 from .policy_file import PolicyFile
+from .quotas import UNKNOWN
 from .reading import KINDS
 from .resolution import Resolution
 from .router import Router
@@ -73,6 +74,7 @@ class Status:
             router=target.router,
             replica_of=target.replica_of,
             unresolved=target.unresolved,
+            no_room=self.router.planner.quotas.snapshot().get(target.name, UNKNOWN).objection(1, self.clock()),
             breakers=[_breaker(kind, found) for kind, found in self.router.breakers.against(target.name).items()],
         )
 

@@ -178,7 +178,7 @@ def describe_router(told: v1.GetStatusResponse | SpillwayError) -> str:
 
 
 def target_table(told: v1.GetStatusResponse) -> Table:
-    """Return every target of a router with what its breakers hold against it."""
+    """Return every target of a router with what its breakers hold against it, and what its limits do."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for column in ("target", "where", "model", "breaker", ""):
         table.add_column(column, no_wrap=column != "")
@@ -186,6 +186,7 @@ def target_table(told: v1.GetStatusResponse) -> Table:
         worst = max(
             (breaker.state for breaker in target.breakers), key=_SEVERITY.index, default=v1.BREAKER_STATE_CLOSED
         )
+        held = (target.unresolved, target.no_room, *map(describe_breaker, target.breakers))
         where = f"{word(v1.TargetKind, target.kind)}{' router' if target.router else ''}, {target.region}"
         table.add_row(
             Text(plain(target.target), "bold"),
@@ -194,7 +195,7 @@ def target_table(told: v1.GetStatusResponse) -> Table:
             Text("down", "red")
             if target.unresolved
             else Text(word(v1.BreakerState, worst).replace("_", " "), _STATE_COLOURS[worst]),
-            Text(plain("; ".join(filter(None, (target.unresolved, *map(describe_breaker, target.breakers))))), "dim"),
+            Text(plain("; ".join(filter(None, held))), "dim"),
         )
     return table
 

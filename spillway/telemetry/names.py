@@ -18,6 +18,7 @@ ENGINE_GENERATE: Final = "engine.generate"
 ENGINE_EMBED: Final = "engine.embed"
 PROVIDER_REQUEST: Final = "provider.request"
 WATCH_LOAD: Final = "router.watch_load"
+WATCH_QUOTAS: Final = "router.watch_quotas"
 JUDGE: Final = "validator.judge"
 FIND_SENSITIVE: Final = "validator.inspect"
 

@@ -13,7 +13,7 @@ _GUIDED = (*_JSON, "regex", "grammar")
 CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "vllm": (*_GUIDED, "choices", "logprobs", "prompt_logprobs", "text_input", "token_input"),
     "vllm-serve": (*_GUIDED, "choices", "logprobs", "text_input", "prefill"),
-    "llama-cpp-python": ("json_object", "grammar", "text_input"),
+    "llama-cpp-python": ("json_object", "logprobs", "text_input"),
     "llama-cpp": (*_JSON, "grammar", "tools", "logprobs", "text_input", "prefill"),
     "ollama": (*_JSON, "tools", "logprobs", "reasoning_effort", "text_input"),
     "lm-studio": ("json_schema", *_PLAIN),

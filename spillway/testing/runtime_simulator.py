@@ -33,7 +33,8 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
     | {"logit_bias", "logprobs", "top_logprobs", "response_format", "reasoning_effort"}
     | {"top_k", "min_p", "repeat_penalty", "ignore_eos", "grammar"},
     "llama-cpp-python": USUAL - {"stream_options", "tools", "tool_choice"}
-    | {"logit_bias", "response_format", "top_k", "min_p", "repeat_penalty", "grammar"},
+    | {"logit_bias", "logprobs", "top_logprobs", "response_format", "grammar"}
+    | {"top_k", "min_p", "repeat_penalty", "min_tokens"},
     "ollama": USUAL - {"tool_choice"} | {"response_format", "reasoning_effort", "logprobs", "top_logprobs"},
     "lm-studio": USUAL | {"top_k", "repeat_penalty", "logit_bias", "response_format"},
     "jan": USUAL,

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from spillway.v1 import inference_pb2 as spillway_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1espillway/v1/router_admin.proto\x12\x0bspillway.v1\x1a\x1bspillway/v1/inference.proto\"&\n\x12\x43heckPolicyRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\"R\n\x13\x43heckPolicyResponse\x12\r\n\x05sound\x18\x01 \x01(\x08\x12,\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1a.spillway.v1.PolicyFinding\"=\n\rPolicyFinding\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66\x61tal\x18\x03 \x01(\x08\"\x15\n\x13ReloadPolicyRequest\"]\n\x14ReloadPolicyResponse\x12\x17\n\x0fpolicy_revision\x18\x01 \x01(\t\x12,\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1a.spillway.v1.PolicyFinding\"\x12\n\x10GetStatusRequest\"\xea\x02\n\x11GetStatusResponse\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12\x17\n\x0fpolicy_revision\x18\x03 \x01(\t\x12,\n\x08\x66indings\x18\x04 \x03(\x0b\x32\x1a.spillway.v1.PolicyFinding\x12*\n\x07targets\x18\x05 \x03(\x0b\x32\x19.spillway.v1.TargetStatus\x12\'\n\x05\x63\x61\x63he\x18\x06 \x01(\x0b\x32\x18.spillway.v1.CacheStatus\x12)\n\x06ledger\x18\x07 \x01(\x0b\x32\x19.spillway.v1.LedgerStatus\x12\x0f\n\x07routers\x18\x08 \x01(\r\x12\x32\n\x0bresolutions\x18\t \x03(\x0b\x32\x1d.spillway.v1.ResolutionStatus\x12\'\n\x05spend\x18\n \x03(\x0b\x32\x18.spillway.v1.TenantSpend\"\x8c\x01\n\x0bTenantSpend\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x61y_nano_usd\x18\x02 \x01(\x03\x12\x16\n\x0emonth_nano_usd\x18\x03 \x01(\x03\x12\x15\n\rheld_nano_usd\x18\x04 \x01(\x03\x12\x12\n\nday_left_s\x18\x05 \x01(\x01\x12\x14\n\x0cmonth_left_s\x18\x06 \x01(\x01\"a\n\x10ResolutionStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x12\n\x05\x61ge_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_age_s\"\xe9\x01\n\x0cTargetStatus\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.spillway.v1.TargetKind\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x0e\n\x06router\x18\x07 \x01(\x08\x12,\n\x08\x62reakers\x18\x08 \x03(\x0b\x32\x1a.spillway.v1.BreakerStatus\x12\x12\n\nreplica_of\x18\t \x01(\t\x12\x12\n\nunresolved\x18\n \x01(\t\"s\n\rBreakerStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.spillway.v1.BreakerState\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0e\n\x06left_s\x18\x04 \x01(\x01\x12\r\n\x05share\x18\x05 \x01(\x01\"\xb4\x01\n\x0b\x43\x61\x63heStatus\x12\x0c\n\x04hits\x18\x01 \x01(\x04\x12\x0e\n\x06shared\x18\x02 \x01(\x04\x12\x0e\n\x06misses\x18\x03 \x01(\x04\x12\x11\n\trefreshes\x18\x04 \x01(\x04\x12\x0c\n\x04kept\x18\x05 \x01(\x04\x12\x10\n\x08not_kept\x18\x06 \x01(\x04\x12\x16\n\x0estore_failures\x18\x07 \x01(\x04\x12\x14\n\x0csaved_tokens\x18\x08 \x01(\x04\x12\x16\n\x0esaved_nano_usd\x18\t \x01(\x03\"@\n\x0cLedgerStatus\x12\x0f\n\x07pending\x18\x01 \x01(\x04\x12\x0c\n\x04lost\x18\x02 \x01(\x04\x12\x11\n\trecovered\x18\x03 \x01(\x04\"%\n\x13ResetBreakerRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\"m\n\x14ResetBreakerResponse\x12)\n\x06target\x18\x01 \x01(\x0b\x32\x19.spillway.v1.TargetStatus\x12*\n\x07targets\x18\x02 \x03(\x0b\x32\x19.spillway.v1.TargetStatus\"!\n\x11ListLeasesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x12ListLeasesResponse\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.spillway.v1.Lease\"`\n\x05Lease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\r\x12)\n\x07holders\x18\x03 \x03(\x0b\x32\x18.spillway.v1.LeaseHolder\x12\x0f\n\x07waiting\x18\x04 \x01(\r\"y\n\x0bLeaseHolder\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12\x0e\n\x06held_s\x18\x04 \x01(\x01\x12\x0e\n\x06left_s\x18\x05 \x01(\x01\x12\x10\n\x08released\x18\x06 \x01(\x08\"#\n\x13ReleaseLeaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x14ReleaseLeaseResponse\x12!\n\x05lease\x18\x01 \x01(\x0b\x32\x12.spillway.v1.Lease*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\x80\x04\n\x12RouterAdminService\x12P\n\x0b\x43heckPolicy\x12\x1f.spillway.v1.CheckPolicyRequest\x1a .spillway.v1.CheckPolicyResponse\x12S\n\x0cReloadPolicy\x12 .spillway.v1.ReloadPolicyRequest\x1a!.spillway.v1.ReloadPolicyResponse\x12J\n\tGetStatus\x12\x1d.spillway.v1.GetStatusRequest\x1a\x1e.spillway.v1.GetStatusResponse\x12S\n\x0cResetBreaker\x12 .spillway.v1.ResetBreakerRequest\x1a!.spillway.v1.ResetBreakerResponse\x12M\n\nListLeases\x12\x1e.spillway.v1.ListLeasesRequest\x1a\x1f.spillway.v1.ListLeasesResponse\x12S\n\x0cReleaseLease\x12 .spillway.v1.ReleaseLeaseRequest\x1a!.spillway.v1.ReleaseLeaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1espillway/v1/router_admin.proto\x12\x0bspillway.v1\x1a\x1bspillway/v1/inference.proto\"&\n\x12\x43heckPolicyRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\"R\n\x13\x43heckPolicyResponse\x12\r\n\x05sound\x18\x01 \x01(\x08\x12,\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1a.spillway.v1.PolicyFinding\"=\n\rPolicyFinding\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66\x61tal\x18\x03 \x01(\x08\"\x15\n\x13ReloadPolicyRequest\"]\n\x14ReloadPolicyResponse\x12\x17\n\x0fpolicy_revision\x18\x01 \x01(\t\x12,\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1a.spillway.v1.PolicyFinding\"\x12\n\x10GetStatusRequest\"\xea\x02\n\x11GetStatusResponse\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x10\n\x08uptime_s\x18\x02 \x01(\x01\x12\x17\n\x0fpolicy_revision\x18\x03 \x01(\t\x12,\n\x08\x66indings\x18\x04 \x03(\x0b\x32\x1a.spillway.v1.PolicyFinding\x12*\n\x07targets\x18\x05 \x03(\x0b\x32\x19.spillway.v1.TargetStatus\x12\'\n\x05\x63\x61\x63he\x18\x06 \x01(\x0b\x32\x18.spillway.v1.CacheStatus\x12)\n\x06ledger\x18\x07 \x01(\x0b\x32\x19.spillway.v1.LedgerStatus\x12\x0f\n\x07routers\x18\x08 \x01(\r\x12\x32\n\x0bresolutions\x18\t \x03(\x0b\x32\x1d.spillway.v1.ResolutionStatus\x12\'\n\x05spend\x18\n \x03(\x0b\x32\x18.spillway.v1.TenantSpend\"\x8c\x01\n\x0bTenantSpend\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x61y_nano_usd\x18\x02 \x01(\x03\x12\x16\n\x0emonth_nano_usd\x18\x03 \x01(\x03\x12\x15\n\rheld_nano_usd\x18\x04 \x01(\x03\x12\x12\n\nday_left_s\x18\x05 \x01(\x01\x12\x14\n\x0cmonth_left_s\x18\x06 \x01(\x01\"a\n\x10ResolutionStatus\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x12\n\x05\x61ge_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_age_s\"\xfa\x01\n\x0cTargetStatus\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.spillway.v1.TargetKind\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x0e\n\x06router\x18\x07 \x01(\x08\x12,\n\x08\x62reakers\x18\x08 \x03(\x0b\x32\x1a.spillway.v1.BreakerStatus\x12\x12\n\nreplica_of\x18\t \x01(\t\x12\x12\n\nunresolved\x18\n \x01(\t\x12\x0f\n\x07no_room\x18\x0b \x01(\t\"s\n\rBreakerStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.spillway.v1.BreakerState\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0e\n\x06left_s\x18\x04 \x01(\x01\x12\r\n\x05share\x18\x05 \x01(\x01\"\xb4\x01\n\x0b\x43\x61\x63heStatus\x12\x0c\n\x04hits\x18\x01 \x01(\x04\x12\x0e\n\x06shared\x18\x02 \x01(\x04\x12\x0e\n\x06misses\x18\x03 \x01(\x04\x12\x11\n\trefreshes\x18\x04 \x01(\x04\x12\x0c\n\x04kept\x18\x05 \x01(\x04\x12\x10\n\x08not_kept\x18\x06 \x01(\x04\x12\x16\n\x0estore_failures\x18\x07 \x01(\x04\x12\x14\n\x0csaved_tokens\x18\x08 \x01(\x04\x12\x16\n\x0esaved_nano_usd\x18\t \x01(\x03\"@\n\x0cLedgerStatus\x12\x0f\n\x07pending\x18\x01 \x01(\x04\x12\x0c\n\x04lost\x18\x02 \x01(\x04\x12\x11\n\trecovered\x18\x03 \x01(\x04\"%\n\x13ResetBreakerRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\"m\n\x14ResetBreakerResponse\x12)\n\x06target\x18\x01 \x01(\x0b\x32\x19.spillway.v1.TargetStatus\x12*\n\x07targets\x18\x02 \x03(\x0b\x32\x19.spillway.v1.TargetStatus\"!\n\x11ListLeasesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x12ListLeasesResponse\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.spillway.v1.Lease\"`\n\x05Lease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\r\x12)\n\x07holders\x18\x03 \x03(\x0b\x32\x18.spillway.v1.LeaseHolder\x12\x0f\n\x07waiting\x18\x04 \x01(\r\"y\n\x0bLeaseHolder\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12\x0e\n\x06held_s\x18\x04 \x01(\x01\x12\x0e\n\x06left_s\x18\x05 \x01(\x01\x12\x10\n\x08released\x18\x06 \x01(\x08\"#\n\x13ReleaseLeaseRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x14ReleaseLeaseResponse\x12!\n\x05lease\x18\x01 \x01(\x0b\x32\x12.spillway.v1.Lease*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\x80\x04\n\x12RouterAdminService\x12P\n\x0b\x43heckPolicy\x12\x1f.spillway.v1.CheckPolicyRequest\x1a .spillway.v1.CheckPolicyResponse\x12S\n\x0cReloadPolicy\x12 .spillway.v1.ReloadPolicyRequest\x1a!.spillway.v1.ReloadPolicyResponse\x12J\n\tGetStatus\x12\x1d.spillway.v1.GetStatusRequest\x1a\x1e.spillway.v1.GetStatusResponse\x12S\n\x0cResetBreaker\x12 .spillway.v1.ResetBreakerRequest\x1a!.spillway.v1.ResetBreakerResponse\x12M\n\nListLeases\x12\x1e.spillway.v1.ListLeasesRequest\x1a\x1f.spillway.v1.ListLeasesResponse\x12S\n\x0cReleaseLease\x12 .spillway.v1.ReleaseLeaseRequest\x1a!.spillway.v1.ReleaseLeaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.router_admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BREAKERSTATE']._serialized_start=2170
-  _globals['_BREAKERSTATE']._serialized_end=2294
+  _globals['_BREAKERSTATE']._serialized_start=2187
+  _globals['_BREAKERSTATE']._serialized_end=2311
   _globals['_CHECKPOLICYREQUEST']._serialized_start=76
   _globals['_CHECKPOLICYREQUEST']._serialized_end=114
   _globals['_CHECKPOLICYRESPONSE']._serialized_start=116
@@ -53,29 +53,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOLUTIONSTATUS']._serialized_start=909
   _globals['_RESOLUTIONSTATUS']._serialized_end=1006
   _globals['_TARGETSTATUS']._serialized_start=1009
-  _globals['_TARGETSTATUS']._serialized_end=1242
-  _globals['_BREAKERSTATUS']._serialized_start=1244
-  _globals['_BREAKERSTATUS']._serialized_end=1359
-  _globals['_CACHESTATUS']._serialized_start=1362
-  _globals['_CACHESTATUS']._serialized_end=1542
-  _globals['_LEDGERSTATUS']._serialized_start=1544
-  _globals['_LEDGERSTATUS']._serialized_end=1608
-  _globals['_RESETBREAKERREQUEST']._serialized_start=1610
-  _globals['_RESETBREAKERREQUEST']._serialized_end=1647
-  _globals['_RESETBREAKERRESPONSE']._serialized_start=1649
-  _globals['_RESETBREAKERRESPONSE']._serialized_end=1758
-  _globals['_LISTLEASESREQUEST']._serialized_start=1760
-  _globals['_LISTLEASESREQUEST']._serialized_end=1793
-  _globals['_LISTLEASESRESPONSE']._serialized_start=1795
-  _globals['_LISTLEASESRESPONSE']._serialized_end=1851
-  _globals['_LEASE']._serialized_start=1853
-  _globals['_LEASE']._serialized_end=1949
-  _globals['_LEASEHOLDER']._serialized_start=1951
-  _globals['_LEASEHOLDER']._serialized_end=2072
-  _globals['_RELEASELEASEREQUEST']._serialized_start=2074
-  _globals['_RELEASELEASEREQUEST']._serialized_end=2109
-  _globals['_RELEASELEASERESPONSE']._serialized_start=2111
-  _globals['_RELEASELEASERESPONSE']._serialized_end=2168
-  _globals['_ROUTERADMINSERVICE']._serialized_start=2297
-  _globals['_ROUTERADMINSERVICE']._serialized_end=2809
+  _globals['_TARGETSTATUS']._serialized_end=1259
+  _globals['_BREAKERSTATUS']._serialized_start=1261
+  _globals['_BREAKERSTATUS']._serialized_end=1376
+  _globals['_CACHESTATUS']._serialized_start=1379
+  _globals['_CACHESTATUS']._serialized_end=1559
+  _globals['_LEDGERSTATUS']._serialized_start=1561
+  _globals['_LEDGERSTATUS']._serialized_end=1625
+  _globals['_RESETBREAKERREQUEST']._serialized_start=1627
+  _globals['_RESETBREAKERREQUEST']._serialized_end=1664
+  _globals['_RESETBREAKERRESPONSE']._serialized_start=1666
+  _globals['_RESETBREAKERRESPONSE']._serialized_end=1775
+  _globals['_LISTLEASESREQUEST']._serialized_start=1777
+  _globals['_LISTLEASESREQUEST']._serialized_end=1810
+  _globals['_LISTLEASESRESPONSE']._serialized_start=1812
+  _globals['_LISTLEASESRESPONSE']._serialized_end=1868
+  _globals['_LEASE']._serialized_start=1870
+  _globals['_LEASE']._serialized_end=1966
+  _globals['_LEASEHOLDER']._serialized_start=1968
+  _globals['_LEASEHOLDER']._serialized_end=2089
+  _globals['_RELEASELEASEREQUEST']._serialized_start=2091
+  _globals['_RELEASELEASEREQUEST']._serialized_end=2126
+  _globals['_RELEASELEASERESPONSE']._serialized_start=2128
+  _globals['_RELEASELEASERESPONSE']._serialized_end=2185
+  _globals['_ROUTERADMINSERVICE']._serialized_start=2314
+  _globals['_ROUTERADMINSERVICE']._serialized_end=2826
 # @@protoc_insertion_point(module_scope)

@@ -323,6 +323,7 @@ class TargetStatus(_message.Message):
     BREAKERS_FIELD_NUMBER: _builtins.int
     REPLICA_OF_FIELD_NUMBER: _builtins.int
     UNRESOLVED_FIELD_NUMBER: _builtins.int
+    NO_ROOM_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     model: _builtins.str
     kind: _inference_pb2.TargetKind.ValueType
@@ -335,6 +336,10 @@ class TargetStatus(_message.Message):
     """The declared target that it is one address of. Empty: it is as it was declared."""
     unresolved: _builtins.str
     """Why its address resolves to nothing, so that it cannot be called. Empty: it can."""
+    no_room: _builtins.str
+    """Why even the shortest request has no room there, by what its cloud proxy told of its quotas. Empty: it has, as far as
+    is known.
+    """
     @_builtins.property
     def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BreakerStatus]:
         """Those that hold something against it; none: it is sound."""
@@ -352,10 +357,11 @@ class TargetStatus(_message.Message):
         breakers: _abc.Iterable[Global___BreakerStatus] | None = ...,
         replica_of: _builtins.str = ...,
         unresolved: _builtins.str = ...,
+        no_room: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "breakers", b"breakers", "kind", b"kind", "model", b"model", "region", b"region", "replica_of", b"replica_of", "router", b"router", "target", b"target", "tier", b"tier", "unresolved", b"unresolved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "breakers", b"breakers", "kind", b"kind", "model", b"model", "no_room", b"no_room", "region", b"region", "replica_of", b"replica_of", "router", b"router", "target", b"target", "tier", b"tier", "unresolved", b"unresolved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -239,19 +239,24 @@ def real(
     kind: str,
     command: Callable[[str, int], list[str]],
     *,
-    model: str | None = None,
+    carried: Callable[[Path], Awaitable[str]] | None = None,
     endless: v1.Stop | None = None,
     never: tuple[int, ...] = (),
 ) -> Callable[[], Any]:
-    """A local engine before a real runtime, started for the suite as its own process; by default the bundled model."""
+    """A local engine before a real runtime with the bundled model, started for the suite as its own process.
+
+    `carried` writes the model into a folder in the format that the runtime reads.
+    """
 
     @asynccontextmanager
     async def start() -> AsyncIterator[Target]:
         from services.local_engine.presets import PRESETS
         from services.local_engine.settings import BUNDLED_MODEL
 
-        port, served = free_port(), model or str(BUNDLED_MODEL)
-        with tempfile.TemporaryFile() as said:
+        port, served = free_port(), str(BUNDLED_MODEL)
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryDirectory() as folder:
+            if carried is not None:
+                served = await carried(Path(folder))
             process = await asyncio.create_subprocess_exec(
                 *command(served, port),
                 stdout=said,
@@ -309,7 +314,15 @@ def transformers_serve(model: str, port: int) -> list[str]:
 def llama_cpp_python(model: str, port: int) -> list[str]:
     """Its server; by default it would break off an answer when the next request comes."""
     told = ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "2048", "--interrupt_requests", "false"]
-    return [sys.executable, "-m", "llama_cpp.server", "--model", model, *told]
+    return [LLAMA_PYTHON, "-m", "llama_cpp.server", "--model", model, *told]
+
+
+async def gguf(folder: Path) -> str:
+    """Return the bundled model as llama.cpp reads it."""
+    model = str(folder / "bundled.gguf")
+    writer = await asyncio.create_subprocess_exec(LLAMA_PYTHON, str(Path(__file__).with_name("gguf_model.py")), model)
+    assert await writer.wait() == 0
+    return model
 
 
 def script(name: str) -> str:
@@ -323,8 +336,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-GGUF = os.environ.get("SPILLWAY_LLAMA_GGUF")
-"""A model for llama.cpp; the suite runs against its Python server where there is one, and the package is installed."""
+LLAMA_PYTHON = os.environ.get("SPILLWAY_LLAMA_PYTHON", "")
+"""A Python that has `llama-cpp-python[server]` and `gguf`; the suite runs against that server where one is named."""
 
 
 def _missing(*modules: str) -> str:
@@ -355,8 +368,11 @@ TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     ),
 }
 """Name -> how it is started, and what must be installed."""
-if GGUF is not None:  # the package is built from source for many minutes and brings no model
-    TARGETS["llama_cpp_python"] = (real("llama-cpp-python", llama_cpp_python, model=GGUF), ("llama_cpp",))
+if LLAMA_PYTHON:  # the package is built from source for many minutes
+    TARGETS["llama_cpp_python"] = (
+        real("llama-cpp-python", llama_cpp_python, carried=gguf, never=BUNDLED_ENDS),
+        ("aiohttp", "jiter"),
+    )
 
 
 ENGINES = ("local_engine", "vllm_serve", "transformers_serve", "llama_cpp_python")

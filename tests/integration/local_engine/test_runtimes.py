@@ -122,6 +122,22 @@ async def test_log_probabilities_come_where_the_runtime_tells_them() -> None:
             await rig.generate(spec)
 
 
+async def test_log_probabilities_without_alternatives_are_asked_for_by_number_where_that_must_be() -> None:
+    async with running("llama-cpp-python") as rig:
+        await rig.generate(asking(sampling=GREEDY, logprobs=v1.Logprobs()))
+        assert rig.asked["top_logprobs"] == 0
+
+
+async def test_a_runtime_that_a_faulty_grammar_would_end_is_sent_one_only_where_the_settings_say_so() -> None:
+    spec = asking(constraint=v1.OutputConstraint(grammar='root ::= "yes"'))
+    async with running("llama-cpp-python") as rig:
+        with pytest.raises(errors.ConstraintUnsupported, match="grammar"):
+            await rig.generate(spec)
+    async with running("llama-cpp-python", capabilities=["grammar"]) as rig:
+        await rig.generate(spec)
+        assert rig.asked["grammar"] == 'root ::= "yes"'
+
+
 async def test_what_ollama_alone_takes_is_told_in_its_own_words() -> None:
     simulator = RuntimeSimulator(kind="ollama", models=("llama3:latest", "other"))
     async with running("ollama", simulator, model="llama3", num_ctx=64, keep_alive="-1") as rig:

@@ -13,13 +13,14 @@ import pytest
 
 from services.router.admission import Admission
 from services.router.app import build
-from services.router.load_watch import LoadWatches
+from services.router.load_watch import load_watch
 from services.router.loads import Loads
 from services.router.policy_settings import TargetSettings
 from services.router.replicas import Occupancy
 from services.router.router import Router
 from services.router.settings import RouterSettings
 from services.router.target import Target
+from services.router.watch import Watches
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.errors import DeadlineExceeded, DeadlineUnmeetable, QueueFull, RequestIdInUse, RequestIdReused, TargetDown
@@ -213,7 +214,7 @@ async def test_what_an_engine_says_of_other_callers_counts() -> None:
 async def test_a_lost_engine_is_unknown_and_one_that_no_policy_names_is_not_watched() -> None:
     loads, engine = Loads(), FakeEngine(others=3)
     async with AsyncExitStack() as stack:
-        watches = LoadWatches(loads, lambda address: Remote(address, tracing=Tracing("test")), draw=lambda: 0.0)
+        watches = Watches(load_watch(loads), lambda address: Remote(address, tracing=Tracing("test")), draw=lambda: 0.0)
         stack.push_async_callback(watches.close)
         async with serving_engine(engine) as server:
             target = Target("r0", "local", server.address)
@@ -221,7 +222,7 @@ async def test_a_lost_engine_is_unknown_and_one_that_no_policy_names_is_not_watc
             watches.adopt([target, Target("cloud", "cloud", server.address)])
             await eventually(lambda: loads.snapshot() == {"r0": Occupancy(0, 3.0)})
             watches.adopt([])
-            await eventually(lambda: repr(watches) == "<LoadWatches 0>")
+            await eventually(lambda: repr(watches) == "<Watches of load 0>")
             watches.adopt([target])
         await eventually(lambda: loads.snapshot() == {})
 
