@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.cloud_proxy.app import CloudProxyApp, build
+from services.cloud_proxy.key import Key
+from services.cloud_proxy.keyring import Keyring
 from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
 from spillway import v1
 from spillway.deadline import Deadline
@@ -95,7 +99,7 @@ class Rig(Caller):
 
 
 @asynccontextmanager
-async def raw(*pieces: bytes) -> AsyncIterator[int]:
+async def raw(*pieces: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Serve `pieces`, byte by byte as they are, to whoever sends an HTTP request; yield the port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -110,9 +114,15 @@ async def raw(*pieces: bytes) -> AsyncIterator[int]:
             writer.close()
             await writer.wait_closed()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     async with server:
         yield server.sockets[0].getsockname()[1]
+
+
+def keyring(*keys: str) -> Keyring:
+    """Return a keyring of `keys`, from env:A, env:B and so on."""
+    found = {f"env:{name}": Key(text) for name, text in zip("ABCDEF", keys, strict=False)}
+    return Keyring("openai", found or None, clock=time.monotonic)
 
 
 def call(seconds: float = 20.0) -> Call:

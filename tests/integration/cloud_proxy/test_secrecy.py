@@ -11,7 +11,6 @@ import pytest
 import structlog
 
 from services.cloud_proxy.http_provider import HttpProvider
-from services.cloud_proxy.key import Key
 from services.cloud_proxy.provider import Exchange
 from services.cloud_proxy.settings import ProviderSettings
 from services.cloud_proxy.wires.openai import OpenAI
@@ -19,9 +18,9 @@ from spillway.errors import SpillwayError
 from spillway.testing import openai_faults as faults
 from spillway.testing.openai_faults import Cut, ErrorInStream, Faults, Malformed, Reset, Stall, Status
 from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
-from tests.integration.cloud_proxy.rig import call, raw, running, spec
+from tests.integration.cloud_proxy.rig import call, keyring, raw, running, spec
 
-SECRET = "sk-this-key-must-not-show"
+SECRET, SECOND = "sk-this-key-must-not-show", "sk-nor-must-this-one"
 PROMPT = "my very private diagnosis"
 
 
@@ -47,14 +46,14 @@ async def test_keys_and_prompts_appear_nowhere(
         faults.rate_limited(0.001),
         Stall(after=1),
     )
-    simulator = OpenAISimulator(key=SECRET, answer=lambda body: PROMPT, faults=script)
-    file = tmp_path / "key"
-    file.write_text(SECRET)
-    file.chmod(0o600)
+    simulator = OpenAISimulator(answer=lambda body: PROMPT, faults=script)
+    for name, key in (("a", SECRET), ("b", SECOND)):
+        (tmp_path / name).write_text(key)
+        (tmp_path / name).chmod(0o600)
     caplog.set_level(logging.DEBUG)
     with structlog.testing.capture_logs() as logs:
-        async with running(simulator, valkey, key_file=file, idle_s=0.2) as rig:
-            for _ in range(9):
+        async with running(simulator, valkey, keys_dir=tmp_path, idle_s=0.2) as rig:
+            for _ in range(8):  # the first one goes on with the second key
                 with pytest.raises(SpillwayError) as caught:
                     await rig.stream(spec(PROMPT))
                 told.extend(whole(caught.value))
@@ -70,6 +69,7 @@ async def test_keys_and_prompts_appear_nowhere(
     assert len(told) > 30
     for text in told:
         assert SECRET not in text.replace("\\", "")
+        assert SECOND not in text.replace("\\", "")
         assert PROMPT not in text
 
 
@@ -89,7 +89,7 @@ async def failing(url: str) -> SpillwayError:
     settings = ProviderSettings.model_validate(
         {"name": "openai", "region": "us", "base_url": url, "idle_s": 0.1, "models": [{"name": "m"}]}
     )
-    provider = HttpProvider(settings, OpenAI(settings), Key(SECRET))
+    provider = HttpProvider(settings, OpenAI(settings), keyring(SECRET))
     try:
         with pytest.raises(SpillwayError) as caught:
             async for _ in provider.stream(provider.prepare(spec(), "m"), call(), Exchange()):
