@@ -76,6 +76,8 @@ class HttpProvider:
         self._proxy = proxy
         self._tunnelled = settings.base_url.startswith("https:")
         self._spares = Spares()
+        self.connections = 0
+        """Those that a request or an answer is on its way over."""
         self._free = asyncio.Semaphore(settings.max_connections)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -90,11 +92,6 @@ class HttpProvider:
             headers={"accept-encoding": "identity", "accept": "text/event-stream, application/json"},
             trust_env=False,
         )
-
-    @property
-    def connections(self) -> int:
-        """Connections that an answer is on its way over."""
-        return self._settings.max_connections - self._free._value
 
     def prepare(self, spec: v1.GenerationSpec, model: str) -> Prepared:
         return self._wire.prepare(spec, model)
@@ -136,6 +133,7 @@ class HttpProvider:
         Left in any other way, it closes the connection: the provider sees it end, and stops.
         """
         await self._turn(call)
+        self.connections += 1
         try:
             held, response = await self._accepted(method, prepared, call, exchange)
             try:
@@ -147,6 +145,7 @@ class HttpProvider:
                 raise
             self._spares.keep(response)
         finally:
+            self.connections -= 1
             self._free.release()
 
     async def _turn(self, call: Call) -> None:
@@ -297,7 +296,8 @@ class HttpProvider:
         await self._session.close()
 
     def __repr__(self) -> str:
-        return f"<HttpProvider {self._settings.name} {self._settings.base_url} {self._wire!r}>"
+        name, url = self._settings.name, self._settings.base_url
+        return f"<HttpProvider {name} {url} {self._wire!r}, {self.connections} connections>"
 
 
 def _lowered(response: aiohttp.ClientResponse) -> dict[str, str]:

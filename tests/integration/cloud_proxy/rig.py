@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.cloud_proxy.app import CloudProxyApp, build
+from services.cloud_proxy.http_provider import HttpProvider
 from services.cloud_proxy.key import Key
 from services.cloud_proxy.keyring import Keyring
 from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
@@ -90,6 +94,12 @@ class Rig(Caller):
         self.tracing.flush()
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
 
+    @property
+    def provider(self) -> HttpProvider:
+        found = next(iter(self.app.proxy.routes.values())).adapter
+        assert isinstance(found, HttpProvider)
+        return found
+
     async def used(self) -> tuple[int, int]:
         """Requests and tokens counted for the provider."""
         await self.app.proxy.limiter.settled()
@@ -117,6 +127,14 @@ async def raw(*pieces: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterato
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     async with server:
         yield server.sockets[0].getsockname()[1]
+
+
+def connected(port: int) -> Iterator[socket.socket]:
+    """Yield every socket of this process that is connected to `port` here, each for one look."""
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(OSError), socket.socket(fileno=os.dup(int(file.name))) as found:
+            if found.family == socket.AF_INET and found.getpeername()[1] == port:
+                yield found
 
 
 def keyring(*keys: str) -> Keyring:
