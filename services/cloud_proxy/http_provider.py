@@ -8,7 +8,7 @@ import ssl
 import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any, TypeVar
 
 import aiohttp
@@ -22,6 +22,7 @@ from services.cloud_proxy.key import Key
 from services.cloud_proxy.keyring import Held, Keyring
 from services.cloud_proxy.provider import Exchange, Prepared, Wire
 from services.cloud_proxy.settings import ProviderSettings
+from services.cloud_proxy.silence import Silence, SilentTooLong
 from spillway import v1
 from spillway.errors import (
     DeadlineExceeded,
@@ -100,14 +101,13 @@ class HttpProvider:
         async with self._asked("POST", prepared, call, exchange) as response:
             answer = self._wire.read(prepared, exchange)
             if response.content_type == "text/event-stream":
-                parser, limit_s = EventParser(), None
-                while not answer.done:
-                    over, events = await self._meaning(self._next(response, parser, limit_s), exchange)
-                    if deltas := answer.take(events):
-                        limit_s = self._settings.stall_s
-                        yield deltas
-                    if over:
-                        break
+                parser, over = EventParser(), False
+                with closing(Silence(response, self._settings.idle_s)) as silence:
+                    while not (over or answer.done):
+                        over, events = await self._meaning(self._next(silence, parser), exchange)
+                        if deltas := answer.take(events):
+                            silence.begun(self._settings.stall_s)
+                            yield deltas
             elif deltas := answer.whole(await self._meaning(read_body(response, MAX_WHOLE_BYTES), exchange)):
                 yield deltas
             answer.check()
@@ -222,21 +222,9 @@ class HttpProvider:
         exchange.allowances = self._wire.allowances(headers, now=time.time())
         return response
 
-    async def _next(
-        self, response: aiohttp.ClientResponse, parser: EventParser, limit_s: float | None
-    ) -> tuple[bool, list[bytes]]:
-        """Return whether the stream is over, and the events that came next.
-
-        Raises TargetTimeout after `limit_s` of silence; None: the session's own limit holds.
-        """
-        try:
-            async with asyncio.timeout(limit_s) as silence:
-                data = await response.content.readany()
-        except TimeoutError:
-            if silence.expired():
-                name = self._settings.name
-                raise TargetTimeout(f"{name} stalled for {limit_s:g} s within its answer", resource=name) from None
-            raise
+    async def _next(self, silence: Silence, parser: EventParser) -> tuple[bool, list[bytes]]:
+        """Return whether the stream is over, and the events that came next."""
+        data = await silence.read()
         return not data, parser.feed(data) if data else parser.end()
 
     def _headers(self, prepared: Prepared, call: Call, left: float, key: Key | None) -> dict[str, str]:
@@ -272,7 +260,9 @@ class HttpProvider:
     def _meant(self, error: BaseException) -> SpillwayError:
         """What a foreign error means: by its type alone, its text stays here."""
         name = self._settings.name
-        if isinstance(error, aiohttp.SocketTimeoutError):
+        if isinstance(error, SilentTooLong) and error.within:
+            return TargetTimeout(f"{name} stalled for {error.seconds:g} s within its answer", resource=name)
+        if isinstance(error, aiohttp.SocketTimeoutError | SilentTooLong):
             return TargetTimeout(f"{name} was silent for {self._settings.idle_s:g} s", resource=name)
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return TargetDown(f"{name} could not be reached in time", resource=name)

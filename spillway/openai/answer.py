@@ -163,8 +163,13 @@ class Answer:
             text, reasoning = "".join(piece.text), "".join(piece.reasoning)
             if not (text or reasoning or piece.calls or piece.logprobs):
                 continue
-            delta = v1.Delta(choice=index, text=text, reasoning=reasoning, logprobs=piece.logprobs)
-            size = len(text.encode()) + len(reasoning.encode())
+            delta = v1.Delta(choice=index, text=text)  # what is set costs, even to nothing: most pieces are text alone
+            size = len(text.encode())
+            if reasoning:
+                delta.reasoning = reasoning
+                size += len(reasoning.encode())
+            if piece.logprobs:
+                delta.logprobs.extend(piece.logprobs)
             for call in piece.calls.values():
                 delta.tool_calls.append(call)
                 size += len(call.name) + len(call.arguments.encode())
