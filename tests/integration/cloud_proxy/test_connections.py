@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -279,23 +280,62 @@ async def test_a_refusal_whose_body_never_ends_is_known_by_its_status(valkey: st
             await rig.stream(spec())
 
 
-async def test_an_answer_that_trickles_without_end_is_bounded_by_the_deadline() -> None:
-    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            writer.write(HEAD)
-            while not writer.is_closing():
-                writer.write(b": still here\n")
-                await writer.drain()
-                await asyncio.sleep(0.01)
+async def test_a_refusal_that_holds_its_body_back_does_not_hold_the_call_up() -> None:
+    async with talking(b"HTTP/1.1 503 Busy\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n", b"") as url:
+        with pytest.raises(errors.ProviderError, match="answered 503"):
+            await asked(url, seconds=60.0)
 
-    server = await asyncio.start_server(trickle, "127.0.0.1", 0)
-    settings = ProviderSettings.model_validate(declared(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"))
-    provider = HttpProvider(settings, OpenAI(settings), keyring())
+
+async def test_an_answer_that_trickles_without_end_is_bounded_by_the_deadline() -> None:
+    async with talking(HEAD, b": still here\n") as url:
+        with pytest.raises(errors.DeadlineExceeded):
+            await asked(url, seconds=0.2)
+
+
+async def test_silence_before_the_first_words_has_a_bound_of_its_own(valkey: str) -> None:
+    simulator = OpenAISimulator(faults=Faults(Stall(0)))
+    async with running(simulator, valkey, idle_s=0.1, stall_s=60.0) as rig:
+        with pytest.raises(errors.TargetTimeout, match=r"was silent for 0\.1 s"):
+            await rig.stream(spec())
+
+
+async def test_a_reader_that_takes_its_time_is_not_the_providers_silence() -> None:
+    simulator = OpenAISimulator(interval_s=0.002)
+    async with serving_openai(simulator) as url:
+        said = await asked(url, seconds=20.0, pause_s=0.3, stall_s=0.1)
+    assert said == "Simulated cloud answer to: hello there"
+
+
+@asynccontextmanager
+async def talking(head: bytes, piece: bytes) -> AsyncIterator[str]:
+    """Serve `head`, then `piece` again and again, until the client leaves; yield the URL."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        gone = asyncio.create_task(reader.read())
+        writer.write(head)
+        while not gone.done():
+            writer.write(piece)
+            await asyncio.wait([gone], timeout=0.01)
+        with suppress(ConnectionError):
+            await gone
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
     async with server:
-        try:
-            with pytest.raises(errors.DeadlineExceeded):
-                async for _ in provider.stream(provider.prepare(spec(), "m"), call(0.2), Exchange()):
-                    pass
-            assert provider.connections == 0
-        finally:
-            await provider.close()
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+async def asked(url: str, *, seconds: float, pause_s: float = 0.0, **more: float) -> str:
+    """Return what a provider at `url` says to a reader that pauses once, after the first words."""
+    settings = ProviderSettings.model_validate(declared(url, **more))
+    provider = HttpProvider(settings, OpenAI(settings), keyring())
+    said = ""
+    try:
+        async for deltas in provider.stream(provider.prepare(spec(), "m"), call(seconds), Exchange()):
+            if not said:
+                await asyncio.sleep(pause_s)
+            said += "".join(delta.text for delta in deltas)
+        return said
+    finally:
+        assert provider.connections == 0
+        await provider.close()
