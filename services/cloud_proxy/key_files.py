@@ -48,7 +48,7 @@ class KeyFiles:
         except OSError:
             return  # as if it were empty: all its keys are gone
         for name in names:
-            if (file := self._folder / name).is_file():
+            if _stamp(file := self._folder / name):
                 yield f"file:{name}", file
 
     def first(self, source: str, file: Path) -> Key:

@@ -95,8 +95,9 @@ class Keyring:
         now, limited = self._clock(), isinstance(error, ProviderRateLimited)
         told = {"provider": self._provider, "source": held.source, "why": error.reason, "status": status}
         if isinstance(error, ProviderAuthFailed) and status != FORBIDDEN:
-            held.dead, held.why = True, error.reason
-            log.error("key.dead", **told)
+            if not held.dead:  # else another call under way with it has told
+                held.dead, held.why = True, error.reason
+                log.error("key.dead", **told)
         elif isinstance(error, ProviderOutOfCredit) or any(other is not held for other in self._usable(now)):
             asked = error.retry_after_s or (LIMITED_REST_S if limited else REST_S)
             seconds = min(asked, self._max_rest_s)
@@ -138,7 +139,7 @@ class Keyring:
         )
 
     def standings(self) -> list[Standing]:
-        """Return how every key stands, in the order of the settings."""
+        """Return how every key stands: those of the environment first, then those of files."""
         now = self._clock()
         states = [(held, held.state(now)) for held in self._held.values() if held.key is not None]
         return [Standing(held.source, state, "" if state is KeyState.USABLE else held.why) for held, state in states]

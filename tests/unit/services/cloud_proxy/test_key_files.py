@@ -135,6 +135,16 @@ def test_a_file_that_is_away_for_a_moment_is_not_gone(tmp_path: Path) -> None:
     assert texts(files) == {"file:a": "sk-new"}
 
 
+def test_what_is_no_file_in_a_folder_is_no_key(tmp_path: Path) -> None:
+    folder = write(tmp_path / "keys" / "a", "sk-a").parent
+    (folder / "more").mkdir()
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "loop").symlink_to("loop")
+    files = opened(folder)
+    assert dict(files.files()).keys() == {"file:a"}
+    assert texts(files) == {}
+
+
 async def test_the_keyring_goes_by_what_the_files_hold(tmp_path: Path) -> None:
     file = write(tmp_path / "keys" / "a", "sk-a")
     keys, files = await asyncio.to_thread(read_keys, "p", provider(keys_dir=file.parent), {})

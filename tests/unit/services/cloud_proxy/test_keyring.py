@@ -80,6 +80,15 @@ def test_a_key_that_cannot_serve_for_now_rests_and_is_tried_again(
     assert keys.standings()[0] == Standing("a", KeyState.USABLE, "")
 
 
+def test_a_key_that_dies_under_several_calls_is_told_once() -> None:
+    keys = ring(HandClock(), 1)
+    held = keys.take()
+    with capture_logs() as logs:
+        for _ in range(3):
+            keys.failed(held, ProviderAuthFailed(), 401)
+    assert [entry["event"] for entry in logs] == ["key.dead"]
+
+
 def test_a_limited_key_does_not_close_the_provider_while_another_is_usable() -> None:
     keys = ring(HandClock())
     first, last = ProviderRateLimited(retry_after_s=20.0), ProviderRateLimited(retry_after_s=20.0)
