@@ -5,16 +5,13 @@ One more wire format is one more row of DIALECTS.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spillway.testing import openai_wire
 from spillway.testing.openai_wire import Reply
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 CHUNKS = 500
 PROMPT = "go on"

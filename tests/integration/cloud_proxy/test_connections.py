@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
@@ -163,6 +163,21 @@ async def test_a_proxy_forwards_what_is_not_encrypted_and_keeps_its_own_password
         assert (await rig.stream(spec())).usage.completion_tokens == 6
     assert forwarder.seen[0].startswith("POST http://127.0.0.1:")
     assert "proxy-authorization" not in simulator.seen[0].headers
+
+
+@pytest.mark.parametrize(
+    ("told", "forwarded"),
+    [({}, 1), ({"simulated": True}, 0), ({"proxy": "none"}, 0)],
+)
+async def test_the_environments_proxy_holds_where_the_settings_say_nothing(
+    valkey: str, told: dict[str, object], forwarded: int
+) -> None:
+    forwarder = Forwarder()
+    async with forwarding(forwarder) as proxy:
+        provider: dict[str, Any] = {"simulated": False, "environ": {"HTTP_PROXY": proxy}, **told}
+        async with running(OpenAISimulator(), valkey, **provider) as rig:
+            assert (await rig.stream(spec())).usage.completion_tokens == 6
+    assert len(forwarder.seen) == forwarded
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
