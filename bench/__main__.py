@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cancelling, collisions, decision, engine_rate, mesh, priorities
+from bench import cancelling, collisions, decision, engine_rate, mesh, priorities, providers
 
 PARTS = {
     "decision": decision.run,
@@ -13,6 +13,7 @@ PARTS = {
     "cancel": cancelling.run,
     "priority": priorities.run,
     "collisions": collisions.run,
+    "providers": providers.run,
 }
 
 

@@ -10,17 +10,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
+from services.cloud_proxy import http_proxy, tls
 from services.cloud_proxy.http_provider import HttpProvider
-from services.cloud_proxy.key import read_key
+from services.cloud_proxy.http_proxy import HttpProxy
+from services.cloud_proxy.key_files import read_keys
+from services.cloud_proxy.keyring import Keyring
 from services.cloud_proxy.limiter import Limiter
 from services.cloud_proxy.provider import Wire
 from services.cloud_proxy.proxy import CloudProxy
 from services.cloud_proxy.route import Route
 from services.cloud_proxy.servicer import CloudProxyServicer, InferenceServicer
-from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
+from services.cloud_proxy.settings import NO_PROXY, CloudProxySettings, ModelSettings, ProviderSettings
 from services.cloud_proxy.spend import Price, Tariff, Tokens
 from services.cloud_proxy.wires.anthropic import Anthropic
 from services.cloud_proxy.wires.gemini import Gemini
@@ -51,6 +52,8 @@ class CloudProxyApp:
 
     server: Server
     proxy: CloudProxy
+    keyrings: Mapping[str, Keyring]
+    """Those of every provider, by its name."""
 
     async def died(self) -> str:
         """It goes on as long as its process: providers and store may come and go."""
@@ -79,13 +82,22 @@ async def build(
         limiter = Limiter(store, name=uuid.uuid4().hex, replicas=settings.replicas, clock=clock)
         stack.push_async_callback(limiter.settled)
         routes: dict[str, Route] = {}
-        keyed = set()
+        keyrings: dict[str, Keyring] = {}
         for at, provider in enumerate(settings.providers):
             path = f"cloud_proxy.providers.{at}"
-            key = read_key(path, env=provider.key_env, file=provider.key_file, environ=environ)
-            if key is not None:
-                keyed.add(provider.name)
-            adapter = HttpProvider(provider, WIRES[provider.kind](provider), key, proxy=_proxy(provider))
+            keys, files = await asyncio.to_thread(read_keys, path, provider, environ)
+            keyring = Keyring(provider.name, keys, clock=clock, max_rest_s=provider.max_closed_s)
+            keyrings[provider.name] = keyring
+            if files:
+                looking = asyncio.create_task(files.keep_looking(keyring))
+                stack.callback(looking.cancel)
+            adapter = HttpProvider(
+                provider,
+                WIRES[provider.kind](provider),
+                keyring,
+                proxy=_proxy(provider, environ),
+                trust=tls.trust(path, ca_bundle=provider.ca_bundle, client_cert=provider.client_cert),
+            )
             stack.push_async_callback(adapter.close)
             for model in provider.models:
                 name = f"{provider.name}/{model.name}"
@@ -97,7 +109,7 @@ async def build(
                 Service(INFERENCE, InferenceServicer(proxy), inference_pb2_grpc.add_InferenceServiceServicer_to_server),
                 Service(
                     CLOUD,
-                    CloudProxyServicer(proxy, frozenset(keyed)),
+                    CloudProxyServicer(proxy, keyrings),
                     cloud_pb2_grpc.add_CloudProxyServiceServicer_to_server,
                 ),
             ],
@@ -115,7 +127,7 @@ async def build(
         for route in routes.values():
             route.tariff.cost_nano_usd(Tokens(1, 1))  # the price list takes a while to read, once
         await server.health.set_ready(True)
-        yield CloudProxyApp(server, proxy)
+        yield CloudProxyApp(server, proxy, keyrings)
 
 
 def _tariff(provider: ProviderSettings, model: ModelSettings) -> Tariff:
@@ -127,9 +139,8 @@ def _tariff(provider: ProviderSettings, model: ModelSettings) -> Tariff:
     return Tariff(model.name, provider.base_url, provider.price_list, Price(*(Decimal(str(value)) for value in usd)))
 
 
-def _proxy(provider: ProviderSettings) -> str | None:
-    """The HTTP proxy the environment sets for this provider; none for what is simulated here."""
-    parts = urlsplit(provider.base_url)
-    if provider.simulated or proxy_bypass(parts.netloc):
-        return None
-    return getproxies().get(parts.scheme)
+def _proxy(provider: ProviderSettings, environ: Mapping[str, str]) -> HttpProxy | None:
+    """The HTTP proxy that the settings or else the environment set; of these none for what is simulated here."""
+    if provider.proxy is not None:
+        return None if provider.proxy == NO_PROXY else HttpProxy.at(provider.proxy)
+    return None if provider.simulated else http_proxy.from_environment(provider.base_url, environ)

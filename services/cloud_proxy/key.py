@@ -1,4 +1,4 @@
-"""A provider's key: read once, shown to nobody but the provider."""
+"""A provider's key: shown to nobody but the provider."""
 
 from __future__ import annotations
 
@@ -34,25 +34,23 @@ class Key:
         raise TypeError("a key is not copied or stored")
 
 
-def read_key(path: str, *, env: str | None, file: Path | None, environ: Mapping[str, str]) -> Key | None:
-    """Return the key of the provider at `path` of the settings, or None if it has none configured.
+def key_from_environment(name: str, environ: Mapping[str, str]) -> Key:
+    """Return the key in variable `name`. Raises SettingsError if it holds none, without telling what it holds."""
+    if not environ.get(name, "").strip():
+        raise SettingsError(f"the environment variable {name} is not set")
+    return Key(_usable(environ[name], name))
 
-    Raises SettingsError if what is configured holds no usable key; the message never tells what it holds.
-    """
-    if env is not None:
-        if not environ.get(env, "").strip():
-            raise SettingsError(f"{path}.key_env: the environment variable {env} is not set")
-        return Key(_usable(environ[env], f"{path}.key_env: {env}"))
-    if file is None:
-        return None
+
+def key_from_file(file: Path) -> Key:
+    """Return the key that `file` holds. Raises SettingsError if it holds none, without telling what it holds."""
     try:
         text = file.read_text()
         mode = file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}.key_file: cannot read {file}: {type(error).__name__}") from None
+        raise SettingsError(f"cannot read {file}: {type(error).__name__}") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         log.warning("key.readable_by_others", file=str(file), advice="chmod 600")
-    return Key(_usable(text, f"{path}.key_file: {file}"))
+    return Key(_usable(text, str(file)))
 
 
 def _usable(text: str, place: str) -> str:

@@ -26,7 +26,7 @@ class Prepared:
     """A request as it goes out: POST `body` to `path`, which is added to the provider's base URL."""
 
     path: str
-    body: bytes
+    body: bytes = field(repr=False)
     choices: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from services.cloud_proxy.keyring import Keyring, Standing
 from services.cloud_proxy.limits import NAMES
 from services.cloud_proxy.proxy import CloudProxy, prompt_estimate
 from services.cloud_proxy.route import Route
@@ -62,9 +63,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
     """What operators and routers may know of the providers."""
 
-    def __init__(self, proxy: CloudProxy, keyed: frozenset[str]) -> None:
+    def __init__(self, proxy: CloudProxy, keyrings: Mapping[str, Keyring]) -> None:
         self._proxy = proxy
-        self._keyed = keyed
+        self._keyrings = keyrings
 
     async def ListProviders(self, request: v1.ListProvidersRequest, context: Any) -> v1.ListProvidersResponse:
         by_provider: dict[str, list[Route]] = {}
@@ -74,12 +75,14 @@ class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
 
     async def _provider(self, routes: list[Route]) -> v1.Provider:
         provider, limits = routes[0].provider, routes[0].limits
+        keys = [_key(standing) for standing in self._keyrings[provider.name].standings()]
         told = v1.Provider(
             name=provider.name,
             simulated=provider.simulated,
             region=provider.region,
             models=[route.name for route in routes],
-            has_key=provider.name in self._keyed,
+            has_key=bool(keys),
+            keys=keys,
         )
         if any(limit is not None for limit in limits):
             passed = await self._proxy.limiter.look(provider.name)
@@ -92,6 +95,11 @@ class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
 
 def _stamp(request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.EmbedRequest) -> v1.PolicyStamp | None:
     return request.stamp if request.HasField("stamp") else None
+
+
+def _key(standing: Standing) -> v1.ProviderKey:
+    state = v1.KeyState.Value(f"KEY_STATE_{standing.state.name}")
+    return v1.ProviderKey(source=standing.source, state=state, why=standing.why)
 
 
 def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:

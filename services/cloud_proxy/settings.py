@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
+from services.cloud_proxy.http_proxy import is_proxy
 from services.cloud_proxy.parameters import ParameterName
 from services.cloud_proxy.presets import PresetName, filled
 from spillway.settings import Section, ServerSettings, ServiceSettings
@@ -34,6 +35,7 @@ BASE_URLS: Mapping[WireName, str] = {
     "mistral": "https://api.mistral.ai/v1",
     "gemini": "https://generativelanguage.googleapis.com/v1beta",
 }
+NO_PROXY = "none"
 PrefillName = Literal["plain", "prefix", "continue_final_message"]
 ThinkingName = Literal["adaptive", "always", "budget"]
 WITHOUT: Mapping[str, frozenset[str]] = {"anthropic": frozenset({"json_object"})}
@@ -80,6 +82,19 @@ class LimitSettings(Section):
     tokens_per_minute: Count | None = Field(None, description="prompt and answer")
 
 
+class KeySettings(Section):
+    """Where a key is: in an environment variable, or in a file."""
+
+    env: str | None = Field(None, min_length=1)
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def _is_in_one_place(self) -> KeySettings:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("set env or file, one of the two")
+        return self
+
+
 class ProviderSettings(Section):
     """One provider."""
 
@@ -91,6 +106,8 @@ class ProviderSettings(Section):
     base_url: str = Field("", description="up to and without /chat/completions; absent: the one of the wire format")
     key_env: str | None = Field(None, description="environment variable that holds the key")
     key_file: Path | None = Field(None, description="file that holds the key; mode 0600")
+    keys: tuple[KeySettings, ...] = Field((), description="further keys, which take turns")
+    keys_dir: Path | None = Field(None, description="folder of secrets: every file in it is a key")
     region: str = Field(min_length=1, description="where content goes; compared with the regions of a data policy")
     max_sensitivity: SensitivityName = Field("internal", description="most sensitive content it may be sent")
     simulated: bool = Field(False, description="not the provider itself but something that speaks its wire format")
@@ -103,6 +120,11 @@ class ProviderSettings(Section):
     idle_s: float = Field(60.0, gt=0, description="longest silence of the provider before the answer's first words")
     stall_s: float = Field(10.0, gt=0, description="longest silence within an answer: others may still have time")
     max_connections: Count = 256
+    proxy: str | None = Field(
+        None, repr=False, description="http(s)://[user:password@]host:port, or none; absent: HTTPS_PROXY, NO_PROXY"
+    )
+    ca_bundle: Path | None = Field(None, description="PEM file of trusted authorities, in place of the system's")
+    client_cert: Path | None = Field(None, description="PEM file of a certificate of ours and its key, to show")
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = Field(
         "max_completion_tokens", description="what this provider calls it"
     )
@@ -170,10 +192,20 @@ class ProviderSettings(Section):
             raise ValueError("must hold no user, password or query: keys come from key_env or key_file")
         return url.rstrip("/")
 
+    @field_validator("proxy")
+    @classmethod
+    def _is_a_proxy(cls, url: str | None) -> str | None:
+        if url is not None and url != NO_PROXY and not is_proxy(url):
+            raise ValueError(f"must be http://host:port, https://host:port or {NO_PROXY}")
+        return url
+
     @model_validator(mode="after")
     def _is_consistent(self) -> ProviderSettings:
         if self.key_env and self.key_file:
-            raise ValueError("set key_env or key_file, not both")
+            raise ValueError("set key_env or key_file, not both: several keys are listed in keys")
+        places = [self.key_env, self.key_file, *(key.env or key.file for key in self.keys)]
+        if twice := sorted({str(place) for place in places if place and places.count(place) > 1}):
+            raise ValueError(f"keys: named twice: {', '.join(twice)}")
         names = [model.name for model in self.models]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"models: named twice: {', '.join(twice)}")

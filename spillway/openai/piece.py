@@ -33,12 +33,19 @@ class Piece:
         text, reasoning = "".join(self.text), "".join(self.reasoning)
         if not (text or reasoning or self.calls or self.logprobs or self.state):
             return None
-        delta = v1.Delta(choice=choice, text=text, reasoning=reasoning, logprobs=self.logprobs)
-        delta.tool_calls.extend(self.calls.values())
+        delta = v1.Delta(choice=choice, text=text)  # what is set costs, even to nothing: most pieces are text alone
+        said = len(text.encode())
+        if reasoning:
+            delta.reasoning = reasoning
+            said += len(reasoning.encode())
+        if self.logprobs:
+            delta.logprobs.extend(self.logprobs)
+        for call in self.calls.values():
+            delta.tool_calls.append(call)
+            said += len(call.name.encode()) + len(call.arguments.encode())
         if self.state is not None:
             delta.provider_state.CopyFrom(self.state)
-        said = sum(len(call.name.encode()) + len(call.arguments.encode()) for call in self.calls.values())
-        exchange.said_bytes += len(text.encode()) + len(reasoning.encode()) + said
+        exchange.said_bytes += said
         return delta
 
     def __repr__(self) -> str:

@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 
 from services.cloud_proxy.http_provider import HttpProvider
-from services.cloud_proxy.key import Key
 from services.cloud_proxy.provider import Exchange, Wire
 from services.cloud_proxy.settings import ProviderSettings
 from spillway import v1
 from spillway.generation import merge_delta
-from tests.integration.cloud_proxy.rig import call, spec
+from tests.integration.cloud_proxy.rig import call, keyring, spec
 
 DATA = Path(os.environ.get("SPILLWAY_DATA", "/nowhere")) / "cassettes" / "wire.jsonl"
 RECORDED = pytest.mark.skipif(not DATA.exists(), reason="SPILLWAY_DATA names no folder with cassettes")
@@ -153,7 +152,7 @@ async def playing(row: Row, wire: Callable[[ProviderSettings], Wire], kind: str,
                 **more,
             }
         )
-        provider = HttpProvider(settings, wire(settings), Key("sk-recorded"))
+        provider = HttpProvider(settings, wire(settings), keyring("sk-recorded"))
         try:
             yield Player(cassette, provider)
         finally:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import os
+import socket
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +18,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.cloud_proxy.app import CloudProxyApp, build
+from services.cloud_proxy.http_provider import HttpProvider
+from services.cloud_proxy.key import Key
+from services.cloud_proxy.keyring import Keyring
 from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
 from spillway import v1
 from spillway.deadline import Deadline
@@ -95,6 +103,12 @@ class Rig(Caller):
         self.tracing.flush()
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
 
+    @property
+    def provider(self) -> HttpProvider:
+        found = next(iter(self.app.proxy.routes.values())).adapter
+        assert isinstance(found, HttpProvider)
+        return found
+
     async def used(self) -> tuple[int, int]:
         """Requests and tokens counted for the provider."""
         await self.app.proxy.limiter.settled()
@@ -127,7 +141,7 @@ class Rig(Caller):
 
 
 @asynccontextmanager
-async def raw(*pieces: bytes) -> AsyncIterator[int]:
+async def raw(*pieces: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Serve `pieces`, byte by byte as they are, to whoever sends an HTTP request; yield the port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -142,9 +156,23 @@ async def raw(*pieces: bytes) -> AsyncIterator[int]:
             writer.close()
             await writer.wait_closed()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     async with server:
         yield server.sockets[0].getsockname()[1]
+
+
+def connected(port: int) -> Iterator[socket.socket]:
+    """Yield every socket of this process that is connected to `port` here, each for one look."""
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(OSError), socket.socket(fileno=os.dup(int(file.name))) as found:
+            if found.family == socket.AF_INET and found.getpeername()[1] == port:
+                yield found
+
+
+def keyring(*keys: str) -> Keyring:
+    """Return a keyring of `keys`, from env:A, env:B and so on."""
+    found = {f"env:{name}": Key(text) for name, text in zip("ABCDEF", keys, strict=False)}
+    return Keyring("openai", found or None, clock=time.monotonic)
 
 
 def call(seconds: float = 20.0) -> Call:

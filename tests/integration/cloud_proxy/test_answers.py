@@ -254,6 +254,7 @@ async def test_models_and_providers_are_listed_without_secrets(valkey: str) -> N
             region="us",
             models=[MODEL],
             has_key=True,
+            keys=[v1.ProviderKey(source="env:KEY", state=v1.KEY_STATE_USABLE)],
             limits=[v1.RateLimit(name="requests_per_minute", limit=10, remaining=9)],
         )
     ]

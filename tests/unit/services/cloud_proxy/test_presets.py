@@ -18,7 +18,6 @@ from genai_prices.data_snapshot import get_snapshot
 from pydantic import ValidationError
 
 from services.cloud_proxy.http_provider import HttpProvider
-from services.cloud_proxy.key import Key
 from services.cloud_proxy.presets import PRESETS, PresetName
 from services.cloud_proxy.provider import Exchange, Wire
 from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
@@ -29,6 +28,7 @@ from spillway import errors, v1
 from spillway.deadline import Deadline
 from spillway.rpc.call import Call
 from spillway.settings import load
+from tests.integration.cloud_proxy.rig import keyring
 
 WIRES: dict[str, Callable[[ProviderSettings], Wire]] = {"openai": OpenAI, "mistral": Mistral}
 ANSWER = {
@@ -76,7 +76,7 @@ async def recorded(**told: Any) -> AsyncIterator[tuple[HttpProvider, Recorder]]:
     usual = settings(**told)
     here = f"http://127.0.0.1:{runner.addresses[0][1]}{urlsplit(usual.base_url).path}"
     made = settings(**{**told, "base_url": here})
-    provider = HttpProvider(made, WIRES[made.kind](made), Key("sk-secret"))
+    provider = HttpProvider(made, WIRES[made.kind](made), keyring("sk-secret"))
     try:
         yield provider, recorder
     finally:
