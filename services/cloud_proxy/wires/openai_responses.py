@@ -35,6 +35,7 @@ ABSENT: Mapping[str, tuple[float, ...]] = {
     "frequency_penalty": (0.0,),
 }
 """Parameters of sampling that this API has not, with the values that ask for nothing."""
+FEWEST_TOKENS = 16
 STOPS = ("strings", "token_ids", "include_stop", "ignore_eos")
 
 
@@ -144,6 +145,8 @@ def _sampling(spec: v1.GenerationSpec) -> Iterator[tuple[str, Any]]:
     if sampling.HasField("top_p"):
         yield "top_p", plain(sampling.top_p)
     if sampling.HasField("max_tokens"):
+        if sampling.max_tokens < FEWEST_TOKENS:
+            raise unsupported("spec.sampling.max_tokens", f"this API takes no fewer than {FEWEST_TOKENS}")
         yield "max_output_tokens", sampling.max_tokens
     if spec.logprobs.top:
         yield "top_logprobs", spec.logprobs.top
