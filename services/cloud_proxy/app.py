@@ -7,12 +7,15 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from services.cloud_proxy.audit import Audit
+from services.cloud_proxy.expectation import Expectation
 from services.cloud_proxy.http_provider import HttpProvider
 from services.cloud_proxy.key import read_key
 from services.cloud_proxy.limiter import Limiter
@@ -20,8 +23,9 @@ from services.cloud_proxy.provider import Wire
 from services.cloud_proxy.proxy import CloudProxy
 from services.cloud_proxy.route import Route
 from services.cloud_proxy.servicer import CloudProxyServicer, InferenceServicer
-from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings
+from services.cloud_proxy.settings import CloudProxySettings, ModelSettings, ProviderSettings, RateSettings
 from services.cloud_proxy.spend import Price, Tariff, Tokens
+from services.cloud_proxy.spool import Spool
 from services.cloud_proxy.wires.openai import OpenAI
 from spillway.deadline import Clock
 from spillway.rpc.keys import ROUTE
@@ -68,6 +72,11 @@ async def build(
             stack.push_async_callback(store.close)
         limiter = Limiter(store, name=uuid.uuid4().hex, replicas=settings.replicas, clock=clock)
         stack.push_async_callback(limiter.settled)
+        audit = Audit(settings.audit, store, Spool(settings.audit.folder))
+        await audit.open()
+        stack.push_async_callback(audit.close)
+        keeping = asyncio.create_task(audit.run())
+        stack.push_async_callback(_ended, keeping)
         routes: dict[str, Route] = {}
         keyed = set()
         for at, provider in enumerate(settings.providers):
@@ -80,14 +89,22 @@ async def build(
             for model in provider.models:
                 name = f"{provider.name}/{model.name}"
                 routes[name] = Route(name, provider, model, adapter, _tariff(provider, model))
-        proxy = CloudProxy(routes, limiter, tracing=tracing, clock=clock, window=settings.window_s)
+        proxy = CloudProxy(
+            routes,
+            limiter,
+            audit,
+            tracing=tracing,
+            clock=clock,
+            wall=_now,
+            window=settings.window_s,
+        )
         server = Server(
             settings.server,
             [
                 Service(INFERENCE, InferenceServicer(proxy), inference_pb2_grpc.add_InferenceServiceServicer_to_server),
                 Service(
                     CLOUD,
-                    CloudProxyServicer(proxy, frozenset(keyed)),
+                    CloudProxyServicer(proxy, frozenset(keyed), Expectation().tokens),
                     cloud_pb2_grpc.add_CloudProxyServiceServicer_to_server,
                 ),
             ],
@@ -108,13 +125,39 @@ async def build(
         yield CloudProxyApp(server, proxy)
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 def _tariff(provider: ProviderSettings, model: ModelSettings) -> Tariff:
-    price = model.price
+    price = model.price or provider.price
+    listed = model.name, provider.real_url, provider.price_list
     if price is None:
-        return Tariff(model.name, provider.base_url, provider.price_list)
-    cached = price.input_usd_per_mtok if price.cached_input_usd_per_mtok is None else price.cached_input_usd_per_mtok
-    usd = (price.input_usd_per_mtok, price.output_usd_per_mtok, cached)
-    return Tariff(model.name, provider.base_url, provider.price_list, Price(*(Decimal(str(value)) for value in usd)))
+        return Tariff(*listed)
+    above = price.long_context
+    long = None if above is None else (above.above_tokens, _price(above))
+    return Tariff(*listed, replace(_price(price), above=long), price.as_of)
+
+
+def _price(rate: RateSettings) -> Price:
+    usual = rate.input_usd_per_mtok
+    cached, written = rate.cached_input_usd_per_mtok, rate.cache_write_usd_per_mtok
+    return Price(
+        _usd(usual),
+        _usd(rate.output_usd_per_mtok),
+        _usd(usual if cached is None else cached),
+        _usd(usual if written is None else written),
+    )
+
+
+def _usd(written: float) -> Decimal:
+    return Decimal(str(written))  # 0.1 is a tenth
 
 
 def _proxy(provider: ProviderSettings) -> str | None:

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from services.cloud_proxy.limits import NAMES
+from services.cloud_proxy.estimate import Expected, estimated
 from services.cloud_proxy.proxy import CloudProxy, prompt_estimate
+from services.cloud_proxy.roster import listed
 from services.cloud_proxy.route import Route
 from spillway import v1
 from spillway.generation import Folder, check
@@ -62,32 +63,21 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
     """What operators and routers may know of the providers."""
 
-    def __init__(self, proxy: CloudProxy, keyed: frozenset[str]) -> None:
+    def __init__(self, proxy: CloudProxy, keyed: frozenset[str], expected: Expected) -> None:
         self._proxy = proxy
         self._keyed = keyed
+        self._expected = expected
 
     async def ListProviders(self, request: v1.ListProvidersRequest, context: Any) -> v1.ListProvidersResponse:
-        by_provider: dict[str, list[Route]] = {}
-        for route in self._proxy.routes.values():
-            by_provider.setdefault(route.provider.name, []).append(route)
-        return v1.ListProvidersResponse(providers=[await self._provider(routes) for routes in by_provider.values()])
+        proxy, call = self._proxy, current_call() if request.ask else None
+        return v1.ListProvidersResponse(providers=await listed(proxy.routes, proxy.limiter, self._keyed, call))
 
-    async def _provider(self, routes: list[Route]) -> v1.Provider:
-        provider, limits = routes[0].provider, routes[0].limits
-        told = v1.Provider(
-            name=provider.name,
-            simulated=provider.simulated,
-            region=provider.region,
-            models=[route.name for route in routes],
-            has_key=provider.name in self._keyed,
+    async def EstimateCost(self, request: v1.EstimateCostRequest, context: Any) -> v1.EstimateCostResponse:
+        check(request.spec)
+        routes = self._proxy.generating(request.spec.model)
+        return v1.EstimateCostResponse(
+            estimates=[estimated(route, request.spec, request.tenant, self._expected) for route in routes]
         )
-        if any(limit is not None for limit in limits):
-            passed = await self._proxy.limiter.look(provider.name)
-            for at, limit in enumerate(limits):
-                if limit is not None:
-                    remaining = None if passed is None else max(0, limit - passed[at])
-                    told.limits.add(name=NAMES[at], limit=limit, remaining=remaining)
-        return told
 
 
 def _stamp(request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.EmbedRequest) -> v1.PolicyStamp | None:
@@ -106,7 +96,8 @@ def _model(route: Route) -> v1.Model:
         name=route.name,
         target=route.name,
         kind=v1.TARGET_KIND_CLOUD,
-        region=route.provider.region,
+        region=route.region,
+        retention_days=route.retention_days,
         context_window=route.model.context_window,
         capabilities=sorted(CAPABILITIES[name] for name in route.model.capabilities),
     )

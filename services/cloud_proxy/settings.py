@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
+from services.cloud_proxy.audit_settings import AuditSettings
+from services.cloud_proxy.billing import OnCancel
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
 CapabilityName = Literal[
@@ -34,14 +37,29 @@ BASE_URLS: Mapping[WireName, str] = {
 PrefillName = Literal["plain", "prefix", "continue_final_message"]
 SensitivityName = Literal["public", "internal", "confidential", "restricted"]
 Count = Annotated[StrictInt, Field(gt=0)]
+Days = Annotated[StrictInt, Field(ge=0)]
 
 
-class PriceSettings(Section):
-    """What a model charges, in USD per million tokens."""
+class RateSettings(Section):
+    """USD per million tokens."""
 
     input_usd_per_mtok: float = Field(ge=0)
     output_usd_per_mtok: float = Field(ge=0)
     cached_input_usd_per_mtok: float | None = Field(None, ge=0, description="absent: as other input")
+    cache_write_usd_per_mtok: float | None = Field(None, ge=0, description="absent: as other input")
+
+
+class LongContextSettings(RateSettings):
+    """What a call with a long prompt charges instead, all of it."""
+
+    above_tokens: Count = Field(description="prompts of more tokens than this are at these prices")
+
+
+class PriceSettings(RateSettings):
+    """What a model charges."""
+
+    as_of: date | None = Field(None, description="day on which this was known to hold, YYYY-MM-DD")
+    long_context: LongContextSettings | None = None
 
 
 class ModelSettings(Section):
@@ -50,7 +68,12 @@ class ModelSettings(Section):
     name: str = Field(min_length=1, description="as the provider calls it")
     context_window: Count | None = Field(None, description="tokens, prompt and answer together")
     capabilities: frozenset[CapabilityName] = frozenset({"json_schema", "json_object", "tools", "text_input"})
-    price: PriceSettings | None = Field(None, description="absent: looked up in the price list, else unknown")
+    price: PriceSettings | None = Field(
+        None, description="absent: the provider's, else looked up in the price list, else unknown"
+    )
+    region: str = Field("", description="where content goes; absent: as the provider")
+    retention_days: Days | None = Field(None, description="how long it is kept there; absent: as the provider")
+    max_sensitivity: SensitivityName | None = Field(None, description="absent: as the provider")
 
     @model_validator(mode="after")
     def _generates_or_embeds(self) -> ModelSettings:
@@ -78,6 +101,9 @@ class ProviderSettings(Section):
     key_env: str | None = Field(None, description="environment variable that holds the key")
     key_file: Path | None = Field(None, description="file that holds the key; mode 0600")
     region: str = Field(min_length=1, description="where content goes; compared with the regions of a data policy")
+    retention_days: Days | None = Field(
+        None, description="how long what is sent is kept there; 0: not at all; absent: unknown"
+    )
     max_sensitivity: SensitivityName = Field("internal", description="most sensitive content it may be sent")
     simulated: bool = Field(False, description="not the provider itself but something that speaks its wire format")
     models: tuple[ModelSettings, ...] = Field(min_length=1)
@@ -100,7 +126,16 @@ class ProviderSettings(Section):
         description="how a last message of the assistant's is continued: as it is (plain), with `prefix: true`"
         " (Mistral, DeepSeek's beta) or with `continue_final_message` (vLLM); absent: it is not",
     )
+    price: PriceSettings | None = Field(None, description="of models that state none; absent: the price list's")
     price_list: str | None = Field(None, description="provider id of genai-prices; absent: found by base_url")
+    billing_on_cancel: OnCancel | None = Field(
+        None, description="billed of an answer whose reader left; absent: what is known of base_url (docs/money.md)"
+    )
+
+    @property
+    def real_url(self) -> str:
+        """The address of the provider that this one is, or stands for: what it charges goes by that."""
+        return BASE_URLS[self.kind] if self.simulated else self.base_url
 
     @model_validator(mode="before")
     @classmethod
@@ -139,6 +174,7 @@ class CloudProxySettings(ServiceSettings):
     replicas: Count = Field(
         1, description="proxies that share the limits, at least: each takes its share while the store is away"
     )
+    audit: AuditSettings = AuditSettings()
     window_s: float = Field(0.02, ge=0, le=1, description="merging window of deltas where a request sets none")
 
     @model_validator(mode="after")

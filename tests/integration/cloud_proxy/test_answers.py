@@ -233,6 +233,7 @@ async def test_one_span_tells_of_the_exchange_and_only_a_simulated_provider_gets
         names.HTTP_STATUS: 200,
         names.INPUT_TOKENS: 5,
         names.OUTPUT_TOKENS: 6,
+        names.COST: 5 * 150 + 6 * 600,
     }
     assert span.context is not None
     assert f"{span.context.span_id:016x}" in simulator.seen[0].headers["traceparent"]
@@ -269,6 +270,7 @@ async def test_models_and_providers_are_listed_without_secrets(valkey: str) -> N
             region="us",
             models=[MODEL],
             has_key=True,
+            wire="openai",
             limits=[v1.RateLimit(name="requests_per_minute", limit=10, remaining=9)],
         )
     ]
