@@ -18,7 +18,7 @@ from services.cloud_proxy.spool import Spool, SpoolError
 from spillway.audit import FIELD, INTENT, STREAM, Record
 from spillway.errors import TargetDown
 from spillway.logs import get_logger
-from spillway.store.redis import Argument, Script, Store, StoreUnavailable
+from spillway.store.redis import Script, Store, StoreUnavailable
 
 log = get_logger(__name__)
 
@@ -54,7 +54,7 @@ class _Pending:
     """A record on its way. `kept` is told whether it is, where somebody waits."""
 
     number: int
-    record: bytes
+    record: str
     kept: asyncio.Future[bool] | None = None
 
     def tell(self, kept: bool) -> None:
@@ -65,10 +65,11 @@ class _Pending:
 class Audit:
     """Keeps the records of one proxy. It works while `run` runs."""
 
-    def __init__(self, settings: AuditSettings, store: Store, spool: Spool) -> None:
+    def __init__(self, settings: AuditSettings, store: Store, spool: Spool, *, away_s: float = AWAY_S) -> None:
         self._settings = settings
         self._store = store
         self._spool = spool
+        self._away_s = away_s
         self._writer = uuid.uuid4().hex
         self._number = 0
         self._pending: list[_Pending] = []
@@ -129,11 +130,11 @@ class Audit:
 
     @property
     def _full(self) -> bool:
-        return self.waiting >= self._settings.max_waiting
+        return self.waiting + len(self._pending) >= self._settings.max_waiting
 
     def _append(self, record: Record, kept: asyncio.Future[bool] | None) -> None:
         self._number += 1
-        told = json.dumps({**record, "proxy": self._writer}, separators=(",", ":"), ensure_ascii=False).encode()
+        told = json.dumps({**record, "proxy": self._writer}, separators=(",", ":"), ensure_ascii=False)
         self._pending.append(_Pending(self._number, told, kept))
 
     async def _keep_on(self) -> None:
@@ -184,7 +185,7 @@ class Audit:
     async def _catch_up(self) -> None:
         while True:
             await self._backlog.wait()
-            await asyncio.sleep(AWAY_S)
+            await asyncio.sleep(self._away_s)
             while self.waiting and await self._send_oldest():
                 pass
             if not self.waiting:
@@ -206,9 +207,9 @@ class Audit:
         self._wait(-len(rows))
         return True
 
-    async def _put(self, writer: str, records: Sequence[tuple[int, bytes]]) -> None:
+    async def _put(self, writer: str, records: Sequence[tuple[int, str]]) -> None:
         keys = [STREAM, f"{{{STREAM}}}:{writer}"]  # one hash slot
-        arguments: list[Argument] = [self._settings.keep_records, REMEMBERED_S * 1000]
+        arguments: list[str | int] = [self._settings.keep_records, REMEMBERED_S * 1000]
         for record in records:
             arguments += record
         await self._store.run(APPEND, keys, arguments)

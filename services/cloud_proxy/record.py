@@ -20,7 +20,7 @@ def intent(attempt: Attempt, at: datetime) -> Record:
         "at": _written(at),
         **_about(attempt.route, attempt.stamp, attempt.request_id),
         "bytes": attempt.leaving.size,
-        "prompt_tokens": attempt.leaving.prompt_tokens,
+        "estimated_prompt_tokens": attempt.leaving.prompt_tokens,
     }
 
 
@@ -35,11 +35,11 @@ def outcome(attempt: Attempt, at: datetime, now: float) -> Record:
     }
     if attempt.outcome == ANSWERED:
         told["cost_nano_usd"] = attempt.cost()
-    else:
-        billed = attempt.bill()
+    elif exchange.sent:
+        seen, billed = attempt.seen(), attempt.bill()
+        told["counted_prompt_tokens"], told["counted_completion_tokens"] = seen.prompt, seen.completion
         told["counted_nano_usd"], told["billed_at_most_nano_usd"] = billed.counted, billed.at_most
         told["billing_on_cancel"] = attempt.route.billing_on_cancel
-    seen = attempt.seen()
     return {
         **intent(attempt, at),
         "phase": OUTCOME,
@@ -49,8 +49,8 @@ def outcome(attempt: Attempt, at: datetime, now: float) -> Record:
         "status": exchange.status,
         "answered_by": exchange.model,
         "provider_request_id": exchange.provider_request_id,
-        "prompt_tokens": seen.prompt,
-        "completion_tokens": seen.completion if exchange.sent else 0,
+        "prompt_tokens": usage.prompt_tokens if usage.HasField("prompt_tokens") else None,
+        "completion_tokens": usage.completion_tokens if usage.HasField("completion_tokens") else None,
         **told,
         "price_source": tariff.source,
         "price_date": str(tariff.as_of or ""),

@@ -19,7 +19,7 @@ PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS waiting (
-    place INTEGER PRIMARY KEY AUTOINCREMENT, writer TEXT NOT NULL, number INTEGER NOT NULL, record BLOB NOT NULL
+    place INTEGER PRIMARY KEY AUTOINCREMENT, writer TEXT NOT NULL, number INTEGER NOT NULL, record TEXT NOT NULL
 );
 """
 
@@ -30,7 +30,7 @@ class Waiting(NamedTuple):
     place: int
     writer: str
     number: int
-    record: bytes
+    record: str
 
 
 class SpoolError(Exception):
@@ -53,7 +53,7 @@ class Spool:
         except (SpoolError, OSError) as error:
             raise SettingsError(f"cloud_proxy.audit.folder: {self._path}: cannot be used: {error}") from None
 
-    async def add(self, writer: str, records: Sequence[tuple[int, bytes]]) -> None:
+    async def add(self, writer: str, records: Sequence[tuple[int, str]]) -> None:
         """Keep numbered `records` of `writer`, all or none. Raises SpoolError."""
         rows = [(writer, number, record) for number, record in records]
         insert = "INSERT INTO waiting (writer, number, record) VALUES (?, ?, ?)"

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.cloud_proxy.app import CloudProxyApp, build
+from services.cloud_proxy.audit_settings import AuditSettings
 from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
 from spillway import v1
 from spillway.deadline import Deadline
@@ -141,6 +142,7 @@ async def running(
     replicas: int = 1,
     environ: Mapping[str, str] | None = None,
     server: ServerSettings | None = None,
+    audit: Mapping[str, Any] | None = None,
     **provider: Any,
 ) -> AsyncIterator[Rig]:
     """Run a cloud proxy before `simulator` (served here unless `url` says where), with `provider` settings."""
@@ -152,6 +154,7 @@ async def running(
             store=StoreSettings(url=store_url, timeout_s=5.0),
             providers=(ProviderSettings.model_validate(declared(url, **provider)),),
             replicas=replicas,
+            audit=AuditSettings.model_validate(audit or {}),
         )
         exporter = InMemorySpanExporter()
         tracing = Tracing("cloud_proxy", exporter=exporter)

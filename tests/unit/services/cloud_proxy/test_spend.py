@@ -139,7 +139,8 @@ def test_a_price_holds_from_its_day_on() -> None:
 
 
 def test_half_a_nano_dollar_is_rounded_up_and_once() -> None:
-    price = Price(*map(Decimal, ("0.0005", "0.0005", "0.0005", "0.0005")))
+    half = Decimal("0.0005")
+    price = Price(half, half, half, half)
     tariff = Tariff("m", OPENAI, price=price)
     assert tariff.cost_nano_usd(Tokens(1, 0)) == 1
     assert tariff.cost_nano_usd(Tokens(1, 1)) == 1  # not 1 + 1
