@@ -61,9 +61,13 @@ class Caller:
     async def stream(self, asked: v1.GenerationSpec, **how: Any) -> v1.GenerateResponse:
         return await fold(self.events(asked, **how))
 
-    async def providers(self) -> v1.ListProvidersResponse:
+    async def providers(self, *, ask: bool = False) -> v1.ListProvidersResponse:
         stub = cloud_pb2_grpc.CloudProxyServiceStub(self.remote.channel)
-        return await self.remote.unary(stub.ListProviders, v1.ListProvidersRequest(), call(), span_name="test")
+        return await self.remote.unary(stub.ListProviders, v1.ListProvidersRequest(ask=ask), call(), span_name="test")
+
+    async def estimate(self, asked: v1.GenerationSpec) -> v1.EstimateCostResponse:
+        stub = cloud_pb2_grpc.CloudProxyServiceStub(self.remote.channel)
+        return await self.remote.unary(stub.EstimateCost, v1.EstimateCostRequest(spec=asked), call(), span_name="test")
 
     async def models(self) -> v1.ListModelsResponse:
         stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
