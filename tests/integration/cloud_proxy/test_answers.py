@@ -127,6 +127,7 @@ async def test_a_private_prompt_is_refused_even_if_a_router_asked(valkey: str) -
             router="r",
             data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY, sensitivity=v1.SENSITIVITY_RESTRICTED),
         ),
+        v1.PolicyStamp(router="r", data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY, max_retention_days=0)),
     ]
     async with running(simulator, valkey) as rig:
         for stamp in blocked:
