@@ -45,11 +45,12 @@ class CloudProxyApp:
 
     server: Server
     proxy: CloudProxy
+    recording: asyncio.Task[None]
 
     async def died(self) -> str:
-        """It goes on as long as its process: providers and store may come and go."""
-        await asyncio.Event().wait()
-        return ""
+        """Providers and store may come and go; without its audit trail it serves nobody."""
+        await asyncio.wait({self.recording})
+        return "the audit trail has ended"
 
 
 @asynccontextmanager
@@ -75,8 +76,8 @@ async def build(
         audit = Audit(settings.audit, store, Spool(settings.audit.folder))
         await audit.open()
         stack.push_async_callback(audit.close)
-        keeping = asyncio.create_task(audit.run())
-        stack.push_async_callback(_ended, keeping)
+        recording = asyncio.create_task(audit.run(), name="audit trail")
+        stack.push_async_callback(_ended, recording)
         routes: dict[str, Route] = {}
         keyed = set()
         for at, provider in enumerate(settings.providers):
@@ -122,7 +123,7 @@ async def build(
         for route in routes.values():
             route.tariff.cost_nano_usd(Tokens(1, 1))  # the price list takes a while to read, once
         await server.health.set_ready(True)
-        yield CloudProxyApp(server, proxy)
+        yield CloudProxyApp(server, proxy, recording)
 
 
 def _now() -> datetime:
