@@ -39,6 +39,10 @@ class Relay:
         """Let what is asked through to the store, and none of its answers back."""
         self._replies.clear()
 
+    def speak(self) -> None:
+        """Let the answers through again."""
+        self._replies.set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_unix_connection(self._far)
         always = asyncio.Event()
@@ -68,5 +72,5 @@ async def relayed(far: str, folder: Path) -> AsyncIterator[Relay]:
     try:
         yield relay
     finally:
-        relay._replies.set()
+        relay.speak()
         await relay.down()

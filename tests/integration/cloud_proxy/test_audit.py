@@ -256,7 +256,7 @@ async def test_a_store_that_does_not_answer_holds_up_one_call_and_no_more(valkey
             await audit.opened(one(at))
         waited = loop.time() - began
         assert audit.waiting == 50
-        relay._replies.set()
+        relay.speak()
         assert len(await records(valkey, 50)) == 50
     assert waited < 50 * 0.2 / 2
 
