@@ -35,7 +35,7 @@ def outcome(attempt: Attempt, at: datetime, now: float) -> Record:
     }
     if attempt.outcome == ANSWERED:
         told["cost_nano_usd"] = attempt.cost()
-    elif exchange.sent:
+    if exchange.sent and (attempt.outcome != ANSWERED or not usage.HasField("completion_tokens")):
         seen, billed = attempt.seen(), attempt.bill()
         told["counted_prompt_tokens"], told["counted_completion_tokens"] = seen.prompt, seen.completion
         told["counted_nano_usd"], told["billed_at_most_nano_usd"] = billed.counted, billed.at_most
