@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class Residency(IntEnum):
@@ -44,6 +44,9 @@ class Stated(Protocol):
     def sensitivity(self) -> int: ...
     @property
     def regions(self) -> Iterable[str]: ...
+    @property
+    def max_retention_days(self) -> int: ...
+    def HasField(self, field_name: Literal["max_retention_days"]) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +56,28 @@ class DataPolicy:
     residency: Residency = Residency.UNSPECIFIED
     regions: frozenset[str] = frozenset()
     sensitivity: Sensitivity = Sensitivity.UNSPECIFIED
+    max_retention_days: int | None = None
+    """Longest time it may be kept where it goes; None: any time."""
 
     @classmethod
     def read(cls, stated: Stated) -> DataPolicy:
         """The policy that a message states."""
-        return cls(Residency(stated.residency), frozenset(stated.regions), Sensitivity(stated.sensitivity))
+        days = stated.max_retention_days if stated.HasField("max_retention_days") else None
+        return cls(Residency(stated.residency), frozenset(stated.regions), Sensitivity(stated.sensitivity), days)
 
     def tightened(self, other: DataPolicy) -> DataPolicy:
-        """Both at once: the tightest of each, and only regions that both allow."""
+        """Both at once: the tightest of each, only regions that both allow, and the shorter retention."""
         residency = max(self.residency, other.residency)
         named = [policy.regions for policy in (self, other) if policy.residency is Residency.REGIONS]
         regions = frozenset.intersection(*named) if named else frozenset[str]()
-        return DataPolicy(residency, regions, max(self.sensitivity, other.sensitivity))
+        bounds = [days for policy in (self, other) if (days := policy.max_retention_days) is not None]
+        return DataPolicy(residency, regions, max(self.sensitivity, other.sensitivity), min(bounds, default=None))
 
-    def objection(self, region: str, limit: Sensitivity) -> str:
-        """Why content may not leave the site for `region`, which is trusted up to `limit`; empty if it may."""
+    def objection(self, region: str, limit: Sensitivity, retention_days: int | None = None) -> str:
+        """Why content may not leave the site for `region`, which is trusted up to `limit`; empty if it may.
+
+        It is kept there for `retention_days`; None: nobody knows for how long.
+        """
         if self.residency is Residency.LOCAL_ONLY:
             return "the content must stay on the site"
         if self.residency is Residency.REGIONS and region not in self.regions:
@@ -76,6 +86,9 @@ class DataPolicy:
             return "no data policy was resolved, so the content stays"
         if self.sensitivity > limit:
             return f"{self.sensitivity.name.lower()} content stays on the site; {limit.name.lower()} at most may leave"
+        if self.max_retention_days is not None and (retention_days is None or retention_days > self.max_retention_days):
+            kept = "for an unknown time" if retention_days is None else f"{retention_days} days"
+            return f"the content may be kept {self.max_retention_days} days at most; there it is kept {kept}"
         return ""
 
 

@@ -7,11 +7,14 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from services.cloud_proxy import http_proxy, tls
+from services.cloud_proxy.audit import Audit
+from services.cloud_proxy.expectation import Expectation
 from services.cloud_proxy.http_provider import HttpProvider
 from services.cloud_proxy.http_proxy import HttpProxy
 from services.cloud_proxy.key_files import read_keys
@@ -21,8 +24,15 @@ from services.cloud_proxy.provider import Wire
 from services.cloud_proxy.proxy import CloudProxy
 from services.cloud_proxy.route import Route
 from services.cloud_proxy.servicer import CloudProxyServicer, InferenceServicer
-from services.cloud_proxy.settings import NO_PROXY, CloudProxySettings, ModelSettings, ProviderSettings
+from services.cloud_proxy.settings import (
+    NO_PROXY,
+    CloudProxySettings,
+    ModelSettings,
+    ProviderSettings,
+    RateSettings,
+)
 from services.cloud_proxy.spend import Price, Tariff, Tokens
+from services.cloud_proxy.spool import Spool
 from services.cloud_proxy.wires.anthropic import Anthropic
 from services.cloud_proxy.wires.gemini import Gemini
 from services.cloud_proxy.wires.mistral import Mistral
@@ -54,11 +64,12 @@ class CloudProxyApp:
     proxy: CloudProxy
     keyrings: Mapping[str, Keyring]
     """Those of every provider, by its name."""
+    recording: asyncio.Task[None]
 
     async def died(self) -> str:
-        """It goes on as long as its process: providers and store may come and go."""
-        await asyncio.Event().wait()
-        return ""
+        """Providers and store may come and go; without its audit trail it serves nobody."""
+        await asyncio.wait({self.recording})
+        return "the audit trail has ended"
 
 
 @asynccontextmanager
@@ -81,6 +92,11 @@ async def build(
             stack.push_async_callback(store.close)
         limiter = Limiter(store, name=uuid.uuid4().hex, replicas=settings.replicas, clock=clock)
         stack.push_async_callback(limiter.settled)
+        audit = Audit(settings.audit, store, Spool(settings.audit.folder))
+        await audit.open()
+        stack.push_async_callback(audit.close)
+        recording = asyncio.create_task(audit.run(), name="audit trail")
+        stack.push_async_callback(_ended, recording)
         routes: dict[str, Route] = {}
         keyrings: dict[str, Keyring] = {}
         for at, provider in enumerate(settings.providers):
@@ -102,14 +118,22 @@ async def build(
             for model in provider.models:
                 name = f"{provider.name}/{model.name}"
                 routes[name] = Route(name, provider, model, adapter, _tariff(provider, model))
-        proxy = CloudProxy(routes, limiter, tracing=tracing, clock=clock, window=settings.window_s)
+        proxy = CloudProxy(
+            routes,
+            limiter,
+            audit,
+            tracing=tracing,
+            clock=clock,
+            wall=_now,
+            window=settings.window_s,
+        )
         server = Server(
             settings.server,
             [
                 Service(INFERENCE, InferenceServicer(proxy), inference_pb2_grpc.add_InferenceServiceServicer_to_server),
                 Service(
                     CLOUD,
-                    CloudProxyServicer(proxy, keyrings),
+                    CloudProxyServicer(proxy, keyrings, Expectation().tokens),
                     cloud_pb2_grpc.add_CloudProxyServiceServicer_to_server,
                 ),
             ],
@@ -127,16 +151,42 @@ async def build(
         for route in routes.values():
             route.tariff.cost_nano_usd(Tokens(1, 1))  # the price list takes a while to read, once
         await server.health.set_ready(True)
-        yield CloudProxyApp(server, proxy, keyrings)
+        yield CloudProxyApp(server, proxy, keyrings, recording)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def _tariff(provider: ProviderSettings, model: ModelSettings) -> Tariff:
-    price = model.price
+    price = model.price or provider.price
+    listed = model.name, provider.real_url, provider.price_list
     if price is None:
-        return Tariff(model.name, provider.base_url, provider.price_list)
-    cached = price.input_usd_per_mtok if price.cached_input_usd_per_mtok is None else price.cached_input_usd_per_mtok
-    usd = (price.input_usd_per_mtok, price.output_usd_per_mtok, cached)
-    return Tariff(model.name, provider.base_url, provider.price_list, Price(*(Decimal(str(value)) for value in usd)))
+        return Tariff(*listed)
+    above = price.long_context
+    long = None if above is None else (above.above_tokens, _price(above))
+    return Tariff(*listed, replace(_price(price), above=long), price.as_of)
+
+
+def _price(rate: RateSettings) -> Price:
+    usual = rate.input_usd_per_mtok
+    cached, written = rate.cached_input_usd_per_mtok, rate.cache_write_usd_per_mtok
+    return Price(
+        _usd(usual),
+        _usd(rate.output_usd_per_mtok),
+        _usd(usual if cached is None else cached),
+        _usd(usual if written is None else written),
+    )
+
+
+def _usd(written: float) -> Decimal:
+    return Decimal(str(written))  # 0.1 is a tenth
 
 
 def _proxy(provider: ProviderSettings, environ: Mapping[str, str]) -> HttpProxy | None:

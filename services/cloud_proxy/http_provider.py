@@ -203,6 +203,7 @@ class HttpProvider:
         if left <= 0:
             raise DeadlineExceeded(f"no time is left to call {self._settings.name}")
         exchange.sent = True
+        exchange.sent_bytes += len(prepared.body)
         response = await self._session.request(
             method,
             f"{self._settings.base_url}/{prepared.path}",

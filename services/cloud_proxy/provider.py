@@ -18,6 +18,8 @@ from spillway.rpc.call import Call
 class Exchange(WireExchange):
     """What became of one request, and what the provider's headers said is left of its limits."""
 
+    sent_bytes: int = 0
+    """Of bodies, every time one was sent."""
     allowances: tuple[Allowance, ...] = ()
 
 

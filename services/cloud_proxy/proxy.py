@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
 
 from opentelemetry.trace import SpanKind
 
-from services.cloud_proxy.attempt import Attempt
+from services.cloud_proxy import record
+from services.cloud_proxy.attempt import Attempt, Leaving
+from services.cloud_proxy.audit import Audit
 from services.cloud_proxy.egress import admit
 from services.cloud_proxy.limiter import Limiter, Reservation
 from services.cloud_proxy.limits import CLOSED, NOTHING, Amounts, estimate, tokens_of
 from services.cloud_proxy.provider import Exchange
 from services.cloud_proxy.route import Route
 from spillway import embedding, v1
+from spillway.audit import OUTCOME
 from spillway.coalescing import pulled, window_s
 from spillway.deadline import Clock
 from spillway.errors import (
@@ -36,15 +40,28 @@ from spillway.tokens import IMAGE_TOKENS
 
 log = get_logger(__name__)
 
+Wall = Callable[[], datetime]
+"""The time of day, in UTC."""
+
 
 class CloudProxy:
     """Answers by providers. Every attempt passes the gate, is reserved, and is settled and told on every exit path."""
 
     def __init__(
-        self, routes: Mapping[str, Route], limiter: Limiter, *, tracing: Tracing, clock: Clock, window: float
+        self,
+        routes: Mapping[str, Route],
+        limiter: Limiter,
+        audit: Audit,
+        *,
+        tracing: Tracing,
+        clock: Clock,
+        wall: Wall,
+        window: float,
     ) -> None:
         self.routes = routes
         self.limiter = limiter
+        self._audit = audit
+        self._wall = wall
         self._tracing = tracing
         self._clock = clock
         self._window = window
@@ -59,18 +76,25 @@ class CloudProxy:
             raise ModelUnknown(f"spec.model: {model[:100]!r} is not served here", resource=model)
         return route
 
+    def generating(self, model: str) -> list[Route]:
+        """Return the route called `model`, or all that generate where it is empty; raises as `find` does, and
+        ConstraintUnsupported for one that embeds."""
+        if not model:
+            return [route for route in self.routes.values() if not route.embeds]
+        return [self._generates(self.find(model))]
+
     async def generate(
         self, spec: v1.GenerationSpec, stamp: v1.PolicyStamp | None, call: Call
     ) -> AsyncGenerator[v1.GenerationEvent, None]:
         """Yield the events of one answer. Closed early, it ends the provider's work at once."""
         route, began = self.find(spec.model), self._clock()
-        stamp = self._admitted(route, stamp)
+        stamp = self._admitted(route, stamp, call)
         check(spec)
-        if "embeddings" in route.model.capabilities:
-            raise _other_rpc("Generate", f"{route.name} embeds, and generates nothing")
+        self._generates(route)
         prepared = route.adapter.prepare(spec, route.model.name)
         prompt_tokens = prompt_estimate(spec)
         sampling = spec.sampling
+        leaving = Leaving(len(prepared.body), prompt_tokens, most_tokens(spec))
         amounts = estimate(
             prompt_tokens=prompt_tokens,
             max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
@@ -78,7 +102,7 @@ class CloudProxy:
             default=route.provider.default_answer_tokens,
             limits=route.limits,
         )
-        async with self._attempt(route, stamp, call, began, prompt_tokens, amounts) as (attempt, call):
+        async with self._attempt(route, stamp, call, began, leaving, amounts) as (attempt, call):
             exchange = attempt.exchange
             source = route.adapter.stream(prepared, call, exchange)
             window = window_s(spec.coalescing, self._window)
@@ -98,9 +122,9 @@ class CloudProxy:
     async def embed(self, spec: v1.EmbeddingSpec, stamp: v1.PolicyStamp | None, call: Call) -> v1.EmbedResponse:
         """Return a vector for every input. Cancelled, it ends the provider's work at once."""
         route, began = self.find(spec.model), self._clock()
-        stamp = self._admitted(route, stamp)
+        stamp = self._admitted(route, stamp, call)
         embedding.check(spec)
-        if "embeddings" not in route.model.capabilities:
+        if not route.embeds:
             raise _other_rpc("Embed", f"{route.name} generates, and embeds nothing")
         if "token_input" not in route.model.capabilities:
             for index, one in enumerate(spec.inputs):
@@ -108,7 +132,9 @@ class CloudProxy:
                     path, what = f"spec.inputs[{index}].tokens", "this model is given text, not tokens"
                     raise ConstraintUnsupported(f"{path}: {what}", fields=[FieldViolation(path, what)])
         tokens = sum(tokens_of(embedding.input_bytes(one)) + len(one.tokens.ids) for one in spec.inputs)
-        async with self._attempt(route, stamp, call, began, tokens, Amounts(1, tokens)) as (attempt, call):
+        size = sum(embedding.input_bytes(one) or len(one.tokens.ids) for one in spec.inputs)
+        leaving = Leaving(size, tokens, 0)
+        async with self._attempt(route, stamp, call, began, leaving, Amounts(1, tokens)) as (attempt, call):
             response = await route.adapter.embed(spec, route.model.name, call, attempt.exchange)
             attempt.outcome = "ANSWERED"
             response.request_id, response.target = call.request_id, route.name
@@ -116,22 +142,35 @@ class CloudProxy:
             response.usage.CopyFrom(attempt.usage(self._clock()))
             return response
 
-    def _admitted(self, route: Route, stamp: v1.PolicyStamp | None) -> v1.PolicyStamp:
-        """Return the stamp under which content may go by `route`; raises PolicyBlocked."""
-        provider = route.provider
-        return admit(stamp, provider=provider.name, region=provider.region, max_sensitivity=provider.max_sensitivity)
+    def _generates(self, route: Route) -> Route:
+        if route.embeds:
+            raise _other_rpc("Generate", f"{route.name} embeds, and generates nothing")
+        return route
+
+    def _admitted(self, route: Route, stamp: v1.PolicyStamp | None, call: Call) -> v1.PolicyStamp:
+        """Return the stamp under which content may go by `route`; raises PolicyBlocked, and puts it on record."""
+        try:
+            return admit(stamp, route)
+        except SpillwayError as error:
+            self._audit.told(record.refusal(route, stamp, call.request_id, error.reason, self._wall()))
+            raise
 
     @asynccontextmanager
     async def _attempt(
-        self, route: Route, stamp: v1.PolicyStamp, call: Call, began: float, prompt_tokens: int, amounts: Amounts
+        self, route: Route, stamp: v1.PolicyStamp, call: Call, began: float, leaving: Leaving, amounts: Amounts
     ) -> AsyncIterator[tuple[Attempt, Call]]:
         """Reserve `amounts`, and account for what the block does at the provider, whatever becomes of it.
 
         The call that is yielded is under the attempt's span.
         """
         provider = route.provider
-        reservation = await self._reserve(route, amounts, call)
-        attempt = Attempt(route, stamp, call.request_id, began=began, queued=self._clock())
+        try:
+            reservation = await self._reserve(route, amounts, call)
+        except SpillwayError as error:
+            held = record.refusal(route, stamp, call.request_id, error.reason, self._wall(), phase=OUTCOME)
+            self._audit.told(held)
+            raise
+        attempt = Attempt(route, stamp, call.request_id, began=began, queued=self._clock(), leaving=leaving)
         span = self._tracing.start(
             names.PROVIDER_REQUEST,
             call.span,
@@ -145,6 +184,7 @@ class CloudProxy:
         )
         exchange = attempt.exchange
         try:
+            await self._audit.opened(record.intent(attempt, self._wall()))
             yield attempt, call.under(span)
         except SpillwayError as error:
             attempt.outcome = error.reason
@@ -163,7 +203,8 @@ class CloudProxy:
             raise
         finally:
             attempt.tell(span, self._clock())
-            await self.limiter.settle(reservation, _used(exchange, prompt_tokens))
+            self._audit.told(record.outcome(attempt, self._wall(), self._clock()))
+            await self.limiter.settle(reservation, _used(exchange, leaving.prompt_tokens))
 
     async def _reserve(self, route: Route, amounts: Amounts, call: Call) -> Reservation:
         """Take `amounts` of the provider's limits, waiting as long as the settings and the caller let."""
@@ -198,6 +239,12 @@ def prompt_estimate(spec: v1.GenerationSpec) -> int:
     size = prompt_bytes(spec)
     size += len(spec.constraint.json_schema)
     return tokens_of(size) + image_count(spec) * IMAGE_TOKENS
+
+
+def most_tokens(spec: v1.GenerationSpec) -> int | None:
+    """Return how many tokens all choices may have together, None if the request sets no bound."""
+    sampling = spec.sampling
+    return sampling.max_tokens * max(1, sampling.n) if sampling.HasField("max_tokens") else None
 
 
 def _used(exchange: Exchange, prompt_tokens: int) -> Amounts:

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from services.cloud_proxy.keyring import Keyring, Standing
-from services.cloud_proxy.limits import NAMES
+from services.cloud_proxy.estimate import Expected, estimated
+from services.cloud_proxy.keyring import Keyring
 from services.cloud_proxy.proxy import CloudProxy, prompt_estimate
+from services.cloud_proxy.roster import listed
 from services.cloud_proxy.route import Route
 from spillway import v1
 from spillway.generation import Folder, check
@@ -63,43 +64,25 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
     """What operators and routers may know of the providers."""
 
-    def __init__(self, proxy: CloudProxy, keyrings: Mapping[str, Keyring]) -> None:
+    def __init__(self, proxy: CloudProxy, keyrings: Mapping[str, Keyring], expected: Expected) -> None:
         self._proxy = proxy
         self._keyrings = keyrings
+        self._expected = expected
 
     async def ListProviders(self, request: v1.ListProvidersRequest, context: Any) -> v1.ListProvidersResponse:
-        by_provider: dict[str, list[Route]] = {}
-        for route in self._proxy.routes.values():
-            by_provider.setdefault(route.provider.name, []).append(route)
-        return v1.ListProvidersResponse(providers=[await self._provider(routes) for routes in by_provider.values()])
+        proxy, call = self._proxy, current_call() if request.ask else None
+        return v1.ListProvidersResponse(providers=await listed(proxy.routes, proxy.limiter, self._keyrings, call))
 
-    async def _provider(self, routes: list[Route]) -> v1.Provider:
-        provider, limits = routes[0].provider, routes[0].limits
-        keys = [_key(standing) for standing in self._keyrings[provider.name].standings()]
-        told = v1.Provider(
-            name=provider.name,
-            simulated=provider.simulated,
-            region=provider.region,
-            models=[route.name for route in routes],
-            has_key=bool(keys),
-            keys=keys,
+    async def EstimateCost(self, request: v1.EstimateCostRequest, context: Any) -> v1.EstimateCostResponse:
+        check(request.spec)
+        routes = self._proxy.generating(request.spec.model)
+        return v1.EstimateCostResponse(
+            estimates=[estimated(route, request.spec, request.tenant, self._expected) for route in routes]
         )
-        if any(limit is not None for limit in limits):
-            passed = await self._proxy.limiter.look(provider.name)
-            for at, limit in enumerate(limits):
-                if limit is not None:
-                    remaining = None if passed is None else max(0, limit - passed[at])
-                    told.limits.add(name=NAMES[at], limit=limit, remaining=remaining)
-        return told
 
 
 def _stamp(request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.EmbedRequest) -> v1.PolicyStamp | None:
     return request.stamp if request.HasField("stamp") else None
-
-
-def _key(standing: Standing) -> v1.ProviderKey:
-    state = v1.KeyState.Value(f"KEY_STATE_{standing.state.name}")
-    return v1.ProviderKey(source=standing.source, state=state, why=standing.why)
 
 
 def _headers(started: v1.Started) -> tuple[tuple[str, str], ...]:
@@ -114,7 +97,8 @@ def _model(route: Route) -> v1.Model:
         name=route.name,
         target=route.name,
         kind=v1.TARGET_KIND_CLOUD,
-        region=route.provider.region,
+        region=route.region,
+        retention_days=route.retention_days,
         context_window=route.model.context_window,
         capabilities=sorted(CAPABILITIES[name] for name in route.model.capabilities),
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
+from services.cloud_proxy.audit_settings import AuditSettings
+from services.cloud_proxy.billing import OnCancel
 from services.cloud_proxy.http_proxy import is_proxy
 from services.cloud_proxy.parameters import ParameterName
-from services.cloud_proxy.presets import PresetName, filled
+from services.cloud_proxy.presets import PresetName, filled, preset_of
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
 CapabilityName = Literal[
@@ -42,14 +45,29 @@ WITHOUT: Mapping[str, frozenset[str]] = {"anthropic": frozenset({"json_object"})
 """Of what models are taken to do where they declare nothing: what nobody can ask for in a wire format."""
 SensitivityName = Literal["public", "internal", "confidential", "restricted"]
 Count = Annotated[StrictInt, Field(gt=0)]
+Days = Annotated[StrictInt, Field(ge=0)]
 
 
-class PriceSettings(Section):
-    """What a model charges, in USD per million tokens."""
+class RateSettings(Section):
+    """USD per million tokens."""
 
     input_usd_per_mtok: float = Field(ge=0)
     output_usd_per_mtok: float = Field(ge=0)
     cached_input_usd_per_mtok: float | None = Field(None, ge=0, description="absent: as other input")
+    cache_write_usd_per_mtok: float | None = Field(None, ge=0, description="absent: as other input")
+
+
+class LongContextSettings(RateSettings):
+    """What a call with a long prompt charges instead, all of it."""
+
+    above_tokens: Count = Field(description="prompts of more tokens than this are at these prices")
+
+
+class PriceSettings(RateSettings):
+    """What a model charges."""
+
+    as_of: date | None = Field(None, description="day on which this was known to hold, YYYY-MM-DD")
+    long_context: LongContextSettings | None = None
 
 
 class ModelSettings(Section):
@@ -58,12 +76,17 @@ class ModelSettings(Section):
     name: str = Field(min_length=1, description="as the provider calls it")
     context_window: Count | None = Field(None, description="tokens, prompt and answer together")
     capabilities: frozenset[CapabilityName] = frozenset({"json_schema", "json_object", "tools", "text_input"})
-    price: PriceSettings | None = Field(None, description="absent: looked up in the price list, else unknown")
     thinking: ThinkingName | None = Field(
         None,
         description="how a Claude thinks: within a budget of tokens (up to 4.5), adaptive, or always;"
         " absent: found by its name",
     )
+    price: PriceSettings | None = Field(
+        None, description="absent: the provider's, else looked up in the price list, else unknown"
+    )
+    region: str = Field("", description="where content goes; absent: as the provider")
+    retention_days: Days | None = Field(None, description="how long it is kept there; absent: as the provider")
+    max_sensitivity: SensitivityName | None = Field(None, description="absent: as the provider")
 
     @model_validator(mode="after")
     def _generates_or_embeds(self) -> ModelSettings:
@@ -109,6 +132,9 @@ class ProviderSettings(Section):
     keys: tuple[KeySettings, ...] = Field((), description="further keys, which take turns")
     keys_dir: Path | None = Field(None, description="folder of secrets: every file in it is a key")
     region: str = Field(min_length=1, description="where content goes; compared with the regions of a data policy")
+    retention_days: Days | None = Field(
+        None, description="how long what is sent is kept there; 0: not at all; absent: unknown"
+    )
     max_sensitivity: SensitivityName = Field("internal", description="most sensitive content it may be sent")
     simulated: bool = Field(False, description="not the provider itself but something that speaks its wire format")
     models: tuple[ModelSettings, ...] = Field(min_length=1)
@@ -158,7 +184,18 @@ class ProviderSettings(Section):
     lacks: frozenset[ParameterName] = Field(
         frozenset(), description="parameters that it does not have: a request for one is refused here"
     )
+    price: PriceSettings | None = Field(None, description="of models that state none; absent: the price list's")
     price_list: str | None = Field(None, description="provider id of genai-prices; absent: found by base_url")
+    billing_on_cancel: OnCancel | None = Field(
+        None, description="billed of an answer whose reader left; absent: what is known of base_url (docs/money.md)"
+    )
+
+    @property
+    def real_url(self) -> str:
+        """The address of the provider that this one is, or stands for: what it charges goes by that."""
+        if not self.simulated:
+            return self.base_url
+        return str(preset_of(self.preset).settings.get("base_url") or BASE_URLS[self.kind])
 
     @model_validator(mode="before")
     @classmethod
@@ -236,6 +273,7 @@ class CloudProxySettings(ServiceSettings):
     replicas: Count = Field(
         1, description="proxies that share the limits, at least: each takes its share while the store is away"
     )
+    audit: AuditSettings = AuditSettings()
     window_s: float = Field(0.02, ge=0, le=1, description="merging window of deltas where a request sets none")
 
     @model_validator(mode="after")

@@ -39,6 +39,8 @@ class Policy:
     min_bits_for: Mapping[str, int] | None = None
     order: tuple[str, ...] = ()
     max_cost_nano_usd: int | None = None
+    unpriced: bool = False
+    """What has no known price passes `max_cost_nano_usd`."""
     budget: Budget | None = None
     delivery: Delivery = Delivery.UNSPECIFIED
     validation: Validation = Validation.UNSPECIFIED
@@ -235,7 +237,7 @@ class Policy:
     def _data_policy(self, facts: Facts, target: Target) -> str:
         if target.local:
             return ""
-        objection = facts.data_policy.objection(target.region, self.cloud_sensitivity_limit)
+        objection = facts.data_policy.objection(target.region, self.cloud_sensitivity_limit, target.retention_days)
         return f"data policy: {objection}" if objection else ""
 
     def _model(self, facts: Facts, target: Target) -> str:
@@ -285,7 +287,8 @@ class Policy:
             return ""
         cost = estimate(facts, target)
         if cost is None:
-            return "its price is unknown and there is a cost cap"
+            allowed = self.unpriced and facts.max_cost_nano_usd is None
+            return "" if allowed else "its price is unknown and there is a cost cap"
         if cost > min(caps):
             return f"about {cost} nano-USD are over the cap of {min(caps)}"
         return ""
@@ -307,7 +310,7 @@ class Policy:
 
 @lru_cache(4096)
 def _in_force(owner: DataPolicy, floor: Sensitivity, asked: DataPolicy) -> DataPolicy:
-    resolved = DataPolicy(owner.residency, owner.regions).tightened(asked)
+    resolved = replace(owner, sensitivity=Sensitivity.UNSPECIFIED).tightened(asked)
     resolved = resolved if resolved.sensitivity else resolved.tightened(owner)
     return resolved.tightened(DataPolicy(sensitivity=floor))
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from spillway.settings import SettingsError, mapping, mistake, read_yaml
 
 from .address import stands_for_many, written
-from .policy_settings import MatchSettings, PolicyDocument
+from .policy_settings import MatchSettings, PolicyDocument, PolicySettings
 from .rulebook import Rulebook
 
 READY = {path.stem: path for path in sorted((Path(__file__).parent / "ready").glob("*.yaml"))}
@@ -113,10 +113,7 @@ def examine(document: PolicyDocument) -> Iterator[Finding]:
             if entry not in PLACES | names:
                 known = ", ".join(sorted(PLACES | names))
                 yield Finding(f"{path}.order[{place}]", f"{entry!r} is no target, tier or kind; known: {known}")
-        unpriced = [target.name for target in document.targets if target.price is None]
-        if unpriced and policy.budget is not None and policy.budget.unknown_price == "leave_out":
-            told = f"leaves out targets of unknown price: {', '.join(unpriced[:20])}"
-            yield Finding(f"{path}.budget", told, False)
+        yield from _unknowns(path, policy, document)
         if policy.residency == "regions" and not policy.regions:
             yield Finding(f"{path}.regions", "is empty, so with residency `regions` nothing leaves the site", False)
     uses = [(f"rules[{place}].use", rule.use) for place, rule in enumerate(document.rules)]
@@ -137,6 +134,19 @@ def examine(document: PolicyDocument) -> Iterator[Finding]:
         if name in models:
             yield Finding(f"aliases.{name}", "hides the target or model of this name", False)
     yield from _unreachable(document)
+
+
+def _unknowns(path: str, policy: PolicySettings, document: PolicyDocument) -> Iterator[Finding]:
+    """What `policy` leaves out because nobody has declared it."""
+    unpriced = [target.name for target in document.targets if target.price is None]
+    keeping = [each.name for each in document.targets if each.kind == "cloud" and each.retention_days is None]
+    for field, binds, of, targets in (
+        ("budget", policy.budget is not None and policy.budget.unknown_price == "leave_out", "price", unpriced),
+        ("max_cost_usd", policy.max_cost_usd is not None and policy.unknown_price == "leave_out", "price", unpriced),
+        ("max_retention_days", policy.max_retention_days is not None, "retention", keeping),
+    ):
+        if binds and targets:
+            yield Finding(f"{path}.{field}", f"leaves out targets of unknown {of}: {', '.join(targets[:20])}", False)
 
 
 def _unreachable(document: PolicyDocument) -> Iterator[Finding]:

@@ -53,6 +53,9 @@ class TargetSettings(Section):
     router: bool = Field(False, description="another router is there, which chooses among its own targets")
     model: str = Field("", description="the model's name there; empty: the one it serves")
     region: str = Field("site", description="where content goes when it is used")
+    retention_days: int | None = Field(
+        None, ge=0, description="how long what is sent is kept there; 0: not at all; absent: unknown"
+    )
     weights: str = Field(
         "", description="names weights, template and tokenizer; targets of one name go on with each other's streams"
     )
@@ -89,6 +92,9 @@ class PolicySettings(Section):
 
     residency: Literal["any", "regions", "local_only"] = "any"
     regions: frozenset[str] = Field(frozenset(), description="with residency `regions`: where content may go")
+    max_retention_days: int | None = Field(
+        None, ge=0, description="longest time content may be kept where it goes; absent: any time"
+    )
     sensitivity: SensitivityName = Field("internal", description="of content whose caller says nothing")
     cloud_sensitivity_limit: SensitivityName = Field(
         "internal", description="content more sensitive than this stays on the site"
@@ -111,6 +117,9 @@ class PolicySettings(Section):
         description="fewest quantization bits a local target may have for a task",
     )
     max_cost_usd: float | None = Field(None, ge=0, description="dearest answer, as estimated before the call")
+    unknown_price: Literal["leave_out", "allow"] = Field(
+        "leave_out", description="under `max_cost_usd`; under a caller's own cap unknown prices are always left out"
+    )
     budget: BudgetSettings | None = Field(None, description="of the tenant; absent: none")
     delivery: Literal["live", "probed", "committed"] | None = Field(
         None, description="default: committed where validation is on, else live"

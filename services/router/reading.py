@@ -137,6 +137,7 @@ def tell_data_policy(policy: DataPolicy) -> v1.DataPolicy:
         residency=v1.Residency.ValueType(policy.residency),
         regions=sorted(policy.regions),
         sensitivity=v1.Sensitivity.ValueType(policy.sensitivity),
+        max_retention_days=policy.max_retention_days,
     )
 
 
@@ -204,6 +205,7 @@ def _model(target: Target) -> v1.Model:
         target=target.name,
         kind=KINDS[target.kind],
         region=target.region,
+        retention_days=target.retention_days,
         context_window=target.context_window,
         capabilities=[v1.Capability.Value(f"CAPABILITY_{name.upper()}") for name in sorted(target.capabilities)],
     )

@@ -163,6 +163,7 @@ def tightened(ground: Mapping[str, Any], above: PolicySettings) -> dict[str, Any
     both["residency"] = data.residency.name.lower()
     both["regions"] = data.regions
     both["sensitivity"] = data.sensitivity.name.lower()
+    both["max_retention_days"] = data.max_retention_days
     both["inspect"] = ground["inspect"] or both["inspect"]
     kinds, more = levels(ground["sensitivity_of"]), levels(above.sensitivity_of)
     raised = {kind: max(level, sensitivity_of(kind, kinds)) for kind, level in more.items()}
@@ -171,6 +172,8 @@ def tightened(ground: Mapping[str, Any], above: PolicySettings) -> dict[str, Any
     both["cloud_sensitivity_limit"] = min(limits, key=lambda name: Sensitivity[name.upper()])
     caps = [cap for cap in (ground["max_cost_usd"], both["max_cost_usd"]) if cap is not None]
     both["max_cost_usd"] = min(caps, default=None)
+    allowed = all(one["unknown_price"] == "allow" for one in (ground, both))
+    both["unknown_price"] = "allow" if allowed else "leave_out"
     both["budget"] = _tighter(ground["budget"], stated.get("budget"))
     floors = ground["min_bits_for"]
     both["min_bits_for"] = {**floors, **{t: max(bits, floors.get(t, 0)) for t, bits in both["min_bits_for"].items()}}
@@ -202,6 +205,7 @@ def data_policy(settings: Mapping[str, Any]) -> DataPolicy:
         Residency[settings.get("residency", "unspecified").upper()],
         frozenset(settings.get("regions", ())),
         Sensitivity[settings.get("sensitivity", "unspecified").upper()],
+        settings.get("max_retention_days"),
     )
 
 
@@ -225,6 +229,7 @@ def compiled(
         order=settings.order,
         # 1 USD is 1e9 nano-USD.
         max_cost_nano_usd=None if settings.max_cost_usd is None else round(settings.max_cost_usd * 1e9),
+        unpriced=settings.unknown_price == "allow",
         budget=None if settings.budget is None else _budget(settings.budget),
         delivery=Delivery[settings.delivery.upper()] if settings.delivery else Delivery.UNSPECIFIED,
         validation=Validation[settings.validation.upper()] if settings.validation else Validation.UNSPECIFIED,

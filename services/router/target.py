@@ -42,6 +42,7 @@ class Target:
     """Why its address resolves to nothing, so that it cannot be called."""
     router: bool = False
     """It chooses among targets of its own. `kind` and `region` are of the way to it; it may send content on."""
+    retention_days: int | None = None
 
     @classmethod
     def declared(cls, settings: TargetSettings) -> Target:
@@ -53,6 +54,7 @@ class Target:
             address=settings.address,
             model=settings.model,
             region=settings.region,
+            retention_days=settings.retention_days,
             context_window=settings.context_window,
             capabilities=frozenset(settings.capabilities),
             quantization_bits=settings.quantization_bits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 PROVIDER_KEY = "OPENAI_API_KEY"
 """Environment variable whose presence makes the cloud the real one."""
@@ -52,6 +53,7 @@ validator:
 
 cloud_proxy:
   server: {{listen: "{cloud_proxy}", drain_s: 5}}
+  audit: {{folder: "{audit}"}}  # `spillway audit`; records wait here while the store is away
   providers:
 """
 
@@ -88,5 +90,6 @@ def default(addresses: Mapping[str, str], *, ledger: str, bundled: bool) -> str:
         cloud_target=CLOUD_TARGET,
         context_window=f"      context_window: {BUNDLED_CONTEXT}\n" if bundled else "",
         ledger=ledger,
+        audit=Path(ledger).parent / "audit",
     )
     return head + (_SIMULATED if simulator else _REAL).format(simulator=simulator, model=CLOUD_MODEL)

@@ -59,6 +59,10 @@ EngineAddress = Annotated[
     str | None,
     typer.Option(help="host:port of the local engine, or its name. Default: the mesh started in this folder."),
 ]
+ProxyAddress = Annotated[
+    str | None, typer.Option(help="host:port of the cloud proxy. Default: the mesh started in this folder.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 EngineCommand = Annotated[
     str | None,
     typer.Option(hidden=True, help="Run this instead of a local engine, with --config FILE and --name NAME added."),
@@ -166,6 +170,58 @@ def status(address: Address = None, key: Key = None) -> None:
     from spillway.cli import status as command
 
     raise typer.Exit(command.run(address=address, key=key))
+
+
+@app.command()
+def cost(
+    prompt: Prompt,
+    system: System = None,
+    model: Annotated[str | None, typer.Option(help="A model of a provider, PROVIDER/MODEL. Default: all.")] = None,
+    max_tokens: MaxTokens = None,
+    tenant: Annotated[str, typer.Option(help="Whose usual answers the estimate goes by.")] = "",
+    address: ProxyAddress = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what an answer of a provider would cost. Nothing is sent to one."""
+    from spillway.cli import ask
+    from spillway.cli import cloud as command
+
+    wanted = ask.options(system=system, model=model, max_tokens=max_tokens)
+    raise typer.Exit(command.cost(ask.read_prompt(prompt), wanted, tenant, address=address, key=key, as_json=as_json))
+
+
+@app.command()
+def providers(
+    ask: Annotated[bool, typer.Option("--ask", help="Ask each which models it serves.")] = False,
+    address: ProxyAddress = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the providers: where content goes, for how long it is kept there, which models they serve."""
+    from spillway.cli import cloud as command
+
+    raise typer.Exit(command.providers(ask=ask, address=address, key=key, as_json=as_json))
+
+
+@app.command()
+def audit(
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant alone.")] = None,
+    provider: Annotated[str | None, typer.Option(help="To this provider alone.")] = None,
+    since: Annotated[str | None, typer.Option(help="90m, 2h, 7d, or a time of ISO 8601, in UTC.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many calls, the newest.")] = 50,
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="SPILLWAY_SHARED__STORE__URL", help="Default: the one of the mesh in this folder."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what left the site, by whose word, to where, and what was refused."""
+    from spillway.cli import audit as command
+
+    raise typer.Exit(
+        command.run(tenant=tenant, provider=provider, since=since, last=last, store=store, as_json=as_json)
+    )
 
 
 @app.command()

@@ -22,10 +22,11 @@ STOP_S = 15.0
 class Mesh:
     """The processes of one layout. Made by `running`."""
 
-    def __init__(self, layout: Layout, children: list[Child], collector: str) -> None:
+    def __init__(self, layout: Layout, children: list[Child], collector: str, store: str) -> None:
         self.layout = layout
         self.children = children
         self.collector = collector
+        self.store = store
         self.began = time.monotonic()
         self.said_ready = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -81,6 +82,7 @@ class Mesh:
                 addresses=dict(self.layout.addresses),
                 pids={child.name: child.pid for child in self.children},
                 collector=self.collector,
+                store=self.store,
                 config=str(self.layout.config),
                 simulated_cloud=self.layout.simulated_cloud,
                 ready=self.said_ready,
@@ -121,12 +123,13 @@ async def running(layout: Layout, *, on_line: Callable[[str, str], None], tell: 
     """
     async with AsyncExitStack() as stack:
         environ = dict(layout.environ)
-        collector = ""
+        collector = store = ""
         if layout.embeds_collector:
             collector = (await stack.enter_async_context(Collector().serving())).endpoint
             environ["SPILLWAY_SHARED__TELEMETRY__OTLP_ENDPOINT"] = collector
         if layout.embeds_store:
-            environ["SPILLWAY_SHARED__STORE__URL"] = await stack.enter_async_context(embedded_valkey())
+            store = await stack.enter_async_context(embedded_valkey())
+            environ["SPILLWAY_SHARED__STORE__URL"] = store
         prober = await stack.enter_async_context(Prober.open())
         layout.log_dir.mkdir(parents=True, exist_ok=True)
         mesh: Mesh | None = None
@@ -142,7 +145,7 @@ async def running(layout: Layout, *, on_line: Callable[[str, str], None], tell: 
             log = log_file(layout.log_dir, name)
             log.write_text("")
             children.append(Child(program, on_line=on_line, tell=tell, changed=changed, log=log))
-        mesh = Mesh(layout, children, collector)
+        mesh = Mesh(layout, children, collector, store)
         mesh.start()
         try:
             yield mesh

@@ -27,6 +27,8 @@ def plan_table(plan: v1.Plan) -> Group:
     ]
     if plan.data_policy.sensitivity:
         facts.append(f"sensitivity {word(v1.Sensitivity, plan.data_policy.sensitivity)}")
+    if plan.data_policy.HasField("max_retention_days"):
+        facts.append(f"kept {plan.data_policy.max_retention_days} days at most")
     if plan.HasField("prompt_tokens"):
         facts.append(f"about {plan.prompt_tokens} prompt tokens")
     facts += [

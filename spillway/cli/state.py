@@ -23,6 +23,8 @@ class Running:
     config: str = ""
     simulated_cloud: bool = False
     ready: bool = False
+    store: str = ""
+    """URL of the store, where the mesh embeds one."""
     http: str = ""
     """host:port of the OpenAI-compatible edge."""
 

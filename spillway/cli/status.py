@@ -133,6 +133,8 @@ def describe_provider(provider: v1.Provider) -> str:
     """Return one provider in a few words, SIMULATED first where it is."""
     parts = [f"{provider.name}{' SIMULATED' if provider.simulated else ''}: {', '.join(provider.models)}"]
     parts.append(f"region {provider.region}")
+    if provider.HasField("retention_days"):
+        parts.append(f"kept {provider.retention_days} d" if provider.retention_days else "not kept")
     if not provider.has_key and not provider.simulated:
         parts.append("no key")
     for limit in provider.limits:

@@ -81,6 +81,8 @@ class Options(TypedDict, total=False):
     regions: Sequence[str]
     sensitivity: str
     """public, internal, confidential or restricted."""
+    max_retention_days: int
+    """Longest time the content may be kept where it goes; 0: not at all."""
     inspect_input: bool
     """The prompt is inspected first, and what is found raises its sensitivity."""
     allowed_targets: Sequence[str]
@@ -126,6 +128,7 @@ class EmbedOptions(TypedDict, total=False):
     residency: str
     regions: Sequence[str]
     sensitivity: str
+    max_retention_days: int
     inspect_input: bool
     allowed_targets: Sequence[str]
     denied_targets: Sequence[str]
@@ -248,6 +251,8 @@ def build_policy(options: Mapping[str, Any]) -> v1.RoutingPolicy:
         policy.data_policy.sensitivity = _enum("sensitivity", sensitivity, v1.Sensitivity)
     if regions := options.get("regions"):
         policy.data_policy.regions.extend(_texts("regions", regions))
+    if (days := options.get("max_retention_days")) is not None:
+        _set(policy.data_policy, "max_retention_days", days)
     if options.get("inspect_input"):
         policy.inspect_input = True
     policy.labels.extend(_texts("labels", options.get("labels", ())))

@@ -44,6 +44,7 @@ class Defaults(Section):
     sensitivity: Literal["public", "internal", "confidential", "restricted"] | None = Field(
         None, description="the highest holds"
     )
+    max_retention_days: int | None = Field(None, ge=0, le=1_000_000, description="where it goes; the lowest holds")
     denied_targets: frozenset[str] = Field(frozenset(), description="besides those that the caller denies")
     max_cost_usd: float | None = Field(None, ge=0, le=1e9, description="of one target's answer; the lowest holds")
 
@@ -87,7 +88,10 @@ class Defaults(Section):
     def _tighten(self, policy: v1.RoutingPolicy) -> None:
         residency = self.residency or ("regions" if self.regions else "unspecified")
         own = DataPolicy(
-            Residency[residency.upper()], self.regions, Sensitivity[(self.sensitivity or "unspecified").upper()]
+            Residency[residency.upper()],
+            self.regions,
+            Sensitivity[(self.sensitivity or "unspecified").upper()],
+            self.max_retention_days,
         )
         if own == DataPolicy():
             return
@@ -95,6 +99,8 @@ class Defaults(Section):
         policy.data_policy.residency = v1.Residency.ValueType(held.residency)
         policy.data_policy.regions[:] = sorted(held.regions)
         policy.data_policy.sensitivity = v1.Sensitivity.ValueType(held.sensitivity)
+        if held.max_retention_days is not None:
+            policy.data_policy.max_retention_days = held.max_retention_days
 
 
 NONE = Defaults()

@@ -34,6 +34,10 @@ class Chance(Script):
         return self._rng.choice(FAULTS)
 
 
+KEPT_DAYS = 30
+"""For how long the cloud is declared to keep what it is sent."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """One request and whether its content must stay."""
@@ -53,6 +57,7 @@ def ask(number: int, rng: random.Random) -> Asked:
     residency = rng.choice(list(v1.Residency.values()))
     sensitivity = rng.choice(list(v1.Sensitivity.values()))
     regions = rng.choice([["us"], ["eu"], ["eu", "us"], []])
+    days = rng.choice([None, None, None, 0, KEPT_DAYS - 1, KEPT_DAYS, 90])
     policy = v1.RoutingPolicy(
         category=rng.choice(list(v1.Category.values())),
         task=rng.choice(list(v1.Task.values())),
@@ -61,7 +66,9 @@ def ask(number: int, rng: random.Random) -> Asked:
         context_policy=rng.choice(list(v1.ContextPolicy.values())),
         cache=rng.choice(list(v1.CacheMode.values())),
         delivery=v1.Delivery(mode=rng.choice(list(v1.DeliveryMode.values())), accepts_restart=rng.random() < 0.5),
-        data_policy=v1.DataPolicy(residency=residency, sensitivity=sensitivity, regions=regions),
+        data_policy=v1.DataPolicy(
+            residency=residency, sensitivity=sensitivity, regions=regions, max_retention_days=days
+        ),
         inspect_input=rng.random() < 0.3,
     )
     said = [f"Tell me of {canary} now. {turn}" for turn in (LONG if rng.random() < 0.15 else ("",))]
@@ -78,6 +85,7 @@ def ask(number: int, rng: random.Random) -> Asked:
     )
     sensitive |= bool(found) and policy.inspect_input
     private = sensitive or (residency == v1.RESIDENCY_REGIONS and "us" not in regions)
+    private |= days is not None and days < KEPT_DAYS
     return Asked(canary, spec, policy, private, sensitive)
 
 

@@ -26,7 +26,7 @@ from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.waiting import eventually
 from tests.chaos.recorder import recording
-from tests.chaos.requests import Asked, Chance, ask, echoed, everything, finds
+from tests.chaos.requests import KEPT_DAYS, Asked, Chance, ask, echoed, everything, finds
 from tests.integration.router.mesh import Mesh, running_mesh
 
 pytestmark = pytest.mark.chaos
@@ -70,6 +70,7 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
                 local=local,
                 cache=cache,
                 cloud_address=recorder.address,
+                retention_days=KEPT_DAYS,
                 tracing=tracing,
                 finds=finds,
                 inspect_timeout_s=60,

@@ -47,8 +47,9 @@ LISTS = {
 }
 """Header -> the field of the routing policy that its comma-separated values become."""
 REGIONS, MAX_COST, PROBE = "x-spillway-regions", "x-spillway-max-cost-usd", "x-spillway-probe-tokens"
+RETENTION = "x-spillway-max-retention-days"
 _ELSEWHERE = frozenset({metadata.REQUEST_ID, metadata.TENANT, metadata.HOP})
-KNOWN = frozenset({*_WORDS, *LISTS, REGIONS, MAX_COST, PROBE, DEADLINE_MS, SESSION}) | _ELSEWHERE
+KNOWN = frozenset({*_WORDS, *LISTS, REGIONS, RETENTION, MAX_COST, PROBE, DEADLINE_MS, SESSION}) | _ELSEWHERE
 
 
 def read_policy(headers: Mapping[str, str]) -> v1.RoutingPolicy:
@@ -95,6 +96,8 @@ def _read(policy: v1.RoutingPolicy, name: str, value: str) -> None:
             policy.inspect_input = _word(name, value)
         case "x-spillway-regions":
             policy.data_policy.regions.extend(_list(name, value))
+        case "x-spillway-max-retention-days":
+            policy.data_policy.max_retention_days = math.floor(_number(name, value, most=1e6))
         case "x-spillway-max-cost-usd":
             policy.max_cost_nano_usd = round(_number(name, value, most=1e9) * 1e9)
         case "x-spillway-probe-tokens":

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.cloud_proxy.app import CloudProxyApp, build
+from services.cloud_proxy.audit_settings import AuditSettings
 from services.cloud_proxy.http_provider import HttpProvider
 from services.cloud_proxy.key import Key
 from services.cloud_proxy.keyring import Keyring
@@ -77,9 +78,13 @@ class Caller:
     async def stream(self, asked: v1.GenerationSpec, **how: Any) -> v1.GenerateResponse:
         return await fold(self.events(asked, **how))
 
-    async def providers(self) -> v1.ListProvidersResponse:
+    async def providers(self, *, ask: bool = False) -> v1.ListProvidersResponse:
         stub = cloud_pb2_grpc.CloudProxyServiceStub(self.remote.channel)
-        return await self.remote.unary(stub.ListProviders, v1.ListProvidersRequest(), call(), span_name="test")
+        return await self.remote.unary(stub.ListProviders, v1.ListProvidersRequest(ask=ask), call(), span_name="test")
+
+    async def estimate(self, asked: v1.GenerationSpec) -> v1.EstimateCostResponse:
+        stub = cloud_pb2_grpc.CloudProxyServiceStub(self.remote.channel)
+        return await self.remote.unary(stub.EstimateCost, v1.EstimateCostRequest(spec=asked), call(), span_name="test")
 
     async def models(self) -> v1.ListModelsResponse:
         stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
@@ -201,6 +206,7 @@ async def running(
     replicas: int = 1,
     environ: Mapping[str, str] | None = None,
     server: ServerSettings | None = None,
+    audit: Mapping[str, Any] | None = None,
     **provider: Any,
 ) -> AsyncIterator[Rig]:
     """Run a cloud proxy before `simulator` (served here unless `url` says where), with `provider` settings."""
@@ -212,6 +218,7 @@ async def running(
             store=StoreSettings(url=store_url, timeout_s=5.0),
             providers=(ProviderSettings.model_validate(declared(url, **provider)),),
             replicas=replicas,
+            audit=AuditSettings.model_validate(audit or {}),
         )
         exporter = InMemorySpanExporter()
         tracing = Tracing("cloud_proxy", exporter=exporter)

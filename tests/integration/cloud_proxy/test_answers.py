@@ -119,6 +119,7 @@ async def test_a_private_prompt_is_refused_even_if_a_router_asked(valkey: str) -
             router="r",
             data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY, sensitivity=v1.SENSITIVITY_RESTRICTED),
         ),
+        v1.PolicyStamp(router="r", data_policy=v1.DataPolicy(residency=v1.RESIDENCY_ANY, max_retention_days=0)),
     ]
     async with running(simulator, valkey) as rig:
         for stamp in blocked:
@@ -218,6 +219,7 @@ async def test_one_span_tells_of_the_exchange_and_only_a_simulated_provider_gets
         names.HTTP_STATUS: 200,
         names.INPUT_TOKENS: 5,
         names.OUTPUT_TOKENS: 6,
+        names.COST: 5 * 150 + 6 * 600,
     }
     assert span.context is not None
     assert f"{span.context.span_id:016x}" in simulator.seen[0].headers["traceparent"]
@@ -255,6 +257,7 @@ async def test_models_and_providers_are_listed_without_secrets(valkey: str) -> N
             models=[MODEL],
             has_key=True,
             keys=[v1.ProviderKey(source="env:KEY", state=v1.KEY_STATE_USABLE)],
+            wire="openai",
             limits=[v1.RateLimit(name="requests_per_minute", limit=10, remaining=9)],
         )
     ]

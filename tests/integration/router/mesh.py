@@ -147,6 +147,7 @@ async def running_mesh(
     telemetry: RouterTelemetrySettings | None = None,
     breakers: BreakersSettings | None = None,
     cloud_address: str = "",
+    retention_days: int | None = None,
     capabilities: Any = CAPABILITIES,
     retry_budget: RetryBudgetSettings | None = None,
     finds: Finds = emails,
@@ -157,8 +158,8 @@ async def running_mesh(
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us).
 
-    `cloud_address` puts another server in the place of the fake cloud; `capabilities` are what both are declared with;
-    `document` is more of the policy.
+    `cloud_address` puts another server in the place of the fake cloud; `capabilities` are what both are declared with,
+    `retention_days` what it is; `document` is more of the policy.
     """
     local = local or FakeEngine(model="small")
     cloud = FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
@@ -184,6 +185,7 @@ async def running_mesh(
                     address=cloud_address or away.address,
                     model="openai/big",
                     region="us",
+                    retention_days=retention_days,
                     context_window=128_000,
                     capabilities=capabilities,
                     price=PriceSettings(input_usd_per_mtok=1, output_usd_per_mtok=2),

@@ -17,7 +17,20 @@ NOBODY = ("--address", "127.0.0.1:1")
 def test_the_help_names_every_command() -> None:
     told = CliRunner().invoke(app, ["--help"])
     assert told.exit_code == 0
-    for command in ("up", "demo", "ask", "explain", "status", "inspect", "doctor", "lease", "adapter"):
+    for command in (
+        "up",
+        "demo",
+        "ask",
+        "explain",
+        "status",
+        "cost",
+        "providers",
+        "audit",
+        "inspect",
+        "doctor",
+        "lease",
+        "adapter",
+    ):
         assert f" {command} " in told.output
 
 

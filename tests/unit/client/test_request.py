@@ -99,6 +99,7 @@ def test_policy_options_find_their_fields() -> None:
             "task": "extract",
             "local_only": True,
             "sensitivity": "confidential",
+            "max_retention_days": 30,
             "delivery": "probed",
             "probe_tokens": 4,
             "validation": "required",
@@ -114,7 +115,9 @@ def test_policy_options_find_their_fields() -> None:
         category=v1.CATEGORY_COMPLEX,
         task=v1.TASK_EXTRACT,
         labels=["x"],
-        data_policy=v1.DataPolicy(residency=v1.RESIDENCY_LOCAL_ONLY, sensitivity=v1.SENSITIVITY_CONFIDENTIAL),
+        data_policy=v1.DataPolicy(
+            residency=v1.RESIDENCY_LOCAL_ONLY, sensitivity=v1.SENSITIVITY_CONFIDENTIAL, max_retention_days=30
+        ),
         max_cost_nano_usd=10_000_000,
         failover=v1.FAILOVER_OFF,
         delivery=v1.Delivery(mode=v1.DELIVERY_MODE_PROBED, probe_tokens=4),

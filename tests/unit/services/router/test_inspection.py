@@ -144,6 +144,8 @@ def test_no_rules_make_content_looser_by_what_is_found() -> None:
             stated["sensitivity"] = rng.choice(levels)
         if rng.random() < 0.5:
             stated["sensitivity_of"] = {kind: rng.choice(levels) for kind in rng.sample(kinds, 3)}
+        if rng.random() < 0.5:
+            stated["max_retention_days"] = rng.choice([None, 0, 30])
         return stated
 
     for _ in range(300):
@@ -157,7 +159,10 @@ def test_no_rules_make_content_looser_by_what_is_found() -> None:
             aliases={"alias": {"use": rng.choice("abc")}},
         )
         asked = DataPolicy(
-            rng.choice(list(Residency)), frozenset(rng.sample(["eu", "us"], 1)), rng.choice(list(Sensitivity))
+            rng.choice(list(Residency)),
+            frozenset(rng.sample(["eu", "us"], 1)),
+            rng.choice(list(Sensitivity)),
+            rng.choice([None, 7, 90]),
         )
         said = replace(FACTS, data_policy=asked, model=rng.choice(["", "alias"]))
         before, _ = rules.read(said)
@@ -168,5 +173,6 @@ def test_no_rules_make_content_looser_by_what_is_found() -> None:
         assert after.data_policy.residency >= max(before.data_policy.residency, demanded.residency)
         for region in ("eu", "us"):
             limit = Sensitivity.RESTRICTED
-            stayed = before.data_policy.objection(region, limit)
-            assert not stayed or after.data_policy.objection(region, limit)
+            for days in (None, 0, 10, 60):
+                stayed = before.data_policy.objection(region, limit, days)
+                assert not stayed or after.data_policy.objection(region, limit, days)

@@ -100,6 +100,7 @@ def test_rules(rule: str, facts: Facts, expected: list[str]) -> None:
         DataPolicy(Residency.ANY, frozenset(), Sensitivity.CONFIDENTIAL),
         DataPolicy(Residency.ANY, frozenset(), Sensitivity.RESTRICTED),
         DataPolicy(),
+        DataPolicy(Residency.ANY, max_retention_days=0),
     ],
 )
 @pytest.mark.parametrize("category", list(Category))
@@ -112,6 +113,23 @@ def test_private_prompts_never_leave_the_site_whatever_the_category(private: Dat
 def test_a_region_that_is_allowed_may_be_used() -> None:
     facts = replace(PLAIN, data_policy=DataPolicy(Residency.REGIONS, frozenset({"us", "eu"})))
     assert order(facts) == ["local", "openai/big"]
+
+
+@pytest.mark.parametrize(("kept", "taken"), [(0, True), (30, True), (31, False), (None, False)])
+def test_a_target_answers_only_if_it_is_known_to_keep_content_no_longer_than_allowed(
+    kept: int | None, taken: bool
+) -> None:
+    bound = replace(PLAIN, data_policy=replace(OPEN, max_retention_days=30))
+    cloud = replace(CLOUD, retention_days=kept)
+    assert order(bound, LOCAL, cloud) == (["local", "openai/big"] if taken else ["local"])
+    assert taken or why_out(bound, "openai/big", LOCAL, cloud) == "data_policy"
+
+
+def test_the_shorter_retention_of_owner_and_caller_holds() -> None:
+    owner = Policy(data_policy=DataPolicy(Residency.ANY, max_retention_days=30))
+    assert owner.resolve(DataPolicy()).max_retention_days == 30
+    assert owner.resolve(DataPolicy(max_retention_days=90)).max_retention_days == 30
+    assert owner.resolve(DataPolicy(max_retention_days=0)).max_retention_days == 0
 
 
 def test_a_caller_tightens_the_owners_policy_and_never_loosens_it() -> None:

@@ -48,6 +48,14 @@ def test_a_documents_revision_is_what_it_says_or_a_digest_of_it() -> None:
         (("gpt-4o:", "big:"), "warning: aliases.big: hides the target or model of this name"),
         (("rules: [", "rules: [{name: all, use: bulk}, "), "warning: rules[1]: is never reached: rule 'all' "),
         (("policies: {", "policies: {idle: {}, "), "warning: policies.idle: nothing uses it"),
+        (
+            ("{order:", "{max_retention_days: 30, order:"),
+            "warning: policies.bulk.max_retention_days: leaves out targets of unknown retention: big",
+        ),
+        (
+            ("{order:", "{max_cost_usd: 1, order:"),
+            "warning: policies.bulk.max_cost_usd: leaves out targets of unknown price: local, big",
+        ),
         (("{order:", "{sensitivity_of: {email: privat}, order:"), "error: policies.bulk.sensitivity_of.email: Input "),
         (("targets:", "targetz:"), "error: targetz: unknown setting"),
         (("{bulk:", "{bulk"), "error: policy: is not YAML: line "),

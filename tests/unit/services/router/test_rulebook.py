@@ -130,6 +130,8 @@ def test_what_a_caller_can_choose_tightens_and_never_loosens() -> None:
         "sensitivity": "public",
         "cloud_sensitivity_limit": "restricted",
         "max_cost_usd": 9,
+        "unknown_price": "allow",
+        "max_retention_days": 365,
         "min_bits_for": {"code": 1},
     }
     rules = book(
@@ -138,6 +140,7 @@ def test_what_a_caller_can_choose_tightens_and_never_loosens() -> None:
             "sensitivity": "confidential",
             "cloud_sensitivity_limit": "public",
             "max_cost_usd": 0.5,
+            "max_retention_days": 7,
             "min_bits_for": {"code": 8},
         },
         policies={"loose": loose},
@@ -150,7 +153,8 @@ def test_what_a_caller_can_choose_tightens_and_never_loosens() -> None:
         assert read.data_policy.residency is Residency.LOCAL_ONLY
         assert read.data_policy.sensitivity is Sensitivity.CONFIDENTIAL
         assert policy.cloud_sensitivity_limit is Sensitivity.PUBLIC
-        assert policy.max_cost_nano_usd == 500_000_000
+        assert (policy.max_cost_nano_usd, policy.unpriced) == (500_000_000, False)
+        assert read.data_policy.max_retention_days == 7
         assert policy.min_bits_for == {"code": 8}
 
 
@@ -166,6 +170,14 @@ def test_a_rule_that_raises_sensitivity_is_not_undone_by_what_the_caller_says() 
 def test_a_policy_caps_costs_below_what_the_caller_would_pay() -> None:
     rules = book(policy={"max_cost_usd": 0.000001, "order": ["cloud"]})
     assert [out.left_out_by for out in plan(rules, replace(PLAIN, max_cost_nano_usd=10**12)).left_out][-1] == "cost"
+
+
+def test_a_target_of_unknown_price_passes_an_owners_cap_only_by_the_owners_word() -> None:
+    capped = {"max_cost_usd": 1, "order": ["mid"]}  # which declares no price
+    assert [out.left_out_by for out in plan(book(policy=capped)).left_out].count("cost") == 1
+    told = book(policy={**capped, "unknown_price": "allow"})
+    assert names(plan(told)) == ["mid"]
+    assert names(plan(told, replace(PLAIN, max_cost_nano_usd=10**9))) == []
 
 
 def test_delivery_and_validation_come_from_the_policy_unless_the_caller_says() -> None:

@@ -85,6 +85,12 @@ def test_the_callers_own_words_win() -> None:
     assert spec == v1.GenerationSpec(model="big", priority=v1.PRIORITY_INTERACTIVE)
 
 
+@pytest.mark.parametrize(("said", "held"), [(None, 30), (90, 30), (0, 0)])
+def test_the_shorter_retention_of_key_and_caller_holds(said: int | None, held: int) -> None:
+    policy = v1.RoutingPolicy(data_policy=v1.DataPolicy(max_retention_days=said))
+    assert filled(policy, Defaults(max_retention_days=30)).data_policy == v1.DataPolicy(max_retention_days=held)
+
+
 @pytest.mark.parametrize(
     ("rule", "said", "held"),
     [
