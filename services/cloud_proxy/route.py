@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.cloud_proxy.limits import Limits
 from services.cloud_proxy.provider import Provider
 from services.cloud_proxy.settings import ModelSettings, ProviderSettings
 from services.cloud_proxy.spend import Tariff
@@ -19,7 +18,3 @@ class Route:
     model: ModelSettings
     adapter: Provider
     tariff: Tariff
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(self.provider.limits.requests_per_minute, self.provider.limits.tokens_per_minute)

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from services.cloud_proxy.limits import NAMES
 from services.cloud_proxy.proxy import CloudProxy, prompt_estimate
+from services.cloud_proxy.quotas import Quotas
 from services.cloud_proxy.route import Route
 from spillway import v1
 from spillway.generation import Folder, check
@@ -62,8 +62,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
     """What operators and routers may know of the providers."""
 
-    def __init__(self, proxy: CloudProxy, keyed: frozenset[str]) -> None:
+    def __init__(self, proxy: CloudProxy, quotas: Quotas, keyed: frozenset[str]) -> None:
         self._proxy = proxy
+        self._quotas = quotas
         self._keyed = keyed
 
     async def ListProviders(self, request: v1.ListProvidersRequest, context: Any) -> v1.ListProvidersResponse:
@@ -72,22 +73,19 @@ class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
             by_provider.setdefault(route.provider.name, []).append(route)
         return v1.ListProvidersResponse(providers=[await self._provider(routes) for routes in by_provider.values()])
 
+    def WatchQuotas(self, request: v1.WatchQuotasRequest, context: Any) -> AsyncIterator[v1.WatchQuotasResponse]:
+        return self._quotas.watch(request)
+
     async def _provider(self, routes: list[Route]) -> v1.Provider:
-        provider, limits = routes[0].provider, routes[0].limits
-        told = v1.Provider(
+        provider = routes[0].provider
+        return v1.Provider(
             name=provider.name,
             simulated=provider.simulated,
             region=provider.region,
             models=[route.name for route in routes],
             has_key=provider.name in self._keyed,
+            limits=await self._quotas.limits(routes[0]),
         )
-        if any(limit is not None for limit in limits):
-            passed = await self._proxy.limiter.look(provider.name)
-            for at, limit in enumerate(limits):
-                if limit is not None:
-                    remaining = None if passed is None else max(0, limit - passed[at])
-                    told.limits.add(name=NAMES[at], limit=limit, remaining=remaining)
-        return told
 
 
 def _stamp(request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.EmbedRequest) -> v1.PolicyStamp | None:

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.cloud_proxy.app import CloudProxyApp, build
+from services.cloud_proxy.limits import WINDOW_S, Scope
 from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
 from spillway import v1
 from spillway.deadline import Deadline
@@ -88,10 +89,16 @@ class Rig(Caller):
 
     async def used(self) -> tuple[int, int]:
         """Requests and tokens counted for the provider."""
-        await self.app.proxy.limiter.settled()
-        found = await self.app.proxy.limiter.look("openai")
-        assert found is not None
-        return found
+        return await used(self.app, "openai")
+
+
+async def used(app: CloudProxyApp, provider: str) -> tuple[int, int]:
+    """Requests and tokens that `app` and all others count for `provider`, once all is settled."""
+    limiter = app.proxy.rationing.limiter
+    await limiter.settled()
+    counted = (await limiter.look(provider, [Scope("")]))[""].counted
+    assert counted is not None
+    return counted[0], counted[1] + counted[2]
 
 
 @asynccontextmanager
@@ -141,6 +148,7 @@ async def running(
     replicas: int = 1,
     environ: Mapping[str, str] | None = None,
     server: ServerSettings | None = None,
+    limit_window_s: float = WINDOW_S,
     **provider: Any,
 ) -> AsyncIterator[Rig]:
     """Run a cloud proxy before `simulator` (served here unless `url` says where), with `provider` settings."""
@@ -156,7 +164,9 @@ async def running(
         exporter = InMemorySpanExporter()
         tracing = Tracing("cloud_proxy", exporter=exporter)
         stack.callback(tracing.close)
-        app = await stack.enter_async_context(build(settings, environ=environ or {}, tracing=tracing))
+        app = await stack.enter_async_context(
+            build(settings, environ=environ or {}, tracing=tracing, limit_window_s=limit_window_s)
+        )
         remote = Remote(app.server.address, tracing=tracing, name=app.server.address)
         stack.push_async_callback(remote.close)
         yield Rig(remote, app, simulator, exporter, tracing)
