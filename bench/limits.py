@@ -106,11 +106,15 @@ def run() -> Iterator[Row]:
     found = asyncio.run(measured())
     base = found[0][0]
     for one, server_us in found:
-        cpu, clock = (statistics.median(each) / statistics.median(of) for each, of in ((one.cpu_s, base.cpu_s), (one.clock_s, base.clock_s)))
+        cpu, clock = (
+            statistics.median(each) / statistics.median(of)
+            for each, of in ((one.cpu_s, base.cpu_s), (one.clock_s, base.clock_s))
+        )
         yield Row(
             one.name,
             "store",
             statistics.median(one.cpu_s) * 1e6,
             "call",
-            f"{cpu:.2f} of CPU, {statistics.median(one.clock_s) * 1e6:.0f} us, {clock:.2f} of latency; server {server_us:.1f} us",
+            f"{cpu:.2f} of CPU, {clock:.2f} of latency ({statistics.median(one.clock_s) * 1e6:.0f} us), "
+            f"server {server_us:.1f} us",
         )

@@ -1,6 +1,7 @@
 """The rules of limits.py as scripts: one atomic step on the shared store, by the store's own clock.
 
-KEYS, all in one hash slot: what the call holds, then two for each scope: its counts, the leases of its running calls.
+KEYS, all in one hash slot: what the call holds; the counts of each scope; the leases of running calls of each scope
+where their number is limited.
 Of a scope's counts, `state` holds the totals, one field per slice what counts in it, `learned` what the provider told.
 Numbers travel packed, as little-endian doubles, exact up to 2^53. Times are microseconds.
 """
@@ -29,28 +30,41 @@ local now = time[1] * 1000000 + time[2]
 local day = math.floor(now / DAY)
 local slice_us, lease_us, requests, input, output, nano_usd = struct.unpack('<dddddd', ARGV[1])
 local slice = math.floor(now / slice_us)
+local scope_count = string.len(ARGV[2]) / 48
+local next_leases = 1 + scope_count
 
 -- Amounts and limits of the window: requests, tokens, tokens of prompts, tokens of answers.
 local function windowed(requests, input, output) return {requests, input + output, input, output} end
 
 local function open_scope(at)
-  local key = KEYS[2 * at]
+  local key, leases = KEYS[1 + at], false
   local found = redis.call('HMGET', key, 'state', slice, 'learned')
-  local s = {key = key, leases = KEYS[2 * at + 1], fresh = not found[2]}
+  local head, total, of_input, of_output, all, all_input, all_output = slice, 0, 0, 0, 0, 0, 0
+  local of_day, usd, closed, now_requests, now_input, now_output = day, 0, 0, 0, 0, 0
   if found[1] then
-    s.head, s.requests, s.input, s.output, s.all_requests, s.all_input, s.all_output, s.day, s.usd, s.closed =
+    head, total, of_input, of_output, all, all_input, all_output, of_day, usd, closed =
       struct.unpack('<dddddddddd', found[1])
-  else
-    s.head, s.requests, s.input, s.output, s.all_requests, s.all_input, s.all_output, s.day, s.usd, s.closed =
-      slice, 0, 0, 0, 0, 0, 0, day, 0, 0
+    if of_day ~= day then of_day, usd = day, 0 end
   end
-  if found[2] then s.now = {struct.unpack('<ddd', found[2])} else s.now = {0, 0, 0} end
-  if found[3] then s.learned = {struct.unpack('<dddddddddddddddddddd', found[3])} end
-  if s.day ~= day then s.day, s.usd = day, 0 end
+  if found[2] then now_requests, now_input, now_output = struct.unpack('<ddd', found[2]) end
+  local limits = {struct.unpack('<dddddd', ARGV[2], (at - 1) * 48 + 1)}
+  if limits[5] >= 0 then
+    next_leases = next_leases + 1
+    leases = KEYS[next_leases]
+  end
+  -- made at once: a table that grows field by field costs more than all else here
+  local s = {
+    key = key, leases = leases, limits = limits, fresh = not found[2], dirty = false, told = false, slices = false,
+    learned = found[3] and {struct.unpack('<dddddddddddddddddddd', found[3])},
+    head = head, requests = total, input = of_input, output = of_output,
+    all_requests = all, all_input = all_input, all_output = all_output,
+    day = of_day, usd = usd, closed = closed,
+    now_requests = now_requests, now_input = now_input, now_output = now_output,
+  }
   local first = slice - KEPT
-  if s.head < first then
+  if head < first then
     local names, gone = {}, {}
-    for old = s.head, math.min(first - 1, s.head + KEPT) do names[#names + 1] = old end
+    for old = head, math.min(first - 1, head + KEPT) do names[#names + 1] = old end
     for at, counted in ipairs(redis.call('HMGET', key, unpack(names))) do
       if counted then
         local requests, input, output = struct.unpack('<ddd', counted)
@@ -61,7 +75,6 @@ local function open_scope(at)
     if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
     s.head, s.dirty = first, true
   end
-  s.limits = {struct.unpack('<dddddd', ARGV[2], (at - 1) * 48 + 1)}
   return s
 end
 
@@ -72,7 +85,8 @@ end
 
 local function keep(s, with_slice)
   if with_slice then
-    redis.call('HSET', s.key, 'state', packed(s), slice, struct.pack('<ddd', s.now[1], s.now[2], s.now[3]))
+    redis.call('HSET', s.key, 'state', packed(s), slice,
+      struct.pack('<ddd', s.now_requests, s.now_input, s.now_output))
   elseif s.dirty then
     redis.call('HSET', s.key, 'state', packed(s))
   end
@@ -93,7 +107,7 @@ end
 local function count(s, requests, input, output)
   s.requests, s.input, s.output = s.requests + requests, s.input + input, s.output + output
   s.all_requests, s.all_input, s.all_output = s.all_requests + requests, s.all_input + input, s.all_output + output
-  s.now = {s.now[1] + requests, s.now[2] + input, s.now[3] + output}
+  s.now_requests, s.now_input, s.now_output = s.now_requests + requests, s.now_input + input, s.now_output + output
 end
 
 local function lease(s, id)
@@ -146,9 +160,10 @@ end
 
 -- What the provider leaves to calls after the one whose answer told it; and for how long that holds.
 local function room_of(s, at)
-  if s.learned and s.learned[at * 5 - 1] > now then
+  local ends = s.learned[at * 5 - 1]
+  if ends > now then
     local all = windowed(s.all_requests, s.all_input, s.all_output)
-    return math.max(0, s.learned[at * 5 - 2] - all[at]), s.learned[at * 5 - 1] - now
+    return math.max(0, s.learned[at * 5 - 2] - all[at]), ends - now
   end
 end
 """
@@ -160,24 +175,29 @@ RESERVE: Final = Script(
 -- ARGV: slice, lease and amounts; limits of every scope, 6 each (-1: none); id; scope that learns (0: none)
 -- returns: allowed, limit that holds (0: closed by the provider), microseconds to wait (-1: never fits), its scope
 if redis.call('EXISTS', KEYS[1]) == 1 then return {1, 0, 0, 0} end
-local scopes, asked = {}, windowed(requests, input, output)
+local scopes = {}
 local hold, wait, whose = nil, 0, 0
 local function short(limit, lasts, scope)
   if wait >= 0 and (not hold or lasts < 0 or lasts > wait) then hold, wait, whose = limit, lasts, scope end
 end
-for at = 1, string.len(ARGV[2]) / 48 do
-  local s = open_scope(at)
-  scopes[at] = s
-  if s.closed > now then short(0, s.closed - now, at) end
-  local taken = windowed(s.requests, s.input, s.output)
-  for name, amount in ipairs(asked) do
-    local limit = limit_of(s, name)
-    if limit >= 0 and taken[name] + amount > limit then
-      short(name, amount > limit and -1 or leaves_in(s, name, taken[name] + amount - limit), at)
-    end
+local function fits(s, at, name, taken, amount)
+  local limit = limit_of(s, name)
+  if limit >= 0 and taken + amount > limit then
+    short(name, amount > limit and -1 or leaves_in(s, name, taken + amount - limit), at)
+  end
+  if s.learned then
     local room, lasts = room_of(s, name)
     if room and amount > room then short(name, lasts, at) end
   end
+end
+for at = 1, scope_count do
+  local s = open_scope(at)
+  scopes[at] = s
+  if s.closed > now then short(0, s.closed - now, at) end
+  fits(s, at, 1, s.requests, requests)
+  fits(s, at, 2, s.input + s.output, input + output)
+  fits(s, at, 3, s.input, input)
+  fits(s, at, 4, s.output, output)
   if s.limits[5] >= 0 and running(s) + 1 > s.limits[5] then short(5, CONCURRENCY_WAIT, at) end
   if s.limits[6] >= 0 and s.usd + nano_usd > s.limits[6] then
     short(6, nano_usd > s.limits[6] and -1 or (day + 1) * DAY - now, at)
@@ -226,13 +246,14 @@ end
 local usd = nano_usd - had_usd
 local takes = more[1] + more[2] + more[3] > 0
 local learner = tonumber(ARGV[4])
-for at = 1, string.len(ARGV[2]) / 48 do
+for at = 1, scope_count do
   local s = open_scope(at)
   if takes then count(s, more[1], more[2], more[3]) end
   if gives and since >= s.head then
     s.requests, s.input, s.output = s.requests + less[1], s.input + less[2], s.output + less[3]
     if since == slice then
-      s.now = {s.now[1] + less[1], s.now[2] + less[2], s.now[3] + less[3]}
+      s.now_requests, s.now_input, s.now_output =
+        s.now_requests + less[1], s.now_input + less[2], s.now_output + less[3]
     else
       local counted = redis.call('HGET', s.key, since)
       local requests, input, output = 0, 0, 0
@@ -304,7 +325,7 @@ redis.call('ZADD', KEYS[1], now, ARGV[3])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - KEPT * slice_us)
 redis.call('PEXPIRE', KEYS[1], math.ceil(KEPT * slice_us / 1000))
 local found = {redis.call('ZCARD', KEYS[1])}
-for at = 1, string.len(ARGV[2]) / 48 do
+for at = 1, scope_count do
   local s = open_scope(at)
   keep(s)
   local closed = math.max(0, s.closed - now)
@@ -312,7 +333,8 @@ for at = 1, string.len(ARGV[2]) / 48 do
   local one = {s.requests, s.input, s.output, s.limits[5] >= 0 and running(s) or 0, s.usd, closed, why}
   for name = 1, 4 do
     local limit, told = limit_of(s, name)
-    local room, lasts = room_of(s, name)
+    local room, lasts
+    if s.learned then room, lasts = room_of(s, name) end
     local free = -1
     if limit >= 0 then
       local taken = windowed(s.requests, s.input, s.output)[name]
@@ -338,13 +360,13 @@ def proxies_key(provider: str) -> str:
     return f"spillway:limits:{{{provider}}}:proxies"
 
 
-def scope_keys(provider: str, scopes: Iterable[Scope]) -> list[str]:
+def scope_keys(provider: str, scopes: Sequence[Scope]) -> list[str]:
     """Return the KEYS of `scopes`."""
-    return [
-        f"spillway:limits:{{{provider}}}:{kind}:{quote(scope.name, safe=':')}"
-        for scope in scopes
-        for kind in ("counts", "leases")
+    names = [f"spillway:limits:{{{provider}}}:{quote(scope.name, safe=':')}" for scope in scopes]
+    limited = [
+        f"{name}:leases" for name, scope in zip(names, scopes, strict=True) if scope.limits.concurrency is not None
     ]
+    return [f"{name}:counts" for name in names] + limited
 
 
 def frame(window_us: float, lease_us: float, amounts: Amounts) -> bytes:

@@ -179,7 +179,7 @@ class Limiter:
             now = self._clock()
             for reservation in list(self._running.values()):
                 if now - reservation.told_at >= beat_s:
-                    await self._carry_out(reservation, reservation.amounts, final=False)
+                    await asyncio.shield(self._carry_out(reservation, reservation.amounts, final=False))
             if now - looked >= LOOK_S:
                 looked = now
                 for provider, scopes in providers.items():

@@ -165,9 +165,11 @@ class Window:
     def holds(self, id: str) -> bool:
         return id in self._held
 
-    def short(self, amounts: Amounts, limits: Limits, now: float, day_left_s: float) -> Decision:
+    def short(self, amounts: Amounts, limits: Limits, now: float, wall_s: float) -> Decision:
         """Say whether `amounts` fit all limits, and of those they do not fit which holds them longest."""
         self.forget(now)
+        day, passed_s = divmod(wall_s, DAY_S)
+        self._begin(int(day))
         requests, input, output = self.totals
         taken = (requests, input + output, input, output, self.running, self.nano_usd)
         asked = (*amounts.windowed, 1, amounts.nano_usd)
@@ -180,7 +182,7 @@ class Window:
             if at < IN_WINDOW:
                 wait_s = self._wait_s(at, before + amount - limit, now)
             else:
-                wait_s = CONCURRENCY_WAIT_S if NAMES[at] == CONCURRENCY else day_left_s
+                wait_s = CONCURRENCY_WAIT_S if NAMES[at] == CONCURRENCY else DAY_S - passed_s
             if found.allowed or wait_s > (found.wait_s or 0):
                 found = Decision(False, NAMES[at], wait_s)
         return found
@@ -230,10 +232,13 @@ class Window:
 
     def _spend(self, nano_usd: int, since: int, day: int) -> None:
         """What was reserved on another day is not given back to this one."""
-        if day != self._day:
-            self._day, self.nano_usd = day, 0
+        self._begin(day)
         if nano_usd > 0 or since == day:
             self.nano_usd += nano_usd
+
+    def _begin(self, day: int) -> None:
+        if day != self._day:
+            self._day, self.nano_usd = day, 0
 
     def _wait_s(self, at: int, need: int, now: float) -> float:
         freed = accumulate(Amounts(*counted).windowed[at] for counted in self._slices.values())
@@ -256,15 +261,14 @@ def decide(
     """
     if windows[scopes[0].name].holds(id):
         return ALLOWED
-    day, passed_s = divmod(wall_s, DAY_S)
     found = ALLOWED
     for scope in scopes:
-        short = windows[scope.name].short(amounts, scope.limits, now, DAY_S - passed_s)
+        short = windows[scope.name].short(amounts, scope.limits, now, wall_s)
         if not short.allowed and (found.allowed or short.wait_s is None or short.wait_s > (found.wait_s or 0)):
             found = Decision(False, short.limit, short.wait_s, scope.name)
             if short.wait_s is None:
                 return found
     if found.allowed:
         for scope in scopes:
-            windows[scope.name].add(id, amounts, now, int(day))
+            windows[scope.name].add(id, amounts, now, int(wall_s // DAY_S))
     return found

@@ -39,13 +39,17 @@ class Rationing:
         }
 
     def ask(self, route: Route, tenant: str, prompt_tokens: int, sampling: v1.Sampling) -> Amounts:
-        """Return what to reserve for an answer: the prompt, and as much as such answers usually take."""
+        """Return what to reserve for an answer: the prompt, and as much as such answers usually take.
+
+        While nobody knows, it is as much as the request allows, or the settings' default where it sets no bound.
+        """
         provider = route.provider
+        most = sampling.max_tokens if sampling.HasField("max_tokens") else None
         return estimate(
             prompt_tokens=prompt_tokens,
-            max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
+            max_tokens=most,
             choices=max(1, sampling.n),
-            expected=self.expectation.tokens(tenant, route.name, provider.default_answer_tokens),
+            expected=self.expectation.tokens(tenant, route.name, most or provider.default_answer_tokens),
             scopes=scopes_of(provider, route.model, tenant),
         )
 
