@@ -35,7 +35,7 @@ from services.cloud_proxy.limits import (
 from services.cloud_proxy.standing import Standing, read
 from spillway.deadline import Clock
 from spillway.logs import get_logger
-from spillway.store.redis import Script, Store, StoreUnavailable
+from spillway.store.redis import Argument, Script, Store, StoreUnavailable
 
 log = get_logger(__name__)
 
@@ -280,9 +280,7 @@ class Limiter:
         )
         return found
 
-    async def _send(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[str | int | float | bytes]
-    ) -> list[int]:
+    async def _send(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> list[int]:
         async with self._gate:
             if self._away_until is not None and self._clock() < self._away_until:
                 raise StoreUnavailable("left alone after a failure")

@@ -38,7 +38,7 @@ from spillway import v1
 from spillway.errors import CostCap, ProviderRateLimited
 from spillway.rpc.remote import Remote
 from spillway.settings import StoreSettings
-from spillway.store.redis import Script, Store, StoreUnavailable
+from spillway.store.redis import Argument, Script, Store, StoreUnavailable
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.clock import HandClock
 from spillway.testing.openai_faults import Cut, Faults, Reset, Stall, rate_limited
@@ -515,7 +515,7 @@ async def test_a_store_that_failed_is_left_alone_for_a_while() -> None:
     class Away(Store):
         asked = 0
 
-        async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int | float | bytes]) -> Any:
+        async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
             self.asked += 1
             raise StoreUnavailable("away")
 
