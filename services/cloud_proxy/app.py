@@ -90,7 +90,6 @@ async def build(
         rationing = Rationing({each.name: each for each in settings.providers}, limiter, clock=clock)
         stack.push_async_callback(rationing.close)
         quotas = Quotas(routes, rationing, clock=clock)
-        stack.push_async_callback(quotas.close)
         proxy = CloudProxy(routes, rationing, tracing=tracing, clock=clock, window=settings.window_s)
         server = Server(
             settings.server,
@@ -108,6 +107,7 @@ async def build(
         )
         await server.start()
         stack.push_async_callback(server.close)
+        stack.push_async_callback(quotas.close)  # a watch would go on for as long as a server waits for its calls
         scopes = {provider.name: tuple(all_scopes(provider)) for provider in settings.providers}
         for name, each in scopes.items():
             await limiter.look(name, each)  # be counted among the proxies before the first call

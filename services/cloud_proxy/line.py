@@ -107,8 +107,8 @@ class Line:
             decision, reservation = await waiter.attempt()
         # A defect is told to the one in turn; the others go on.
         except Exception as error:
-            self._leave(waiter)
-            if not waiter.decided.done():
+            if waiter.turn in self._waiters:
+                self._leave(waiter)
                 waiter.decided.set_exception(error)
             return
         gone = waiter.turn not in self._waiters
