@@ -53,7 +53,8 @@ class Charge:
         """Count what was used: as the provider counted, else as well as it can be known."""
         self.settled, exchange = True, self.exchange
         news = () if self.told else exchange.allowances
-        await self.limiter.settle(self.reservation, self._used(cost_nano_usd), news)
+        late_s = 0.0 if exchange.head_at is None else exchange.head_at - self.began
+        await self.limiter.settle(self.reservation, self._used(cost_nano_usd), news, late_s=late_s)
 
     def learn(self) -> None:
         """The answer is whole: it says how long answers are."""

@@ -54,7 +54,8 @@ local function open_scope(at)
   end
   -- made at once: a table that grows field by field costs more than all else here
   local s = {
-    key = key, leases = leases, limits = limits, fresh = not found[2], dirty = false, told = false, slices = false,
+    key = key, leases = leases, limits = limits, fresh = not found[2],
+    dirty = false, counted = false, told = false, slices = false,
     learned = found[3] and {struct.unpack('<dddddddddddddddddddd', found[3])},
     head = head, requests = total, input = of_input, output = of_output,
     all_requests = all, all_input = all_input, all_output = all_output,
@@ -83,8 +84,22 @@ local function packed(s)
     s.day, s.usd, s.closed)
 end
 
-local function keep(s, with_slice)
-  if with_slice then
+-- Set right what a slice counts that may not be the present one.
+local function adjust(s, at, requests, input, output)
+  if at == slice then
+    s.now_requests, s.now_input, s.now_output = s.now_requests + requests, s.now_input + input, s.now_output + output
+    s.counted = true
+  else
+    local before = redis.call('HGET', s.key, at)
+    local a, b, c = 0, 0, 0
+    if before then a, b, c = struct.unpack('<ddd', before) end
+    redis.call('HSET', s.key, at, struct.pack('<ddd', a + requests, b + input, c + output))
+    s.dirty = true
+  end
+end
+
+local function keep(s)
+  if s.counted then
     redis.call('HSET', s.key, 'state', packed(s), slice,
       struct.pack('<ddd', s.now_requests, s.now_input, s.now_output))
   elseif s.dirty then
@@ -108,6 +123,7 @@ local function count(s, requests, input, output)
   s.requests, s.input, s.output = s.requests + requests, s.input + input, s.output + output
   s.all_requests, s.all_input, s.all_output = s.all_requests + requests, s.all_input + input, s.all_output + output
   s.now_requests, s.now_input, s.now_output = s.now_requests + requests, s.now_input + input, s.now_output + output
+  s.counted = true
 end
 
 local function lease(s, id)
@@ -211,7 +227,7 @@ for _, s in ipairs(scopes) do
   count(s, requests, input, output)
   if s.limits[6] >= 0 then s.usd = s.usd + nano_usd end
   lease(s, ARGV[3])
-  keep(s, true)
+  keep(s)
 end
 local learner = scopes[tonumber(ARGV[4])] or scopes[1]
 remember(slice, now, requests, input, output, nano_usd, day,
@@ -225,7 +241,7 @@ CHANGE: Final = Script(
     + """
 -- ARGV: slice, lease and new amounts; limits of every scope; id; scope that learns (0: none); 1: the call has ended;
 --       what it reserved (0 where the store did not reserve); what the provider told: name, remaining, limit (-1:
---       none), microseconds until its reset, for each
+--       none), microseconds until its reset, for each; microseconds that it came to the provider late
 -- What counts for an id is set, not added: the same however often it is done. What it takes more counts from now; what
 -- it gives back is taken from where it counted, if that has not left.
 local was = redis.call('GET', KEYS[1])
@@ -244,23 +260,23 @@ for at = 1, 3 do
   if by > 0 then more[at] = by elseif by < 0 and was then less[at], gives = by, true end
 end
 local usd = nano_usd - had_usd
+local since_then = since and math.min(slice, math.max(since, math.floor((at_us + tonumber(ARGV[8])) / slice_us)))
 local takes = more[1] + more[2] + more[3] > 0
 local learner = tonumber(ARGV[4])
 for at = 1, scope_count do
   local s = open_scope(at)
   if takes then count(s, more[1], more[2], more[3]) end
-  if gives and since >= s.head then
-    s.requests, s.input, s.output = s.requests + less[1], s.input + less[2], s.output + less[3]
-    if since == slice then
-      s.now_requests, s.now_input, s.now_output =
-        s.now_requests + less[1], s.now_input + less[2], s.now_output + less[3]
+  if since and since_then > since then  -- it counts from when it came
+    if since >= s.head then
+      adjust(s, since, -had[1], -had[2], -had[3])
     else
-      local counted = redis.call('HGET', s.key, since)
-      local requests, input, output = 0, 0, 0
-      if counted then requests, input, output = struct.unpack('<ddd', counted) end
-      redis.call('HSET', s.key, since, struct.pack('<ddd', requests + less[1], input + less[2], output + less[3]))
+      s.requests, s.input, s.output = s.requests + had[1], s.input + had[2], s.output + had[3]
     end
-    s.dirty = true
+    adjust(s, since_then, had[1], had[2], had[3])
+  end
+  if gives and since_then >= s.head then
+    s.requests, s.input, s.output = s.requests + less[1], s.input + less[2], s.output + less[3]
+    adjust(s, since_then, less[1], less[2], less[3])
   end
   if s.limits[6] >= 0 and (usd > 0 or (was and had_day == day)) then s.usd, s.dirty = s.usd + usd, true end
   if ARGV[5] == '1' then
@@ -287,13 +303,13 @@ for at = 1, scope_count do
       end
     end
   end
-  keep(s, takes or (gives and since == slice))
+  keep(s)
 end
 if ARGV[5] == '1' then
   redis.call('SET', KEYS[1], 'ended', 'PX', math.ceil(lease_us / 1000))
 else
   local all = seen and {seen[1], seen[3], seen[4]} or {0, 0, 0}
-  remember(since or slice, at_us or 0, requests, input, output, nano_usd, had_day, all[1], all[2], all[3])
+  remember(since_then or slice, at_us or 0, requests, input, output, nano_usd, had_day, all[1], all[2], all[3])
 end
 return 1
 """

@@ -20,6 +20,7 @@ from services.cloud_proxy.limits import (
     CLOSED,
     DAY_S,
     IN_WINDOW,
+    MARGIN,
     NAMES,
     NOTHING,
     SLICES,
@@ -46,6 +47,8 @@ AT_ONCE = 32
 """Scripts under way at once; the rest wait here, not in the connection pool, whose wait is a failure."""
 LEASE_SHARE = 0.5
 """Of the window, how long the store believes that a call runs without hearing of it; it hears three times as often."""
+LATEST_S = 5.0
+"""A call that the provider answers later than this came earlier than it answered: a model may think for minutes."""
 LONGEST_RESET_S = 3600.0
 """What a provider says is left is believed no longer than this."""
 
@@ -126,9 +129,16 @@ class Limiter:
         """Count `amounts` for a running call from now on, in the background. Nothing refuses what runs."""
         self._carry_out(reservation, amounts, allowances=allowances, final=False)
 
-    async def settle(self, reservation: Reservation, used: Amounts, allowances: Sequence[Allowance] = ()) -> None:
-        """Count what was used instead of what was reserved. It is carried out even if the caller is cancelled."""
-        await asyncio.shield(self._carry_out(reservation, used, allowances=allowances, final=True))
+    async def settle(
+        self, reservation: Reservation, used: Amounts, allowances: Sequence[Allowance] = (), *, late_s: float = 0.0
+    ) -> None:
+        """Count what was used instead of what was reserved. It is carried out even if the caller is cancelled.
+
+        `late_s`: seconds after its reservation by which the provider had the call. What that is beyond the margin, it
+        counts from later.
+        """
+        late_s = min(LATEST_S, max(0.0, late_s - self._window_s * MARGIN / SLICES))
+        await asyncio.shield(self._carry_out(reservation, used, allowances=allowances, final=True, late_s=late_s))
 
     async def close(self, provider: str, scope: Scope, seconds: float, why: str) -> None:
         """Let nothing through to `scope` for `seconds`, here and, if the store answers, everywhere."""
@@ -226,7 +236,13 @@ class Limiter:
         return self._closed.get((provider, scope), (0.0, ""))[0] - self._clock()
 
     def _carry_out(
-        self, reservation: Reservation, amounts: Amounts, *, final: bool, allowances: Sequence[Allowance] = ()
+        self,
+        reservation: Reservation,
+        amounts: Amounts,
+        *,
+        final: bool,
+        allowances: Sequence[Allowance] = (),
+        late_s: float = 0.0,
     ) -> asyncio.Task[None]:
         before, reservation.amounts = reservation.amounts, amounts
         reservation.told_at = self._clock()
@@ -235,7 +251,7 @@ class Limiter:
             windows[scope.name].change(reservation.id, amounts, self._clock(), day=day, final=final)
         if final:
             self._running.pop(reservation.id, None)
-        task = asyncio.create_task(self._change(reservation, amounts, before, final, allowances))
+        task = asyncio.create_task(self._change(reservation, amounts, before, final, allowances, late_s))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return task
@@ -247,6 +263,7 @@ class Limiter:
         before: Amounts,
         final: bool,
         allowances: Sequence[Allowance],
+        late_s: float,
     ) -> None:
         told = scripts.told_of(
             (
@@ -261,7 +278,7 @@ class Limiter:
         reserved = scripts.amounts_of(before if reservation.by_store else NOTHING)
         at = learner(reservation.scopes)
         try:
-            await self._run(scripts.CHANGE, reservation, amounts, at, int(final), reserved, told)
+            await self._run(scripts.CHANGE, reservation, amounts, at, int(final), reserved, told, round(late_s * 1e6))
         except StoreUnavailable:
             log.debug("limits.not_settled", provider=reservation.provider)  # it leaves with the window
         else:

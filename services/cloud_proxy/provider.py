@@ -19,6 +19,8 @@ class Exchange(WireExchange):
     """What became of one request, and what the provider's headers said is left of its limits."""
 
     allowances: tuple[Allowance, ...] = ()
+    head_at: float | None = None
+    """When the head of its answer came, by the clock of the call's deadline: the provider had the request by then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -256,6 +257,22 @@ async def test_the_script_forgets_what_has_left_the_window(valkey: str) -> None:
         await asyncio.sleep(decision.wait_s + 0.005)
         assert await counted(limiter) in ((0, 0, 0), (1, 5, 0))
         await take(limiter, "c", limits, 1, 1)
+
+
+async def test_a_call_that_came_late_counts_from_when_it_came(valkey: str) -> None:
+    """Beyond the margin, which is 0.4 s here."""
+    limits, client = Limits(requests=3), Redis.from_url(valkey)
+    async with limiting(valkey, window_s=24) as limiter:
+        on_time, late = await take(limiter, "on time", limits, 1, 30), await take(limiter, "late", limits, 1, 30)
+        await asyncio.sleep(0.25)
+        await limiter.settle(on_time, Amounts(1, 10), late_s=0.3)
+        await limiter.settle(late, Amounts(1, 20), late_s=0.6)
+        assert await counted(limiter) == (2, 30, 0)
+    fields = await client.hgetall("spillway:limits:{openai}::counts")
+    await client.aclose()
+    slices = {int(name): struct.unpack("<3d", value) for name, value in fields.items() if name.isdigit()}
+    first, *_, last = sorted(slices)
+    assert (slices[first], slices[last]) == ((1, 10, 0), (1, 20, 0))
 
 
 async def test_reserving_and_settling_twice_is_the_same_as_once(valkey: str) -> None:
