@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from bench.row import Row
-from services.cloud_proxy import limit_scripts
+from services.cloud_proxy import limit_arguments, limit_scripts
 from services.cloud_proxy.limiter import Limiter
 from services.cloud_proxy.limits import Amounts, Limits, Scope
 from spillway.settings import StoreSettings
@@ -50,12 +50,12 @@ class Contender:
 
 def reserving(store: Store, name: str, scopes: tuple[Scope, ...]) -> Act:
     """The script alone, as the limiter calls it."""
-    rest = limit_scripts.scope_keys(name, scopes)
-    limits = limit_scripts.limits_of(scopes)
+    rest = limit_arguments.scope_keys(name, scopes)
+    limits = limit_arguments.limits_of(scopes)
 
     async def act(number: int) -> None:
-        keys = [limit_scripts.call_key(name, str(number)), *rest]
-        frame = limit_scripts.frame(250_000, 30_000_000, AMOUNTS)
+        keys = [limit_arguments.call_key(name, str(number)), *rest]
+        frame = limit_arguments.frame(250_000, 30_000_000, AMOUNTS)
         allowed, *_ = await store.run(limit_scripts.RESERVE, keys, [frame, limits, str(number), 1])
         assert allowed
 

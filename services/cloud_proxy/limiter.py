@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from services.cloud_proxy import limit_arguments
 from services.cloud_proxy import limit_scripts as scripts
 from services.cloud_proxy.allowance import Allowance
 from services.cloud_proxy.limits import (
@@ -148,8 +149,8 @@ class Limiter:
         try:
             await self._send(
                 scripts.CLOSE,
-                [scripts.proxies_key(provider), *scripts.scope_keys(provider, [scope])],
-                [self._frame(NOTHING), scripts.limits_of([scope]), max(1, round(seconds * 1e6)), why],
+                [limit_arguments.proxies_key(provider), *limit_arguments.scope_keys(provider, [scope])],
+                [self._frame(NOTHING), limit_arguments.limits_of([scope]), max(1, round(seconds * 1e6)), why],
             )
         except StoreUnavailable:
             log.debug("limits.closing_not_shared", provider=provider)
@@ -162,8 +163,8 @@ class Limiter:
         try:
             found = await self._send(
                 scripts.LOOK,
-                [scripts.proxies_key(provider), *scripts.scope_keys(provider, scopes)],
-                [self._frame(NOTHING), scripts.limits_of(scopes), self._name],
+                [limit_arguments.proxies_key(provider), *limit_arguments.scope_keys(provider, scopes)],
+                [self._frame(NOTHING), limit_arguments.limits_of(scopes), self._name],
             )
         except StoreUnavailable:
             return {
@@ -265,7 +266,7 @@ class Limiter:
         allowances: Sequence[Allowance],
         late_s: float,
     ) -> None:
-        told = scripts.told_of(
+        told = limit_arguments.told_of(
             (
                 NAMES.index(one.name) + 1,
                 one.remaining,
@@ -275,7 +276,7 @@ class Limiter:
             for one in allowances
             if one.name in NAMES[:IN_WINDOW]
         )
-        reserved = scripts.amounts_of(before if reservation.by_store else NOTHING)
+        reserved = limit_arguments.amounts_of(before if reservation.by_store else NOTHING)
         at = learner(reservation.scopes)
         try:
             await self._run(scripts.CHANGE, reservation, amounts, at, int(final), reserved, told, round(late_s * 1e6))
@@ -285,15 +286,15 @@ class Limiter:
             reservation.by_store = True
 
     def _frame(self, amounts: Amounts) -> bytes:
-        return scripts.frame(self._window_s * 1e6 / SLICES, self._lease_s * 1e6, amounts)
+        return limit_arguments.frame(self._window_s * 1e6 / SLICES, self._lease_s * 1e6, amounts)
 
     async def _run(self, script: Script, reservation: Reservation, amounts: Amounts, *more: int | bytes) -> list[int]:
         """Run a script of one call, which is counted for `amounts`."""
         provider, scopes = reservation.provider, reservation.scopes
         found: list[int] = await self._send(
             script,
-            [scripts.call_key(provider, reservation.id), *scripts.scope_keys(provider, scopes)],
-            [self._frame(amounts), scripts.limits_of(scopes), reservation.id, *more],
+            [limit_arguments.call_key(provider, reservation.id), *limit_arguments.scope_keys(provider, scopes)],
+            [self._frame(amounts), limit_arguments.limits_of(scopes), reservation.id, *more],
         )
         return found
 
