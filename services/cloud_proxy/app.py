@@ -14,15 +14,18 @@ from decimal import Decimal
 
 from services.cloud_proxy import http_proxy, tls
 from services.cloud_proxy.audit import Audit
-from services.cloud_proxy.expectation import Expectation
 from services.cloud_proxy.http_provider import HttpProvider
 from services.cloud_proxy.http_proxy import HttpProxy
 from services.cloud_proxy.key_files import read_keys
 from services.cloud_proxy.keyring import Keyring
 from services.cloud_proxy.limiter import Limiter
+from services.cloud_proxy.limits import WINDOW_S
 from services.cloud_proxy.provider import Wire
 from services.cloud_proxy.proxy import CloudProxy
+from services.cloud_proxy.quotas import Quotas
+from services.cloud_proxy.rationing import Rationing
 from services.cloud_proxy.route import Route
+from services.cloud_proxy.scopes import all_scopes
 from services.cloud_proxy.servicer import CloudProxyServicer, InferenceServicer
 from services.cloud_proxy.settings import (
     NO_PROXY,
@@ -80,9 +83,10 @@ async def build(
     store: Store | None = None,
     tracing: Tracing | None = None,
     clock: Clock = time.monotonic,
+    limit_window_s: float = WINDOW_S,
 ) -> AsyncIterator[CloudProxyApp]:
-    """Serve `settings` for the block. Raises SettingsError for a key that is not where it should be, OSError for a
-    port that is taken."""
+    """Serve `settings` for the block; `limit_window_s` is for tests. Raises SettingsError for a key that is not where
+    it should be, OSError for a port that is taken."""
     async with AsyncExitStack() as stack:
         if tracing is None:
             tracing = Tracing("cloud_proxy", settings.telemetry)
@@ -90,7 +94,9 @@ async def build(
         if store is None:
             store = Store(settings.store)
             stack.push_async_callback(store.close)
-        limiter = Limiter(store, name=uuid.uuid4().hex, replicas=settings.replicas, clock=clock)
+        limiter = Limiter(
+            store, name=uuid.uuid4().hex, replicas=settings.replicas, clock=clock, window_s=limit_window_s
+        )
         stack.push_async_callback(limiter.settled)
         audit = Audit(settings.audit, store, Spool(settings.audit.folder))
         await audit.open()
@@ -118,9 +124,12 @@ async def build(
             for model in provider.models:
                 name = f"{provider.name}/{model.name}"
                 routes[name] = Route(name, provider, model, adapter, _tariff(provider, model))
+        rationing = Rationing({each.name: each for each in settings.providers}, limiter, clock=clock)
+        stack.push_async_callback(rationing.close)
+        quotas = Quotas(routes, rationing, keyrings, clock=clock)
         proxy = CloudProxy(
             routes,
-            limiter,
+            rationing,
             audit,
             tracing=tracing,
             clock=clock,
@@ -133,7 +142,7 @@ async def build(
                 Service(INFERENCE, InferenceServicer(proxy), inference_pb2_grpc.add_InferenceServiceServicer_to_server),
                 Service(
                     CLOUD,
-                    CloudProxyServicer(proxy, keyrings, Expectation().tokens),
+                    CloudProxyServicer(proxy, quotas, keyrings),
                     cloud_pb2_grpc.add_CloudProxyServiceServicer_to_server,
                 ),
             ],
@@ -143,10 +152,11 @@ async def build(
         )
         await server.start()
         stack.push_async_callback(server.close)
-        limited = [provider.name for provider in settings.providers]
-        for name in limited:
-            await limiter.look(name)  # be counted among the proxies before the first call
-        looking = asyncio.create_task(limiter.keep_looking(limited))
+        stack.push_async_callback(quotas.close)  # a watch would go on for as long as a server waits for its calls
+        scopes = {provider.name: tuple(all_scopes(provider)) for provider in settings.providers}
+        for name, each in scopes.items():
+            await limiter.look(name, each)  # be counted among the proxies before the first call
+        looking = asyncio.create_task(limiter.keep(scopes))
         stack.callback(looking.cancel)
         for route in routes.values():
             route.tariff.cost_nano_usd(Tokens(1, 1))  # the price list takes a while to read, once

@@ -220,7 +220,7 @@ class HttpProvider:
             allow_redirects=False,  # content and key go where the settings say, nowhere else
         )
         headers = _lowered(response)
-        exchange.status = response.status
+        exchange.status, exchange.head_at = response.status, call.deadline.clock()
         exchange.provider_request_id = self._wire.request_id(headers)[:100]
         exchange.allowances = self._wire.allowances(headers, now=time.time())
         return response

@@ -1,137 +1,309 @@
 """Limits as all proxies keep them together: decided on the shared store, or by a written rule while it is away.
 
-While the store is away, each proxy lets through its share: the limit divided by the proxies last seen, or by those the
-settings name if they are more. What a proxy let through before counts against its share, and what it let through alone
-is charged to the store when the call settles after the store is back.
+While the store is away, each proxy lets through its share: every limit divided by the proxies last seen, or by those
+the settings name if they are more. What a proxy let through before counts against its share, and what it let through
+alone is charged to the store when the call settles after the store is back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from services.cloud_proxy import limit_arguments
 from services.cloud_proxy import limit_scripts as scripts
-from services.cloud_proxy.limits import ALLOWED, CLOSED, NAMES, NOTHING, WINDOW_S, Amounts, Decision, Limits, Window
+from services.cloud_proxy.allowance import Allowance
+from services.cloud_proxy.limits import (
+    ALLOWED,
+    CLOSED,
+    DAY_S,
+    IN_WINDOW,
+    MARGIN,
+    NAMES,
+    NOTHING,
+    SLICES,
+    UNLIMITED,
+    WINDOW_S,
+    Amounts,
+    Decision,
+    Limits,
+    Scope,
+    Window,
+    decide,
+)
+from services.cloud_proxy.standing import Standing, read
 from spillway.deadline import Clock
 from spillway.logs import get_logger
-from spillway.store.redis import Script, Store, StoreUnavailable
+from spillway.store.redis import Argument, Script, Store, StoreUnavailable
 
 log = get_logger(__name__)
 
-WINDOW_US = round(WINDOW_S * 1e6)
 LOOK_S = 10.0
 AWAY_S = 1.0
 """After a failure the store is left alone for so long: a slow store must not slow every call."""
 AT_ONCE = 32
 """Scripts under way at once; the rest wait here, not in the connection pool, whose wait is a failure."""
+LEASE_SHARE = 0.5
+"""Of the window, how long the store believes that a call runs without hearing of it; it hears three times as often."""
+LATEST_S = 5.0
+"""A call that the provider answers later than this came earlier than it answered: a model may think for minutes."""
+LONGEST_RESET_S = 3600.0
+"""What a provider says is left is believed no longer than this."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Reservation:
-    """What was taken for one call."""
+    """What was taken for one call; `amounts` is what it counts for now."""
 
     id: str
     provider: str
+    scopes: tuple[Scope, ...]
     amounts: Amounts
     by_store: bool
+    told_at: float
+    """When the store last heard of it, by the limiter's clock."""
+
+    def __repr__(self) -> str:
+        return f"<Reservation {self.provider} {self.amounts} {'together' if self.by_store else 'alone'}>"
 
 
 class Limiter:
-    """Reserves and settles. `name` is this proxy's, unique among replicas; `replicas` how many share, at least."""
+    """Reserves and settles. `name` is this proxy's, unique among replicas; `replicas` how many share, at least.
 
-    def __init__(self, store: Store, *, name: str, replicas: int, clock: Clock) -> None:
+    `wall` gives seconds since the epoch, for the day of money while the store is away; `window_s` is for tests.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        name: str,
+        replicas: int,
+        clock: Clock,
+        wall: Clock = time.time,
+        window_s: float = WINDOW_S,
+    ) -> None:
         self._store = store
         self._name = name
         self._least = replicas
         self._clock = clock
-        self._windows: defaultdict[str, Window] = defaultdict(Window)
+        self._wall = wall
+        self._window_s = window_s
+        self._lease_s = window_s * LEASE_SHARE
+        self._windows: defaultdict[str, dict[str, Window]] = defaultdict(dict)
+        self._learned: dict[tuple[str, str], Limits] = {}
         self._seen: dict[str, int] = {}
-        self._closed: dict[str, float] = {}
+        self._closed: dict[tuple[str, str], tuple[float, str]] = {}
+        self._running: dict[str, Reservation] = {}
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._away_until: float | None = None
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def reserve(
-        self, id: str, provider: str, limits: Limits, amounts: Amounts
+        self, id: str, provider: str, scopes: tuple[Scope, ...], amounts: Amounts
     ) -> tuple[Decision, Reservation | None]:
-        """Take `amounts` of all limits at once, or of none; the same `id` counts once."""
-        shut = self._closed.get(provider, 0.0) - self._clock()
-        if shut > 0:
-            return Decision(False, CLOSED, shut), None
-        told = [-1 if limit is None else limit for limit in limits]
+        """Take `amounts` of all limits of all `scopes` at once, or of none; the same `id` counts once."""
+        for scope in scopes:
+            if (shut := self._shut(provider, scope.name)) > 0:
+                return Decision(False, CLOSED, shut, scope.name), None
+        reservation = Reservation(id, provider, scopes, amounts, True, self._clock())
         try:
-            allowed, at, wait_us, seen = await self._run(scripts.RESERVE, provider, [id, *told, *amounts])
+            allowed, at, wait_us, whose = await self._run(scripts.RESERVE, reservation, amounts, learner(scopes))
         except asyncio.CancelledError:
-            self._carry_out(Reservation(id, provider, amounts, True), NOTHING)  # it may have been taken all the same
+            self._carry_out(reservation, NOTHING, final=True)  # it may have been taken all the same
             raise
         except StoreUnavailable:
-            decision = self._windows[provider].reserve(id, amounts, self.share(provider, limits), self._clock())
-            return decision, Reservation(id, provider, amounts, False) if decision.allowed else None
-        self._seen[provider] = seen
+            return self._alone(reservation)
         if allowed:
-            self._windows[provider].record(id, amounts, self._clock())
-            return ALLOWED, Reservation(id, provider, amounts, True)
-        return Decision(False, NAMES[at - 1] if at else CLOSED, None if wait_us < 0 else wait_us / 1e6), None
+            windows, day = self._windows_of(provider, scopes), int(self._wall() // DAY_S)
+            for scope in scopes:
+                windows[scope.name].add(id, amounts, self._clock(), day)
+            self._running[id] = reservation
+            return ALLOWED, reservation
+        name, wait_s = NAMES[at - 1] if at else CLOSED, None if wait_us < 0 else wait_us / 1e6
+        return Decision(False, name, wait_s, scopes[whose - 1].name), None
 
-    async def settle(self, reservation: Reservation, used: Amounts) -> None:
-        """Count what was used instead of what was reserved. It is carried out even if the caller is cancelled."""
-        await asyncio.shield(self._carry_out(reservation, used))
+    def grow(self, reservation: Reservation, amounts: Amounts, allowances: Sequence[Allowance] = ()) -> None:
+        """Count `amounts` for a running call from now on, in the background. Nothing refuses what runs."""
+        self._carry_out(reservation, amounts, allowances=allowances, final=False)
 
-    def _carry_out(self, reservation: Reservation, used: Amounts) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._settle(reservation, used))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        return task
+    async def settle(
+        self, reservation: Reservation, used: Amounts, allowances: Sequence[Allowance] = (), *, late_s: float = 0.0
+    ) -> None:
+        """Count what was used instead of what was reserved. It is carried out even if the caller is cancelled.
 
-    async def _settle(self, reservation: Reservation, used: Amounts) -> None:
-        self._windows[reservation.provider].settle(reservation.id, used, self._clock())
-        reserved = reservation.amounts if reservation.by_store else NOTHING
+        `late_s`: seconds after its reservation by which the provider had the call. What that is beyond the margin, it
+        counts from later.
+        """
+        late_s = min(LATEST_S, max(0.0, late_s - self._window_s * MARGIN / SLICES))
+        await asyncio.shield(self._carry_out(reservation, used, allowances=allowances, final=True, late_s=late_s))
+
+    async def close(self, provider: str, scope: Scope, seconds: float, why: str) -> None:
+        """Let nothing through to `scope` for `seconds`, here and, if the store answers, everywhere."""
+        until, _ = self._closed.get((provider, scope.name), (0.0, ""))
+        self._closed[provider, scope.name] = (max(until, self._clock() + seconds), why)
+        log.warning("provider.closed", provider=provider, scope=scope.name or None, seconds=round(seconds, 3), why=why)
         try:
-            await self._run(scripts.SETTLE, reservation.provider, [reservation.id, *used, *reserved])
-        except StoreUnavailable:
-            log.debug("limits.not_settled", provider=reservation.provider)  # it leaves with the window
-
-    async def close_provider(self, provider: str, seconds: float) -> None:
-        """Let nothing through to `provider` for `seconds`, here and, if the store answers, everywhere."""
-        self._closed[provider] = max(self._closed.get(provider, 0.0), self._clock() + seconds)
-        log.warning("provider.closed", provider=provider, seconds=round(seconds, 3))
-        try:
-            await self._run(scripts.CLOSE, provider, [max(1, round(seconds * 1000))])
+            await self._send(
+                scripts.CLOSE,
+                [limit_arguments.proxies_key(provider), *limit_arguments.scope_keys(provider, [scope])],
+                [self._frame(NOTHING), limit_arguments.limits_of([scope]), max(1, round(seconds * 1e6)), why],
+            )
         except StoreUnavailable:
             log.debug("limits.closing_not_shared", provider=provider)
 
-    async def look(self, provider: str) -> Amounts | None:
-        """What all proxies have let through in this window, or None while the store is away. Counts this proxy in."""
+    async def look(self, provider: str, scopes: Sequence[Scope]) -> dict[str, Standing]:
+        """How `scopes` stand among all proxies, by name; each without numbers while the store is away.
+
+        Counts this proxy in.
+        """
         try:
-            requests, tokens, self._seen[provider] = await self._run(scripts.LOOK, provider, [self._name])
+            found = await self._send(
+                scripts.LOOK,
+                [limit_arguments.proxies_key(provider), *limit_arguments.scope_keys(provider, scopes)],
+                [self._frame(NOTHING), limit_arguments.limits_of(scopes), self._name],
+            )
         except StoreUnavailable:
-            return None
-        return Amounts(requests, tokens)
+            return {
+                scope.name: Standing(
+                    scope,
+                    closed_s=max(0.0, self._shut(provider, scope.name)),
+                    why=self._closed.get((provider, scope.name), (0.0, ""))[1],
+                    learned=self._learned.get((provider, scope.name), UNLIMITED),
+                )
+                for scope in scopes
+            }
+        self._seen[provider], *told = found
+        standings = {scope.name: read(scope, each) for scope, each in zip(scopes, told, strict=True)}
+        for name, standing in standings.items():
+            self._learned[provider, name] = standing.learned
+        return standings
 
-    async def keep_looking(self, providers: Sequence[str]) -> None:
-        """Stay counted as a proxy, for ever."""
+    async def keep(self, providers: Mapping[str, Sequence[Scope]]) -> None:
+        """For ever: stay counted as a proxy, and tell the store of the calls that run."""
+        looked, beat_s = self._clock(), min(LOOK_S, self._lease_s / 3)
         while True:
-            await asyncio.sleep(LOOK_S)
-            for provider in providers:
-                await self.look(provider)
+            await asyncio.sleep(beat_s)
+            now = self._clock()
+            for reservation in list(self._running.values()):
+                if now - reservation.told_at >= beat_s:
+                    await asyncio.shield(self._carry_out(reservation, reservation.amounts, final=False))
+            if now - looked >= LOOK_S:
+                looked = now
+                for provider, scopes in providers.items():
+                    await self.look(provider, scopes)
+                    self._forget(provider)
 
-    def share(self, provider: str, limits: Limits) -> Limits:
-        """What this proxy lets through alone."""
-        return limits.share(max(self._least, self._seen.get(provider, 1)))
+    def share(self, provider: str, scope: Scope) -> Limits:
+        """What this proxy lets through alone, of what is configured and of what the provider told."""
+        known = self._learned.get((provider, scope.name), UNLIMITED)
+        return scope.limits.within(known).share(max(self._least, self._seen.get(provider, 1)))
 
     async def settled(self) -> None:
         """Return when every settlement under way is done."""
         while self._under_way:
             await asyncio.wait(set(self._under_way))
 
-    async def _run(self, script: Script, provider: str, arguments: Sequence[str | int]) -> list[int]:
+    def _alone(self, reservation: Reservation) -> tuple[Decision, Reservation | None]:
+        provider, scopes = reservation.provider, reservation.scopes
+        shares = [replace(scope, limits=self.share(provider, scope)) for scope in scopes]
+        windows = self._windows_of(provider, scopes)
+        decision = decide(windows, shares, reservation.id, reservation.amounts, self._clock(), wall_s=self._wall())
+        if not decision.allowed:
+            return decision, None
+        reservation.by_store = False
+        self._running[reservation.id] = reservation
+        return decision, reservation
+
+    def _windows_of(self, provider: str, scopes: Sequence[Scope]) -> dict[str, Window]:
+        windows = self._windows[provider]
+        for scope in scopes:
+            if scope.name not in windows:
+                windows[scope.name] = Window(self._window_s)
+        return windows
+
+    def _forget(self, provider: str) -> None:
+        """Let go the windows of those who have not come for a while."""
+        windows = self._windows[provider]
+        for name, window in list(windows.items()):
+            window.forget(self._clock())
+            if window.empty:
+                del windows[name]
+
+    def _shut(self, provider: str, scope: str) -> float:
+        return self._closed.get((provider, scope), (0.0, ""))[0] - self._clock()
+
+    def _carry_out(
+        self,
+        reservation: Reservation,
+        amounts: Amounts,
+        *,
+        final: bool,
+        allowances: Sequence[Allowance] = (),
+        late_s: float = 0.0,
+    ) -> asyncio.Task[None]:
+        before, reservation.amounts = reservation.amounts, amounts
+        reservation.told_at = self._clock()
+        windows, day = self._windows_of(reservation.provider, reservation.scopes), int(self._wall() // DAY_S)
+        for scope in reservation.scopes:
+            windows[scope.name].change(reservation.id, amounts, self._clock(), day=day, final=final)
+        if final:
+            self._running.pop(reservation.id, None)
+        task = asyncio.create_task(self._change(reservation, amounts, before, final, allowances, late_s))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
+
+    async def _change(
+        self,
+        reservation: Reservation,
+        amounts: Amounts,
+        before: Amounts,
+        final: bool,
+        allowances: Sequence[Allowance],
+        late_s: float,
+    ) -> None:
+        told = limit_arguments.told_of(
+            (
+                NAMES.index(one.name) + 1,
+                one.remaining,
+                one.limit,
+                min(LONGEST_RESET_S, self._window_s if one.reset_s is None else one.reset_s),
+            )
+            for one in allowances
+            if one.name in NAMES[:IN_WINDOW]
+        )
+        reserved = limit_arguments.amounts_of(before if reservation.by_store else NOTHING)
+        at = learner(reservation.scopes)
+        try:
+            await self._run(scripts.CHANGE, reservation, amounts, at, int(final), reserved, told, round(late_s * 1e6))
+        except StoreUnavailable:
+            log.debug("limits.not_settled", provider=reservation.provider)  # it leaves with the window
+        else:
+            reservation.by_store = True
+
+    def _frame(self, amounts: Amounts) -> bytes:
+        return limit_arguments.frame(self._window_s * 1e6 / SLICES, self._lease_s * 1e6, amounts)
+
+    async def _run(self, script: Script, reservation: Reservation, amounts: Amounts, *more: int | bytes) -> list[int]:
+        """Run a script of one call, which is counted for `amounts`."""
+        provider, scopes = reservation.provider, reservation.scopes
+        found: list[int] = await self._send(
+            script,
+            [limit_arguments.call_key(provider, reservation.id), *limit_arguments.scope_keys(provider, scopes)],
+            [self._frame(amounts), limit_arguments.limits_of(scopes), reservation.id, *more],
+        )
+        return found
+
+    async def _send(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> list[int]:
         async with self._gate:
             if self._away_until is not None and self._clock() < self._away_until:
                 raise StoreUnavailable("left alone after a failure")
             try:
-                found: list[int] = await self._store.run(script, scripts.keys(provider), [WINDOW_US, *arguments])
+                found: list[int] = await self._store.run(script, keys, arguments)
             except StoreUnavailable as error:
                 if self._away_until is None:
                     log.warning("limits.alone", why=str(error), rule="each proxy lets its share through")
@@ -144,3 +316,8 @@ class Limiter:
 
     def __repr__(self) -> str:
         return f"<Limiter {self._name} {'together' if self._away_until is None else 'alone'}>"
+
+
+def learner(scopes: Sequence[Scope]) -> int:
+    """Number of the scope, from 1, where the provider's own word counts; 0: none."""
+    return next((at for at, scope in enumerate(scopes, 1) if scope.learns), 0)

@@ -21,6 +21,8 @@ class Exchange(WireExchange):
     sent_bytes: int = 0
     """Of bodies, every time one was sent."""
     allowances: tuple[Allowance, ...] = ()
+    head_at: float | None = None
+    """When the head of its answer came, by the clock of the call's deadline: the provider had the request by then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import datetime
 
 from opentelemetry.trace import SpanKind
@@ -13,10 +12,11 @@ from opentelemetry.trace import SpanKind
 from services.cloud_proxy import record
 from services.cloud_proxy.attempt import Attempt, Leaving
 from services.cloud_proxy.audit import Audit
+from services.cloud_proxy.charge import Charge
 from services.cloud_proxy.egress import admit
-from services.cloud_proxy.limiter import Limiter, Reservation
-from services.cloud_proxy.limits import CLOSED, NOTHING, Amounts, estimate, tokens_of
+from services.cloud_proxy.limits import Amounts, tokens_of
 from services.cloud_proxy.provider import Exchange
+from services.cloud_proxy.rationing import Rationing
 from services.cloud_proxy.route import Route
 from spillway import embedding, v1
 from spillway.audit import OUTCOME
@@ -27,7 +27,6 @@ from spillway.errors import (
     ConstraintUnsupported,
     FieldViolation,
     ModelUnknown,
-    ProviderRateLimited,
     RequestInvalid,
     SpillwayError,
 )
@@ -50,7 +49,7 @@ class CloudProxy:
     def __init__(
         self,
         routes: Mapping[str, Route],
-        limiter: Limiter,
+        rationing: Rationing,
         audit: Audit,
         *,
         tracing: Tracing,
@@ -59,7 +58,7 @@ class CloudProxy:
         window: float,
     ) -> None:
         self.routes = routes
-        self.limiter = limiter
+        self.rationing = rationing
         self._audit = audit
         self._wall = wall
         self._tracing = tracing
@@ -92,17 +91,13 @@ class CloudProxy:
         check(spec)
         self._generates(route)
         prepared = route.adapter.prepare(spec, route.model.name)
-        prompt_tokens = prompt_estimate(spec)
-        sampling = spec.sampling
+        tenant, sampling, prompt_tokens = tenant_of(stamp, call), spec.sampling, prompt_estimate(spec)
         leaving = Leaving(len(prepared.body), prompt_tokens, most_tokens(spec))
-        amounts = estimate(
-            prompt_tokens=prompt_tokens,
-            max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
-            choices=max(1, sampling.n),
-            default=route.provider.default_answer_tokens,
-            limits=route.limits,
-        )
-        async with self._attempt(route, stamp, call, began, leaving, amounts) as (attempt, call):
+        amounts = self.rationing.ask(route, tenant, prompt_tokens, sampling)
+        background = spec.priority == v1.PRIORITY_BACKGROUND
+        async with self._attempt(
+            route, stamp, call, began, leaving, amounts, background=background, choices=max(1, sampling.n)
+        ) as (attempt, charge, call):
             exchange = attempt.exchange
             source = route.adapter.stream(prepared, call, exchange)
             window = window_s(spec.coalescing, self._window)
@@ -111,12 +106,14 @@ class CloudProxy:
                     if attempt.first is None:
                         attempt.first = self._clock()
                         yield attempt.event(started=attempt.started())
+                    charge.progress(self._clock())
                     for delta in deltas:
                         yield attempt.event(delta=delta)
             if attempt.first is None:  # an answer without a word
                 yield attempt.event(started=attempt.started())
             yield attempt.event(finished=v1.Finished(choices=exchange.finishes))
             attempt.outcome = "ANSWERED"
+            charge.learn()
             yield attempt.event(usage=attempt.usage(self._clock()))
 
     async def embed(self, spec: v1.EmbeddingSpec, stamp: v1.PolicyStamp | None, call: Call) -> v1.EmbedResponse:
@@ -133,8 +130,13 @@ class CloudProxy:
                     raise ConstraintUnsupported(f"{path}: {what}", fields=[FieldViolation(path, what)])
         tokens = sum(tokens_of(embedding.input_bytes(one)) + len(one.tokens.ids) for one in spec.inputs)
         size = sum(embedding.input_bytes(one) or len(one.tokens.ids) for one in spec.inputs)
-        leaving = Leaving(size, tokens, 0)
-        async with self._attempt(route, stamp, call, began, leaving, Amounts(1, tokens)) as (attempt, call):
+        leaving, amounts = Leaving(size, tokens, 0), Amounts(1, tokens)
+        background = spec.priority == v1.PRIORITY_BACKGROUND
+        async with self._attempt(route, stamp, call, began, leaving, amounts, background=background) as (
+            attempt,
+            _,
+            call,
+        ):
             response = await route.adapter.embed(spec, route.model.name, call, attempt.exchange)
             attempt.outcome = "ANSWERED"
             response.request_id, response.target = call.request_id, route.name
@@ -157,75 +159,78 @@ class CloudProxy:
 
     @asynccontextmanager
     async def _attempt(
-        self, route: Route, stamp: v1.PolicyStamp, call: Call, began: float, leaving: Leaving, amounts: Amounts
-    ) -> AsyncIterator[tuple[Attempt, Call]]:
+        self,
+        route: Route,
+        stamp: v1.PolicyStamp,
+        call: Call,
+        began: float,
+        leaving: Leaving,
+        amounts: Amounts,
+        *,
+        background: bool,
+        choices: int = 1,
+    ) -> AsyncIterator[tuple[Attempt, Charge, Call]]:
         """Reserve `amounts`, and account for what the block does at the provider, whatever becomes of it.
 
         The call that is yielded is under the attempt's span.
         """
-        provider = route.provider
-        try:
-            reservation = await self._reserve(route, amounts, call)
-        except SpillwayError as error:
-            held = record.refusal(route, stamp, call.request_id, error.reason, self._wall(), phase=OUTCOME)
-            self._audit.told(held)
-            raise
-        attempt = Attempt(route, stamp, call.request_id, began=began, queued=self._clock(), leaving=leaving)
-        span = self._tracing.start(
-            names.PROVIDER_REQUEST,
-            call.span,
-            kind=SpanKind.CLIENT,
-            attributes={
-                names.PROVIDER: provider.name,
-                names.MODEL: route.model.name,
-                names.SIMULATED: provider.simulated,
-                names.DEADLINE_LEFT_MS: round(call.deadline.left() * 1000),
-            },
+        provider, exchange, tenant = route.provider, Exchange(), tenant_of(stamp, call)
+        charged = self.rationing.charged(
+            route, amounts, exchange, call, tenant=tenant, background=background, choices=choices
         )
-        exchange = attempt.exchange
-        try:
-            await self._audit.opened(record.intent(attempt, self._wall()))
-            yield attempt, call.under(span)
-        except SpillwayError as error:
-            attempt.outcome = error.reason
-            fail(span, error.reason)
-            if error.retry_after_s and exchange.status is not None:
-                await self.limiter.close_provider(provider.name, min(error.retry_after_s, provider.max_closed_s))
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            if attempt.outcome != "ANSWERED":
-                attempt.outcome = "EXPIRED" if call.deadline.passed else "CANCELLED"
+        async with AsyncExitStack() as stack:
+            try:
+                charge = await stack.enter_async_context(charged)
+            except SpillwayError as error:
+                held = record.refusal(route, stamp, call.request_id, error.reason, self._wall(), phase=OUTCOME)
+                self._audit.told(held)
+                raise
+            attempt = Attempt(
+                route,
+                stamp,
+                call.request_id,
+                began=began,
+                queued=self._clock(),
+                leaving=leaving,
+                exchange=exchange,
+            )
+            span = self._tracing.start(
+                names.PROVIDER_REQUEST,
+                call.span,
+                kind=SpanKind.CLIENT,
+                attributes={
+                    names.PROVIDER: provider.name,
+                    names.MODEL: route.model.name,
+                    names.SIMULATED: provider.simulated,
+                    names.DEADLINE_LEFT_MS: round(call.deadline.left() * 1000),
+                },
+            )
+            try:
+                await self._audit.opened(record.intent(attempt, self._wall()))
+                yield attempt, charge, call.under(span)
+            except SpillwayError as error:
+                attempt.outcome = error.reason
+                fail(span, error.reason)
+                await self.rationing.refused(route, error, exchange)
+                raise
+            except (asyncio.CancelledError, GeneratorExit):
+                if attempt.outcome != "ANSWERED":
+                    attempt.outcome = "EXPIRED" if call.deadline.passed else "CANCELLED"
+                    fail(span, attempt.outcome)
+                raise
+            except BaseException as error:
+                attempt.outcome = type(error).__name__
                 fail(span, attempt.outcome)
-            raise
-        except BaseException as error:
-            attempt.outcome = type(error).__name__
-            fail(span, attempt.outcome)
-            raise
-        finally:
-            attempt.tell(span, self._clock())
-            self._audit.told(record.outcome(attempt, self._wall(), self._clock()))
-            await self.limiter.settle(reservation, _used(exchange, leaving.prompt_tokens))
+                raise
+            finally:
+                attempt.tell(span, self._clock())
+                self._audit.told(record.outcome(attempt, self._wall(), self._clock()))
+                await charge.settle(attempt.bill().at_most)
 
-    async def _reserve(self, route: Route, amounts: Amounts, call: Call) -> Reservation:
-        """Take `amounts` of the provider's limits, waiting as long as the settings and the caller let."""
-        id, provider = uuid.uuid4().hex, route.provider
-        until = self._clock() + min(provider.max_wait_s, call.line_s)
-        while True:
-            decision, reservation = await self.limiter.reserve(id, provider.name, route.limits, amounts)
-            if reservation is not None:
-                return reservation
-            wait = decision.wait_s
-            if wait is None or self._clock() + wait > until:
-                told = "it asked to be left alone" if decision.limit == CLOSED else f"its {decision.limit} are used up"
-                if wait is None:
-                    told = f"the request alone is more than its {decision.limit}"
-                raise ProviderRateLimited(
-                    f"{provider.name}: {told}",
-                    retry_after_s=wait,
-                    resource=provider.name,
-                    metadata={"provider": provider.name, "limit": decision.limit},
-                )
-            await asyncio.sleep(wait)
+
+def tenant_of(stamp: v1.PolicyStamp, call: Call) -> str:
+    """Return whose call it is: as the router says, which knows its callers; else the key that called here."""
+    return stamp.tenant or call.caller.tenant
 
 
 def _other_rpc(rpc: str, said: str) -> ConstraintUnsupported:
@@ -245,15 +250,3 @@ def most_tokens(spec: v1.GenerationSpec) -> int | None:
     """Return how many tokens all choices may have together, None if the request sets no bound."""
     sampling = spec.sampling
     return sampling.max_tokens * max(1, sampling.n) if sampling.HasField("max_tokens") else None
-
-
-def _used(exchange: Exchange, prompt_tokens: int) -> Amounts:
-    """What a call has used of the limits, as well as it can be known."""
-    if not exchange.sent:
-        return NOTHING
-    if exchange.status is not None and exchange.status != 200:
-        return Amounts(1, 0)
-    usage = exchange.usage
-    if usage is not None and usage.HasField("prompt_tokens") and usage.HasField("completion_tokens"):
-        return Amounts(1, usage.prompt_tokens + usage.completion_tokens)
-    return Amounts(1, prompt_tokens + tokens_of(exchange.said_bytes))

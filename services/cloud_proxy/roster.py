@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from services.cloud_proxy.keyring import Keyring, Standing
-from services.cloud_proxy.limiter import Limiter
-from services.cloud_proxy.limits import NAMES
+from services.cloud_proxy.quotas import Quotas
 from services.cloud_proxy.route import Route
 from spillway import v1
 from spillway.errors import SpillwayError
@@ -18,7 +17,7 @@ ASK_S = 5.0
 
 
 async def listed(
-    routes: Mapping[str, Route], limiter: Limiter, keyrings: Mapping[str, Keyring], call: Call | None
+    routes: Mapping[str, Route], quotas: Quotas, keyrings: Mapping[str, Keyring], call: Call | None
 ) -> list[v1.Provider]:
     """Return every provider. With a `call`, each is asked for its models under it, all at once."""
     by_provider: dict[str, list[Route]] = {}
@@ -26,7 +25,7 @@ async def listed(
         by_provider.setdefault(route.provider.name, []).append(route)
     told = [_provider(own, keyrings) for own in by_provider.values()]
     pairs = list(zip(told, by_provider.values(), strict=True))
-    await asyncio.gather(*(_limits(each, own[0], limiter) for each, own in pairs))
+    await asyncio.gather(*(_limits(each, own[0], quotas) for each, own in pairs))
     if call is not None:
         await asyncio.gather(*(_served(each, own[0], call) for each, own in pairs))
     return told
@@ -52,14 +51,8 @@ def _key(standing: Standing) -> v1.ProviderKey:
     return v1.ProviderKey(source=standing.source, state=state, why=standing.why)
 
 
-async def _limits(told: v1.Provider, route: Route, limiter: Limiter) -> None:
-    if all(limit is None for limit in route.limits):
-        return
-    passed = await limiter.look(told.name)
-    for at, limit in enumerate(route.limits):
-        if limit is not None:
-            remaining = None if passed is None else max(0, limit - passed[at])
-            told.limits.add(name=NAMES[at], limit=limit, remaining=remaining)
+async def _limits(told: v1.Provider, route: Route, quotas: Quotas) -> None:
+    told.limits.extend(await quotas.limits(route))
 
 
 async def _served(told: v1.Provider, route: Route, call: Call) -> None:

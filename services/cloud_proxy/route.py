@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.cloud_proxy.billing import OnCancel, on_cancel
-from services.cloud_proxy.limits import Limits
 from services.cloud_proxy.provider import Provider
 from services.cloud_proxy.settings import ModelSettings, ProviderSettings
 from services.cloud_proxy.spend import Tariff
@@ -43,7 +42,3 @@ class Route:
     @property
     def billing_on_cancel(self) -> OnCancel:
         return self.provider.billing_on_cancel or on_cancel(self.provider.real_url)
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(self.provider.limits.requests_per_minute, self.provider.limits.tokens_per_minute)

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from services.cloud_proxy.estimate import Expected, estimated
+from services.cloud_proxy.estimate import estimated
 from services.cloud_proxy.keyring import Keyring
 from services.cloud_proxy.proxy import CloudProxy, prompt_estimate
+from services.cloud_proxy.quotas import Quotas
 from services.cloud_proxy.roster import listed
 from services.cloud_proxy.route import Route
 from spillway import v1
@@ -64,20 +65,23 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
     """What operators and routers may know of the providers."""
 
-    def __init__(self, proxy: CloudProxy, keyrings: Mapping[str, Keyring], expected: Expected) -> None:
+    def __init__(self, proxy: CloudProxy, quotas: Quotas, keyrings: Mapping[str, Keyring]) -> None:
         self._proxy = proxy
+        self._quotas = quotas
         self._keyrings = keyrings
-        self._expected = expected
 
     async def ListProviders(self, request: v1.ListProvidersRequest, context: Any) -> v1.ListProvidersResponse:
         proxy, call = self._proxy, current_call() if request.ask else None
-        return v1.ListProvidersResponse(providers=await listed(proxy.routes, proxy.limiter, self._keyrings, call))
+        return v1.ListProvidersResponse(providers=await listed(proxy.routes, self._quotas, self._keyrings, call))
+
+    def WatchQuotas(self, request: v1.WatchQuotasRequest, context: Any) -> AsyncIterator[v1.WatchQuotasResponse]:
+        return self._quotas.watch(request)
 
     async def EstimateCost(self, request: v1.EstimateCostRequest, context: Any) -> v1.EstimateCostResponse:
         check(request.spec)
-        routes = self._proxy.generating(request.spec.model)
+        routes, expected = self._proxy.generating(request.spec.model), self._proxy.rationing.expectation.tokens
         return v1.EstimateCostResponse(
-            estimates=[estimated(route, request.spec, request.tenant, self._expected) for route in routes]
+            estimates=[estimated(route, request.spec, request.tenant, expected) for route in routes]
         )
 
 

@@ -16,6 +16,7 @@ from services.cloud_proxy.http_proxy import is_proxy
 from services.cloud_proxy.parameters import ParameterName
 from services.cloud_proxy.presets import PresetName, filled, preset_of
 from spillway.settings import Section, ServerSettings, ServiceSettings
+from spillway.template.rate import rate_limit
 
 CapabilityName = Literal[
     "json_schema",
@@ -70,7 +71,50 @@ class PriceSettings(RateSettings):
     long_context: LongContextSettings | None = None
 
 
-class ModelSettings(Section):
+class LimitSettings(Section):
+    """What may pass of one kind. Minutes are any 60 seconds, days are those of UTC. Absent: no limit."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = Field(None, description="prompt and answer")
+    input_tokens_per_minute: Count | None = Field(None, description="prompt")
+    output_tokens_per_minute: Count | None = Field(None, description="answer")
+    concurrency: Count | None = Field(None, description="calls at the provider at once")
+    usd_per_day: float | None = Field(None, gt=0, description="by the prices known here")
+
+
+class TenantLimitSettings(Section):
+    """What each tenant may take of a provider."""
+
+    default: LimitSettings = Field(LimitSettings(), description="each tenant that is not named")
+    tenants: Mapping[str, LimitSettings] = Field({}, description="instead of the default")
+
+    def of(self, tenant: str) -> LimitSettings:
+        """Return what holds for `tenant`."""
+        return self.tenants.get(tenant, self.default)
+
+
+class Limited(Section):
+    """What has limits. `rate_limit` says them in words: `1000 requests/min`, or a list of such."""
+
+    limits: LimitSettings = LimitSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_rates(cls, told: Any) -> Any:
+        if not isinstance(told, Mapping) or told.get("rate_limit") is None:
+            return told
+        try:
+            rates = rate_limit(told["rate_limit"])
+        except ValueError as error:
+            raise ValueError(f"rate_limit: {error}") from None
+        limits = told.get("limits") or {}
+        if isinstance(limits, Mapping) and (twice := sorted(rates.keys() & limits.keys())):
+            raise ValueError(f"rate_limit: limits already has {', '.join(twice)}")
+        rest = {name: value for name, value in told.items() if name != "rate_limit"}
+        return {**rest, "limits": {**rates, **limits}} if isinstance(limits, Mapping) else rest
+
+
+class ModelSettings(Limited):
     """One model of a provider. What is not declared is unknown."""
 
     name: str = Field(min_length=1, description="as the provider calls it")
@@ -98,13 +142,6 @@ class ModelSettings(Section):
         return self
 
 
-class LimitSettings(Section):
-    """What may be sent to a provider in any 60 seconds, by all proxies together. Absent: no limit."""
-
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Count | None = Field(None, description="prompt and answer")
-
-
 class KeySettings(Section):
     """Where a key is: in an environment variable, or in a file."""
 
@@ -118,7 +155,7 @@ class KeySettings(Section):
         return self
 
 
-class ProviderSettings(Section):
+class ProviderSettings(Limited):
     """One provider."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its models are called NAME/MODEL")
@@ -138,7 +175,12 @@ class ProviderSettings(Section):
     max_sensitivity: SensitivityName = Field("internal", description="most sensitive content it may be sent")
     simulated: bool = Field(False, description="not the provider itself but something that speaks its wire format")
     models: tuple[ModelSettings, ...] = Field(min_length=1)
-    limits: LimitSettings = LimitSettings()
+    tenant_limits: TenantLimitSettings = TenantLimitSettings()
+    limits_are_per: Literal["provider", "model"] = Field(
+        "provider", description="what this provider's headers and its refusals for a while speak of"
+    )
+    unknown_price: Literal["refuse", "allow"] = Field("refuse", description="where usd_per_day limits it")
+    max_waiting: Count = Field(1000, description="calls in line for a limit")
     max_wait_s: float = Field(0.0, ge=0, description="longest wait for a limit; 0: answer at once, others may be free")
     max_closed_s: float = Field(300.0, ge=0, description="longest time a provider's own Retry-After keeps it closed")
     default_answer_tokens: Count = Field(1024, description="reserved for an answer whose request sets no max_tokens")

@@ -17,6 +17,7 @@ from redis.exceptions import NoScriptError, RedisError
 from spillway.settings import SettingsError, StoreSettings
 
 T = TypeVar("T")
+Argument = str | int | float | bytes
 LISTEN_S = 5.0
 """How long a listener waits before it looks whether its connection is still there."""
 DRIVER = DriverInfo(lib_version=redis.__version__)
@@ -60,7 +61,7 @@ class Store:
         self._timeout_s = settings.timeout_s
         self._url = settings.url.rpartition("@")[2].partition("?")[0]
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run `script` atomically in one round trip (two the first time). Raises StoreUnavailable after `timeout_s`."""
         return await self._in_time(self._evaluate(script, keys, arguments))
 
@@ -102,7 +103,7 @@ class Store:
     async def close(self) -> None:
         await self.redis.aclose()
 
-    async def _evaluate(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
+    async def _evaluate(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         try:
             return await self.redis.evalsha(script.digest, len(keys), *keys, *arguments)
         except NoScriptError:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 REQUESTS, TOKENS = "requests_per_minute", "tokens_per_minute"
+NAMES = (REQUESTS, TOKENS, f"input_{TOKENS}", f"output_{TOKENS}")
 
 _RATE = re.compile(
     r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<scale>[km]?)\s*"
-    r"(?:(?P<what>req(?:uest)?s?|calls?|tok(?:en)?s?)?\s*(?:/|per)\s*(?P<unit>s|m|h|d|sec|min|hr|second|minute|hour|day)s?"
+    r"(?:(?P<what>req(?:uest)?s?|calls?|(?:(?P<part>input|output)\s+)?tok(?:en)?s?)?\s*(?:/|per)\s*(?P<unit>s|m|h|d|sec|min|hr|second|minute|hour|day)s?"
     r"|(?P<short>[rt]p[smhd]))",
     re.IGNORECASE,
 )
@@ -28,7 +29,7 @@ def rate_limit(value: object) -> dict[str, int]:
     limits: dict[str, int] = {}
     for name, limit in _rates(value):
         if name in limits:
-            raise ValueError(f"{name.partition('_')[0]} are limited twice")
+            raise ValueError(f"{name.removesuffix('_per_minute').replace('_', ' ')} are limited twice")
         if limit < 1:
             raise ValueError("is less than one a minute, the least that can be kept")
         limits[name] = limit
@@ -40,7 +41,7 @@ def rate_limit(value: object) -> dict[str, int]:
 def _rates(value: object) -> Iterator[tuple[str, int]]:
     if isinstance(value, Mapping):
         for name, limit in value.items():
-            if name not in (REQUESTS, TOKENS) or isinstance(limit, bool) or not isinstance(limit, int):
+            if name not in NAMES or isinstance(limit, bool) or not isinstance(limit, int):
                 raise ValueError(f"expected whole numbers, {REQUESTS} and {TOKENS}")
             yield name, limit
         return
@@ -49,7 +50,8 @@ def _rates(value: object) -> Iterator[tuple[str, int]]:
         if found is None:
             raise ValueError(_EXPECTED)
         short = (found["short"] or "").lower()
-        tokens = (found["what"] or short).lower().startswith("t")
+        tokens = "tok" in (found["what"] or "").lower() or short.startswith("t")
+        part = f"{found['part'].lower()}_" if found["part"] else ""
         unit = short[-1:] or found["unit"][0].lower()
         amount = Fraction(found["amount"]) * _SCALES[found["scale"].lower()] * _A_MINUTE[unit]
-        yield TOKENS if tokens else REQUESTS, int(amount)
+        yield f"{part}{TOKENS}" if tokens else REQUESTS, int(amount)

@@ -17,6 +17,7 @@ from spillway.testing.openai_faults import Faults, HttpFault, Status
 from spillway.testing.openai_wire import content_text
 from spillway.testing.waiting import eventually
 from tests.chaos.rig import FALLBACK, PRIMARY, SHARE_S, Fallback, Rig, running
+from tests.integration.cloud_proxy.rig import used
 
 pytestmark = pytest.mark.chaos
 
@@ -119,13 +120,11 @@ async def nothing_is_left(rig: Rig) -> None:
         return [span.name for span in rig.exporter.get_finished_spans()]
 
     await eventually(lambda: told().count(names.ATTEMPT) == asked == told().count(names.PROVIDER_REQUEST))
-    await rig.proxy.proxy.limiter.settled()  # an attempt is settled as soon as it is told
     for name, simulator in (("primary", rig.primary), ("fallback", rig.fallback)):
-        used = await rig.proxy.proxy.limiter.look(name)
-        assert used is not None
-        assert used[0] == len(simulator.seen)
+        requests, tokens = await used(rig.proxy, name)  # an attempt is settled as soon as it is told
+        assert requests == len(simulator.seen)
         # A reservation that was never settled would still hold its 1,024 tokens for the answer.
-        assert used[1] <= 300 * len(simulator.seen)
+        assert tokens <= 300 * len(simulator.seen)
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -22,6 +22,7 @@ from services.cloud_proxy.audit_settings import AuditSettings
 from services.cloud_proxy.http_provider import HttpProvider
 from services.cloud_proxy.key import Key
 from services.cloud_proxy.keyring import Keyring
+from services.cloud_proxy.limits import WINDOW_S, Scope
 from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
 from spillway import v1
 from spillway.deadline import Deadline
@@ -116,10 +117,7 @@ class Rig(Caller):
 
     async def used(self) -> tuple[int, int]:
         """Requests and tokens counted for the provider."""
-        await self.app.proxy.limiter.settled()
-        found = await self.app.proxy.limiter.look("openai")
-        assert found is not None
-        return found
+        return await used(self.app, "openai")
 
     async def leave_early(self) -> None:
         """Leave an answer at its first words, and wait until the provider has seen it."""
@@ -143,6 +141,15 @@ class Rig(Caller):
         assert (await self.stream(spec())).usage.completion_tokens == 6
         assert self.simulator.running == 0
         return requests, tokens
+
+
+async def used(app: CloudProxyApp, provider: str) -> tuple[int, int]:
+    """Requests and tokens that `app` and all others count for `provider`, once all is settled."""
+    limiter = app.proxy.rationing.limiter
+    await limiter.settled()
+    counted = (await limiter.look(provider, [Scope("")]))[""].counted
+    assert counted is not None
+    return counted[0], counted[1] + counted[2]
 
 
 @asynccontextmanager
@@ -207,6 +214,7 @@ async def running(
     environ: Mapping[str, str] | None = None,
     server: ServerSettings | None = None,
     audit: Mapping[str, Any] | None = None,
+    limit_window_s: float = WINDOW_S,
     **provider: Any,
 ) -> AsyncIterator[Rig]:
     """Run a cloud proxy before `simulator` (served here unless `url` says where), with `provider` settings."""
@@ -223,7 +231,9 @@ async def running(
         exporter = InMemorySpanExporter()
         tracing = Tracing("cloud_proxy", exporter=exporter)
         stack.callback(tracing.close)
-        app = await stack.enter_async_context(build(settings, environ=environ or {}, tracing=tracing))
+        app = await stack.enter_async_context(
+            build(settings, environ=environ or {}, tracing=tracing, limit_window_s=limit_window_s)
+        )
         remote = Remote(app.server.address, tracing=tracing, name=app.server.address)
         stack.push_async_callback(remote.close)
         yield Rig(remote, app, simulator, exporter, tracing)

@@ -245,6 +245,9 @@ async def test_models_and_providers_are_listed_without_secrets(valkey: str) -> N
         await rig.stream(spec())
         models = (await rig.models()).models
         providers = (await rig.providers()).providers
+    (limit,) = providers[0].limits
+    assert 0 < limit.free_in_ms <= 61_250
+    limit.ClearField("free_in_ms")
     assert [(model.name, model.kind, model.region, model.context_window) for model in models] == [
         (MODEL, v1.TARGET_KIND_CLOUD, "us", 128_000)
     ]

@@ -1,9 +1,10 @@
-"""Limits that proxies keep together: on a real store, by the real script, and alone while the store is away."""
+"""Limits that proxies keep together: on a real store, by the real scripts, and alone while the store is away."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,38 +12,84 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.crc import key_slot
 
-from services.cloud_proxy import limit_scripts
 from services.cloud_proxy import limiter as limiter_module
+from services.cloud_proxy.allowance import Allowance
 from services.cloud_proxy.limiter import Limiter, Reservation
-from services.cloud_proxy.limits import ALLOWED, REQUESTS, TOKENS, Amounts, Limits, Window
+from services.cloud_proxy.limits import (
+    ALLOWED,
+    CLOSED,
+    CONCURRENCY,
+    INPUT_TOKENS,
+    NANO_USD,
+    NOTHING,
+    OUTPUT_TOKENS,
+    REQUESTS,
+    TOKENS,
+    Amounts,
+    Decision,
+    Limits,
+    Scope,
+    Window,
+    decide,
+)
+from services.cloud_proxy.standing import Left
 from spillway import v1
-from spillway.errors import ProviderRateLimited
+from spillway.errors import CostCap, ProviderRateLimited
 from spillway.rpc.remote import Remote
 from spillway.settings import StoreSettings
-from spillway.store.redis import Script, Store, StoreUnavailable
+from spillway.store.redis import Argument, Script, Store, StoreUnavailable
 from spillway.telemetry.tracing import Tracing
+from spillway.testing import openai_limits
 from spillway.testing.clock import HandClock
-from spillway.testing.openai_faults import Cut, Faults, Reset, Stall
+from spillway.testing.openai_faults import Cut, Faults, Reset, Stall, rate_limited
 from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
+from spillway.testing.waiting import eventually
 from spillway.v1 import inference_pb2_grpc
 from tests.integration.cloud_proxy.rig import NOWHERE, STAMP, Caller, call, declared, running, spec
 from tests.integration.processes import started
 
 
 @asynccontextmanager
-async def limiting(url: str, *, replicas: int = 1, clock: Any = None) -> AsyncIterator[Limiter]:
+async def limiting(url: str, *, replicas: int = 1, clock: Any = None, **more: Any) -> AsyncIterator[Limiter]:
     store = Store(StoreSettings(url=url, timeout_s=5.0))
     try:
-        yield Limiter(store, name="one", replicas=replicas, clock=clock or asyncio.get_running_loop().time)
+        now = clock or asyncio.get_running_loop().time
+        yield Limiter(store, name="one", replicas=replicas, clock=now, **more)
     finally:
         await store.close()
 
 
-async def take(limiter: Limiter, id: str, limits: Limits, *amounts: int) -> Reservation:
-    _, reservation = await limiter.reserve(id, "openai", limits, Amounts(*amounts))
-    assert reservation is not None
+PROVIDER = Scope("")
+
+
+def at_provider(limits: Limits, *, learns: bool = True) -> tuple[Scope, ...]:
+    return (Scope("", limits, learns),)
+
+
+async def take(limiter: Limiter, id: str, limits: Limits | tuple[Scope, ...], *amounts: int) -> Reservation:
+    scopes = at_provider(limits) if isinstance(limits, Limits) else limits
+    decision, reservation = await limiter.reserve(id, "openai", scopes, Amounts(*amounts))
+    assert reservation is not None, decision
     return reservation
+
+
+async def refusal(limiter: Limiter, limits: Limits | tuple[Scope, ...], *amounts: int) -> Decision:
+    scopes = at_provider(limits) if isinstance(limits, Limits) else limits
+    decision, reservation = await limiter.reserve("refused", "openai", scopes, Amounts(*amounts))
+    assert reservation is None
+    return decision
+
+
+async def counted(limiter: Limiter, scope: Scope = PROVIDER) -> tuple[int, int, int] | None:
+    await limiter.settled()
+    return (await limiter.look("openai", [scope]))[scope.name].counted
+
+
+async def left(limiter: Limiter, scope: Scope) -> list[Left]:
+    await limiter.settled()
+    return list((await limiter.look("openai", [scope]))[scope.name].left())
 
 
 async def ask(caller: Caller, text: str = "hello", **more: Any) -> ProviderRateLimited | None:
@@ -78,7 +125,7 @@ async def test_two_proxies_sharing_one_store_admit_exactly_the_limit(valkey: str
         if refused is not None:
             assert refused.metadata["limit"] == REQUESTS
             assert refused.retry_after_s is not None
-            assert 0 < refused.retry_after_s <= 60
+            assert 0 < refused.retry_after_s <= 61.25
 
 
 async def test_tokens_are_reserved_before_the_call_and_settled_to_what_was_used(valkey: str) -> None:
@@ -119,9 +166,9 @@ async def test_no_reservation_leaks_on_any_exit_path(valkey: str) -> None:
     assert tokens < 4 * 20  # not 4 * 1024, what was reserved
 
 
-async def test_a_wait_that_fits_is_waited_out(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter_module, "WINDOW_US", 200_000)
-    async with running(OpenAISimulator(), valkey, limits={"requests_per_minute": 1}, max_wait_s=5) as rig:
+async def test_a_wait_that_fits_is_waited_out(valkey: str) -> None:
+    limits = {"requests_per_minute": 1}
+    async with running(OpenAISimulator(), valkey, limit_window_s=0.2, limits=limits, max_wait_s=5) as rig:
         assert await ask(rig) is None
         assert await ask(rig) is None
         with pytest.raises(ProviderRateLimited):
@@ -137,44 +184,97 @@ async def test_a_wait_that_the_router_would_take_for_silence_is_refused_at_once(
             await rig.remote.unary(stub.Generate, request, call(200.0).heard_within(20.0), span_name="test")
 
 
-async def test_the_script_decides_as_the_arithmetic_does(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_script_decides_as_the_arithmetic_does(valkey: str) -> None:
     """Within one window, where no time passes for either: decisions and totals are the same, call by call."""
     rng = random.Random(7)
-    limits, window = Limits(requests=15, tokens=400), Window()
+    scopes = (
+        Scope("", Limits(requests=25, tokens=700, concurrency=12)),
+        Scope("model:m", Limits(output_tokens=300)),
+        Scope("tenant:a", Limits(input_tokens=400, nano_usd=900)),
+    )
+    windows = {scope.name: Window() for scope in scopes}
     async with limiting(valkey) as limiter:
-        held: dict[str, Amounts] = {}
-        for at in range(200):
-            if held and rng.random() < 0.4:
-                id = rng.choice(list(held))
-                used = Amounts(rng.randint(0, 1), rng.randint(0, 60))
-                window.settle(id, used, 0)
-                await limiter.settle(Reservation(id, "openai", held[id], True), used)
+        held: dict[str, Reservation] = {}
+        for at in range(400):
+            if held and rng.random() < 0.45:
+                id, final = rng.choice(list(held)), rng.random() < 0.7
+                changed = Amounts(rng.randint(0, 1), rng.randint(0, 30), rng.randint(0, 30), rng.randint(0, 50))
+                for window in windows.values():
+                    window.change(id, changed, 0, day=0, final=final)
+                if final:
+                    await limiter.settle(held.pop(id), changed)
+                else:
+                    limiter.grow(held[id], changed)
             else:
-                id, amounts = str(at), Amounts(1, rng.randint(0, 60) if at % 17 else 500)
-                expected = window.reserve(id, amounts, limits, 0)
-                decision, reservation = await limiter.reserve(id, "openai", limits, amounts)
-                assert (decision.allowed, decision.limit) == (expected.allowed, expected.limit)
+                id, amounts = str(at), Amounts(1, rng.randint(0, 30) if at % 17 else 500, rng.randint(0, 30), 40)
+                expected = decide(windows, scopes, id, amounts, 0, wall_s=0)
+                decision, reservation = await limiter.reserve(id, "openai", scopes, amounts)
+                assert decision.allowed == expected.allowed
                 assert (decision.wait_s is None) == (expected.wait_s is None)
                 if reservation is not None:
-                    held[id] = amounts
-            found = await limiter.look("openai")
-            assert found is not None
-            assert list(found) == window.totals
+                    held[id] = reservation
+            await limiter.settled()
+            found = await limiter.look("openai", scopes)
+            for scope in scopes:
+                assert list(found[scope.name].counted or ()) == windows[scope.name].totals
+            assert found[""].running == windows[""].running
+            assert found["tenant:a"].nano_usd == windows["tenant:a"].nano_usd
 
 
-async def test_the_script_forgets_what_has_left_the_window(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter_module, "WINDOW_US", 100_000)
+@pytest.mark.parametrize(
+    ("limits", "amounts", "name"),
+    [
+        (Limits(requests=1), (1,), REQUESTS),
+        (Limits(tokens=9), (1, 3, 2), TOKENS),
+        (Limits(input_tokens=5), (1, 3, 0), INPUT_TOKENS),
+        (Limits(output_tokens=5), (1, 0, 3), OUTPUT_TOKENS),
+        (Limits(concurrency=1), (1,), CONCURRENCY),
+        (Limits(nano_usd=5), (1, 0, 0, 3), NANO_USD),
+    ],
+)
+@pytest.mark.parametrize("at", ["", "model:m", "tenant:a b/{c}"])
+async def test_every_limit_holds_in_every_scope_and_is_named(
+    valkey: str, limits: Limits, amounts: tuple[int, ...], name: str, at: str
+) -> None:
+    scopes = tuple(Scope(each, limits if each == at else Limits()) for each in ("", "model:m", "tenant:a b/{c}"))
     async with limiting(valkey) as limiter:
+        first = await take(limiter, "a", scopes, *amounts)
+        refused = await refusal(limiter, scopes, *amounts)
+        assert (refused.limit, refused.scope) == (name, at)
+        assert refused.wait_s is not None
+        assert refused.wait_s > 0
+        await limiter.settle(first, NOTHING)
+        await take(limiter, "b", scopes, *amounts)
+
+
+async def test_the_script_forgets_what_has_left_the_window(valkey: str) -> None:
+    async with limiting(valkey, window_s=0.2) as limiter:
         limits = Limits(requests=2, tokens=10)
         for id in "ab":
             await take(limiter, id, limits, 1, 5)
-        decision, _ = await limiter.reserve("c", "openai", limits, Amounts(1, 1))
-        assert not decision.allowed
+        decision = await refusal(limiter, limits, 1, 1)
         assert decision.wait_s is not None
-        assert 0 < decision.wait_s <= 0.1
-        await asyncio.sleep(decision.wait_s + 0.002)
-        assert await limiter.look("openai") in ((0, 0), (1, 5))
+        assert 0 < decision.wait_s <= 0.21
+        await asyncio.sleep(decision.wait_s + 0.005)
+        assert await counted(limiter) in ((0, 0, 0), (1, 5, 0))
         await take(limiter, "c", limits, 1, 1)
+
+
+async def test_a_call_that_came_late_counts_from_when_it_came(valkey: str) -> None:
+    """Beyond the margin, which is 0.4 s here."""
+    limits, client = Limits(requests=3), Redis.from_url(valkey)
+    async with limiting(valkey, window_s=24) as limiter:
+        on_time, late = await take(limiter, "on time", limits, 1, 30), await take(limiter, "late", limits, 1, 30)
+        await asyncio.sleep(0.25)
+        await limiter.settle(on_time, Amounts(1, 10), late_s=0.3)
+        await limiter.settle(late, Amounts(1, 20), late_s=0.6)
+        assert await counted(limiter) == (2, 30, 0)
+    fields = await client.hgetall("spillway:limits:{openai}::counts")
+    await client.aclose()
+    counts = {name: value for name, value in fields.items() if isinstance(value, bytes) and name.isdigit()}
+    slices = {int(name): struct.unpack("<3d", value) for name, value in counts.items()}
+    first, *_, last = sorted(slices)
+    assert (slices[first], slices[last]) == ((1, 10, 0), (1, 20, 0))
 
 
 async def test_reserving_and_settling_twice_is_the_same_as_once(valkey: str) -> None:
@@ -182,43 +282,224 @@ async def test_reserving_and_settling_twice_is_the_same_as_once(valkey: str) -> 
         limits = Limits(requests=5, tokens=100)
         for _ in range(3):
             reservation = await take(limiter, "a", limits, 1, 80)
-        assert await limiter.look("openai") == (1, 80)
-        for _ in range(3):
-            await limiter.settle(reservation, Amounts(1, 30))
-        assert await limiter.look("openai") == (1, 30)
+        assert await counted(limiter) == (1, 80, 0)
+        for used in (30, 30, 70):
+            await limiter.settle(reservation, Amounts(1, used))
+        assert await counted(limiter) == (1, 30, 0)
 
 
-async def test_what_a_long_answer_used_beyond_its_reservation_is_charged_when_it_settles(
-    valkey: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limiter_module, "WINDOW_US", 50_000)
+async def test_a_running_answer_counts_for_what_it_has_said_and_nothing_refuses_it(valkey: str) -> None:
     async with limiting(valkey) as limiter:
+        limits = Limits(output_tokens=100)
+        reservation = await take(limiter, "a", limits, 1, 0, 80)
+        limiter.grow(reservation, Amounts(1, 0, 300))
+        assert await counted(limiter) == (1, 0, 300)
+        assert (await refusal(limiter, limits, 1, 0, 1)).limit == OUTPUT_TOKENS
+        await limiter.settle(reservation, Amounts(1, 0, 60))
+        assert await counted(limiter) == (1, 0, 60)
+
+
+async def test_what_a_long_answer_used_beyond_its_reservation_is_charged_when_it_settles(valkey: str) -> None:
+    """The store has forgotten both: their proxy was silent for longer than a lease lasts."""
+    async with limiting(valkey, window_s=0.1) as limiter:
         short = await take(limiter, "short", Limits(), 1, 80)
         long = await take(limiter, "long", Limits(), 1, 80)
-        await asyncio.sleep(0.06)
-        monkeypatch.setattr(limiter_module, "WINDOW_US", 60_000_000)
-        await limiter.look("openai")
-        monkeypatch.setattr(limiter_module, "WINDOW_US", 50_000)
-        await limiter.look("openai")
-        monkeypatch.setattr(limiter_module, "WINDOW_US", 60_000_000)
-        for _ in range(2):
-            await limiter.settle(short, Amounts(1, 30))
-            await limiter.settle(long, Amounts(1, 200))
-        assert await limiter.look("openai") == (0, 120)
-
-
-async def test_all_keys_of_a_decision_are_in_one_hash_slot(valkey: str) -> None:
+        await asyncio.sleep(0.3)
     async with limiting(valkey) as limiter:
-        await take(limiter, "a", Limits(1, 1), 1, 1)
-        await limiter.close_provider("openai", 5)
-        await limiter.look("openai")
+        await limiter.settle(short, Amounts(1, 30))
+        for _ in range(2):
+            await limiter.settle(long, Amounts(1, 200))
+        found = await counted(limiter)
+    assert found is not None
+    assert found[1] == 120
+
+
+async def test_the_place_of_a_killed_proxys_call_comes_back_and_that_of_a_running_one_stays(valkey: str) -> None:
+    limits = Limits(concurrency=2)
+    async with limiting(valkey, window_s=0.6) as limiter, limiting(valkey, window_s=0.6) as killed:
+        keeping = asyncio.create_task(limiter.keep({}))
+        await take(limiter, "runs", limits, 1)
+        await take(killed, "lost", limits, 1)
+        assert (await refusal(limiter, limits, 1)).limit == CONCURRENCY
+        await asyncio.sleep(0.5)
+        await take(limiter, "next", limits, 1)
+        assert (await refusal(limiter, limits, 1)).limit == CONCURRENCY
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await limiter.settled()
+
+
+async def test_all_keys_of_a_decision_are_in_one_hash_slot_and_nothing_stays_for_ever(valkey: str) -> None:
+    scopes = (Scope("", Limits(1, 1, concurrency=5), True), Scope("tenant:a}b", Limits(nano_usd=9)))
+    async with limiting(valkey) as limiter:
+        reservation = await take(limiter, "a", scopes, 1, 1)
+        limiter.grow(reservation, Amounts(1, 1, 1), [Allowance(REQUESTS, 5, 10, 30.0)])
+        await limiter.close("openai", scopes[0], 5, "PROVIDER_RATE_LIMITED")
+        await limiter.settled()
+        await limiter.look("openai", scopes)
     client = Redis.from_url(valkey, decode_responses=True)
     keys = await client.keys("*")
+    slots = {key_slot(str(key).encode()) for key in keys}
     lives = [await client.pttl(key) for key in keys]
     await client.aclose()
-    assert sorted(keys) == sorted(limit_scripts.keys("openai"))
-    assert all("{openai}" in key for key in keys)
-    assert all(0 < life <= 61_000 for life in lives)  # nothing stays for ever
+    assert len(keys) == 5
+    assert len(slots) == 1
+    assert all(0 < life <= 86_400_000 for life in lives)
+
+
+async def test_a_call_takes_the_same_of_the_store_however_many_are_in_the_window(valkey: str) -> None:
+    """One slice holds many calls: what is kept grows with time, not with calls."""
+    limits = Limits(requests=10**6, tokens=10**9)
+    client = Redis.from_url(valkey)
+    async with limiting(valkey) as limiter:
+        for at in range(300):
+            await take(limiter, str(at), limits, 1, 100)
+        slices = await client.hlen("spillway:limits:{openai}::counts")
+    await client.aclose()
+    assert slices < 60
+
+
+async def test_a_limit_that_the_provider_tells_is_held_by_all_proxies(valkey: str) -> None:
+    async with limiting(valkey) as limiter, limiting(valkey) as other:
+        first = await take(limiter, "a", Limits(), 1)
+        await limiter.settle(first, Amounts(1), [Allowance(REQUESTS, 2, 3, 60.0), Allowance(TOKENS, 50, None, 60.0)])
+        told = {each.name: each for each in await left(other, Scope("", learns=True))}
+        assert (told[REQUESTS].limit, told[REQUESTS].remaining, told[REQUESTS].learned) == (3, 2, True)
+        for id in "bc":
+            await take(other, id, Limits(), 1, 25)
+        refused = await refusal(limiter, Limits(), 1, 0)
+        assert refused.limit == REQUESTS
+        assert other.share("openai", Scope("")) == Limits(requests=3)
+
+
+async def test_a_configured_limit_is_tightened_by_what_others_use_and_never_loosened(valkey: str) -> None:
+    limits = Limits(requests=10)
+    async with limiting(valkey) as limiter:
+        first = await take(limiter, "a", limits, 1)
+        second = await take(limiter, "b", limits, 1)
+        await limiter.settle(second, Amounts(1), [Allowance(REQUESTS, 1, 100, 60.0)])  # others of this account
+        await limiter.settle(first, Amounts(1), [Allowance(REQUESTS, 99, 100, 60.0)])  # an older answer, heard later
+        await take(limiter, "c", limits, 1)
+        assert (await refusal(limiter, limits, 1)).limit == REQUESTS
+        (told,) = await left(limiter, Scope("", limits, True))
+        assert (told.limit, told.remaining, told.learned) == (10, 0, False)
+
+
+async def test_what_the_provider_says_is_left_counts_no_call_twice(valkey: str) -> None:
+    """What was let through before the call whose answer tells it is in what it tells; what came after is not."""
+    async with limiting(valkey) as limiter:
+        before = await take(limiter, "before", Limits(), 1)
+        tells = await take(limiter, "tells", Limits(), 1)
+        await take(limiter, "after", Limits(), 1)
+        await limiter.settle(tells, Amounts(1), [Allowance(REQUESTS, 3, None, 60.0)])
+        await limiter.settle(before, Amounts(1))
+        for id in "xy":
+            await take(limiter, id, Limits(), 1)
+        assert (await refusal(limiter, Limits(), 1)).limit == REQUESTS
+
+
+async def test_what_the_provider_says_is_left_is_forgotten_at_its_reset(valkey: str) -> None:
+    async with limiting(valkey) as limiter:
+        first = await take(limiter, "a", Limits(), 1)
+        await limiter.settle(first, Amounts(1), [Allowance(REQUESTS, 0, 1000, 0.05)])
+        refused = await refusal(limiter, Limits(), 1)
+        assert refused.wait_s is not None
+        assert 0 < refused.wait_s <= 0.05
+        await asyncio.sleep(refused.wait_s + 0.005)
+        await take(limiter, "b", Limits(), 1)
+
+
+async def test_the_headers_of_an_answer_teach_the_proxy(valkey: str) -> None:
+    limits = openai_limits.Limits(requests=openai_limits.Bucket(3))
+    async with running(OpenAISimulator(limits=limits), valkey, max_wait_s=0) as rig:
+        for _ in range(3):
+            assert await ask(rig) is None
+        await rig.app.proxy.rationing.limiter.settled()
+        told = next(one for one in (await rig.providers()).providers[0].limits if one.name == REQUESTS)
+    assert (told.limit, told.remaining, told.learned) == (3, 0, True)
+
+
+async def test_a_provider_whose_limits_are_per_model_is_closed_for_one_model_alone(valkey: str) -> None:
+    models = [{"name": "gpt-4o-mini"}, {"name": "gpt-4o"}]
+    simulator = OpenAISimulator(faults=Faults(rate_limited(30)))
+    async with running(simulator, valkey, models=models, limits_are_per="model") as rig:
+        assert await ask(rig) is not None
+        refused = await ask(rig)
+        assert refused is not None
+        assert (refused.metadata["limit"], refused.metadata["scope"]) == (CLOSED, "model:gpt-4o-mini")
+        assert await ask(rig, model="openai/gpt-4o") is None
+
+
+async def test_a_tenants_own_limit_is_a_limit_of_the_provider_so_another_may_serve(valkey: str) -> None:
+    tenants = {"default": {"requests_per_minute": 1}, "tenants": {"large": {"requests_per_minute": 2}}}
+    async with running(OpenAISimulator(), valkey, tenant_limits=tenants) as rig:
+        for tenant, most in (("small", 1), ("other", 1), ("large", 2)):
+            stamp = v1.PolicyStamp()
+            stamp.CopyFrom(STAMP)
+            stamp.tenant = tenant
+            for _ in range(most):
+                await rig.generate(spec(), stamp=stamp)
+            with pytest.raises(ProviderRateLimited) as caught:
+                await rig.generate(spec(), stamp=stamp)
+            assert caught.value.metadata["scope"] == f"tenant:{tenant}"
+            assert caught.value.elsewhere
+            assert 0 < (caught.value.retry_after_s or 0) <= 62
+
+
+async def test_money_is_held_before_a_call_and_what_it_cost_is_counted_after_it(valkey: str) -> None:
+    limits = {"usd_per_day": 0.001}
+    async with running(OpenAISimulator(), valkey, limits=limits) as rig:
+        assert await ask(rig, sampling=v1.Sampling(max_tokens=100)) is None
+        told = (await rig.providers()).providers[0].limits[-1]
+        alone = await ask(rig, sampling=v1.Sampling(max_tokens=2000))
+    assert (told.name, told.limit) == (NANO_USD, 1_000_000)
+    assert 1_000_000 - told.remaining < 10_000  # micro-dollars: what few words cost, not what was held
+    assert alone is not None
+    assert alone.metadata["limit"] == NANO_USD
+    assert alone.retry_after_s is None
+
+
+async def test_an_unknown_price_is_refused_where_money_is_limited_unless_the_settings_allow_it(valkey: str) -> None:
+    told: dict[str, Any] = {"models": [{"name": "mystery"}], "limits": {"usd_per_day": 1.0}}
+    async with running(OpenAISimulator(), valkey, **told) as rig:
+        with pytest.raises(CostCap, match="usd_per_day"):
+            await rig.generate(spec(model="openai/mystery"))
+    async with running(OpenAISimulator(), valkey, **told, unknown_price="allow") as rig:
+        await rig.generate(spec(model="openai/mystery"))
+
+
+async def test_those_who_wait_are_served_in_turn_and_woken_when_a_place_is_free(valkey: str) -> None:
+    """One tenant asks for much and first; the other's calls do not wait for all of them."""
+    simulator = OpenAISimulator(first_s=0.05)
+    async with running(simulator, valkey, limits={"concurrency": 1}, max_wait_s=30) as rig:
+        waiting = rig.app.proxy.rationing.waiting
+
+        async def one(tenant: str) -> None:
+            stamp = v1.PolicyStamp()
+            stamp.CopyFrom(STAMP)
+            stamp.tenant = tenant
+            await rig.generate(spec(tenant), stamp=stamp, seconds=60)
+
+        loud = [asyncio.create_task(one("loud")) for _ in range(20)]
+        await eventually(lambda: waiting.total() + len(simulator.seen) >= 20)
+        before = len(simulator.seen)
+        await asyncio.gather(*loud, *(one("quiet") for _ in range(3)))
+    order = [seen.body["messages"][-1]["content"] for seen in simulator.seen]
+    assert max(at for at, tenant in enumerate(order) if tenant == "quiet") < before + 12
+    assert max(seen.running for seen in simulator.seen) == 1
+
+
+async def test_who_gives_up_in_line_leaves_nothing_behind(valkey: str) -> None:
+    simulator = OpenAISimulator(first_s=0.05)
+    async with running(simulator, valkey, limits={"concurrency": 1}, max_wait_s=30) as rig:
+        tasks = [asyncio.create_task(rig.generate(spec())) for _ in range(8)]
+        async with asyncio.timeout(5):
+            await simulator.asked.wait()
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert await ask(rig) is None
+        assert rig.app.proxy.rationing.waiting.total() == rig.app.proxy.rationing.running.total() == 0
 
 
 async def test_without_the_store_each_proxy_lets_its_share_through() -> None:
@@ -232,23 +513,21 @@ async def test_without_the_store_each_proxy_lets_its_share_through() -> None:
 
 
 async def test_the_share_is_of_the_proxies_last_seen_and_counts_what_passed_before(valkey: str) -> None:
-    clock = HandClock()
-    limits = Limits(requests=10)
+    clock, scope = HandClock(), Scope("", Limits(requests=10), True)
     async with limiting(valkey, clock=clock) as limiter:
         for name in ("two", "three", "four", "five"):
             other = Limiter(limiter._store, name=name, replicas=1, clock=clock)
-            await other.look("openai")
-        await limiter.look("openai")
-        await take(limiter, "a", limits, 1, 0)
+            await other.look("openai", [scope])
+        await limiter.look("openai", [scope])
+        await take(limiter, "a", (scope,), 1, 0)
         limiter._away_until = clock() + 1
-        assert limiter.share("openai", limits) == Limits(requests=2)
-        alone = await take(limiter, "b", limits, 1, 0)
-        decision, _ = await limiter.reserve("c", "openai", limits, Amounts(1, 0))
-        assert not decision.allowed
-        assert not alone.by_store
+        assert limiter.share("openai", scope) == Limits(requests=2)
+        alone = await take(limiter, "b", (scope,), 1, 0)
+        assert (await refusal(limiter, (scope,), 1, 0)).limit == REQUESTS
+        assert repr(alone).endswith("alone>")
         clock.advance(2)
         await limiter.settle(alone, Amounts(1, 7))
-        assert await limiter.look("openai") == (2, 7)
+        assert await counted(limiter) == (2, 7, 0)
         assert repr(limiter) == "<Limiter one together>"
 
 
@@ -256,29 +535,28 @@ async def test_a_store_that_failed_is_left_alone_for_a_while() -> None:
     class Away(Store):
         asked = 0
 
-        async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int | float]) -> Any:
+        async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
             self.asked += 1
             raise StoreUnavailable("away")
 
-    clock, store = HandClock(), Away(StoreSettings(url=NOWHERE))
+    clock, store, scopes = HandClock(), Away(StoreSettings(url=NOWHERE)), at_provider(Limits(requests=5))
     limiter = Limiter(store, name="one", replicas=1, clock=clock)
     for at in range(5):
-        decision, _ = await limiter.reserve(str(at), "openai", Limits(requests=5), Amounts(1, 1))
+        decision, _ = await limiter.reserve(str(at), "openai", scopes, Amounts(1, 1))
         assert decision == ALLOWED
     assert store.asked == 1
     assert repr(limiter) == "<Limiter one alone>"
     clock.advance(limiter_module.AWAY_S)
-    decision, _ = await limiter.reserve("more", "openai", Limits(requests=5), Amounts(1, 1))
+    decision, _ = await limiter.reserve("more", "openai", scopes, Amounts(1, 1))
     assert (decision.limit, store.asked) == (REQUESTS, 2)
     await store.close()
 
 
 async def test_a_call_given_up_while_it_reserves_holds_nothing(valkey: str) -> None:
     async with limiting(valkey) as limiter:
-        task = asyncio.create_task(limiter.reserve("a", "openai", Limits(), Amounts(1, 50)))
+        task = asyncio.create_task(limiter.reserve("a", "openai", at_provider(Limits()), Amounts(1, 50)))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await limiter.settled()
-        assert await limiter.look("openai") == (0, 0)
+        assert await counted(limiter) == (0, 0, 0)

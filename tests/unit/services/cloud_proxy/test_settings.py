@@ -29,9 +29,30 @@ def test_a_provider_needs_little() -> None:
     assert provider.limits.requests_per_minute is None
 
 
+def test_a_rate_in_words_becomes_limits_of_a_provider_and_of_a_model() -> None:
+    models = [{"name": "m", "rate_limit": ["40000 tokens/min", "10/s"]}]
+    provider = read(rate_limit="1000 requests/min, 100k input tokens/min", models=models).providers[0]
+    assert (provider.limits.requests_per_minute, provider.limits.input_tokens_per_minute) == (1000, 100_000)
+    assert provider.models[0].limits.tokens_per_minute == 40_000
+    assert provider.models[0].limits.requests_per_minute == 600
+    also = read(rate_limit="5000 requests per hour", limits={"concurrency": 7}).providers[0].limits
+    assert (also.requests_per_minute, also.concurrency) == (83, 7)
+
+
+def test_a_tenant_that_is_not_named_has_the_default() -> None:
+    limits = {"default": {"usd_per_day": 1}, "tenants": {"acme": {"usd_per_day": 5}}}
+    provider = read(tenant_limits=limits).providers[0]
+    assert [provider.tenant_limits.of(name).usd_per_day for name in ("acme", "x")] == [5, 1]
+
+
 @pytest.mark.parametrize(
     ("wrong", "path"),
     [
+        ({"rate_limit": "many"}, "rate_limit: expected a rate"),
+        ({"rate_limit": "5/min", "limits": {"requests_per_minute": 6}}, "limits already has requests_per_minute"),
+        ({"limits": {"usd_per_day": 0}}, "limits.usd_per_day"),
+        ({"limits": {"concurrency": 1.5}}, "limits.concurrency"),
+        ({"tenant_limits": {"tenants": {"a": {"rpm": 1}}}}, "tenant_limits.tenants.a.rpm: unknown setting"),
         ({"limits": {"requests_per_minute": True}}, "limits.requests_per_minute"),
         ({"limits": {"requests_per_minute": 0}}, "limits.requests_per_minute"),
         ({"limits": {"rpm": 5}}, "limits.rpm: unknown setting"),
