@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
 from services.validator.judgement import Judge
 from services.validator.settings import ValidatorSettings
-from services.validator.verdict import Answer, Constraint, Decision, Verdict
+from services.validator.verdict import Answer, Constraint, Decision, End, Piece, Told, Verdict
+from services.validator.watch import Watch
 from services.validator.workers import Workers
 from spillway.errors import FieldViolation, RequestInvalid, SchemaInvalid, SpillwayError
 from spillway.rpc.call import Call
@@ -47,6 +48,35 @@ class Court:
         finally:
             span.end()
 
+    async def follow(
+        self, call: Call, constraint: Constraint, steps: AsyncIterator[Piece | End]
+    ) -> AsyncGenerator[Told]:
+        """Yield one verdict per answer that `steps` tell of: when it ends, or as soon as no end can make it right.
+
+        Raises as `judge` does. What comes of an answer after its verdict is read over.
+        """
+        self._check(constraint, [Answer("")])
+        watches: dict[int, Watch | None] = {}
+        async for step in steps:
+            if step.choice not in watches:
+                if len(watches) >= self._settings.judgement.max_answers:
+                    raise _outside("piece.choice", f"is one more than {self._settings.judgement.max_answers} answers")
+                watches[step.choice] = self._judge.watch(constraint)
+            watch = watches[step.choice]
+            if watch is None:
+                continue
+            if isinstance(step, End):
+                watches[step.choice] = None
+                verdicts = await self.judge(call, constraint, [Answer(watch.text, step.truncated)])
+                yield Told(step.choice, verdicts[0])
+                continue
+            verdict = watch.take(step.text)
+            if watch.size > self._settings.judgement.max_answer_bytes:
+                raise _outside("piece.text", f"at most {self._settings.judgement.max_answer_bytes} bytes are judged")
+            if verdict is not None:
+                watches[step.choice] = None
+                yield Told(step.choice, verdict, early=True)
+
     def _check(self, constraint: Constraint, answers: Sequence[Answer]) -> None:
         bounds = self._settings.judgement
         if (size := len(constraint.text.encode())) > bounds.max_schema_bytes:
@@ -77,3 +107,7 @@ class Court:
 
     def __repr__(self) -> str:
         return f"<Court {self._judge!r} {self._workers!r}>"
+
+
+def _outside(field: str, said: str) -> RequestInvalid:
+    return RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])

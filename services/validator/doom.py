@@ -34,7 +34,9 @@ _SILENT: Final = frozenset(
 _REPLACING: Final = ("draft-03", "draft-04", "draft-06", "draft-07")
 """Drafts in which `$ref` stands alone, whatever is beside it."""
 MAX_CLAIMS: Final = MAX_WEIGHT
-"""Claims on the values that are open at once; a schema that makes more is judged at the end alone."""
+"""Claims on the values that are open at once; an answer that makes more is judged at its end alone."""
+MAX_WORK: Final = 100_000
+"""Claims in all, likewise: a tenth of a second of work, spread over the answer."""
 
 
 class TooMuch(Exception):
@@ -84,6 +86,7 @@ class Doom:
     _whole: Claim = field(init=False)
     _open: list[Open] = field(default_factory=list)
     _claims: int = 0
+    _work: int = 0
     _replaces: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -169,7 +172,8 @@ class Doom:
         if not isinstance(told, Mapping):
             return
         self._claims += 1
-        if self._claims > MAX_CLAIMS:
+        self._work += 1
+        if self._claims > MAX_CLAIMS or self._work > MAX_WORK:
             raise TooMuch
         opened.claims.append(claim)
         if isinstance(reference := told.get("$ref"), str):

@@ -9,6 +9,7 @@ from services.validator.extraction import Candidate, candidates
 from services.validator.schema import Schema, Schemas, Unfinished, unfinished
 from services.validator.settings import JudgementSettings
 from services.validator.verdict import Answer, Constraint, Decision, Finding, FindingKind, Verdict
+from services.validator.watch import Watch
 
 _ANY_OBJECT = '{"type": "object"}'
 _CUT = Finding(FindingKind.TRUNCATED, "the answer was cut off before its end; allow more tokens or ask for less")
@@ -35,6 +36,16 @@ class Judge:
                 return [self._regex(wanted, answer) for answer in answers]
             case "choices":
                 return [self._choice(constraint.choices, answer) for answer in answers]
+
+    def watch(self, constraint: Constraint) -> Watch:
+        """Return who watches one answer on its way. Raises SchemaInvalid where that is seen at once."""
+        wanted: Schema | None = None
+        if constraint.kind == "json_object":
+            wanted = self._schemas.get(_ANY_OBJECT)
+        elif constraint.kind == "json_schema" and (constraint.text in self._schemas or schema.light(constraint.text)):
+            found = self._schemas.get(constraint.text)
+            wanted = None if found.weight is None else found
+        return Watch(constraint, wanted, max_depth=self._settings.max_depth)
 
     def quick(self, constraint: Constraint, answers: Sequence[Answer], *, work: int, size: int) -> bool:
         """Whether judging takes at most `work` steps (schema nodes times answer nodes) over `size` bytes of answers.

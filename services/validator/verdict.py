@@ -56,6 +56,31 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """What has arrived of an answer since its last piece."""
+
+    choice: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An answer has ended; `truncated` where it ended because it was full."""
+
+    choice: int
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The verdict on one answer of a stream; `early` where it had not ended."""
+
+    choice: int
+    verdict: Verdict
+    early: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A whole answer; `truncated` where it ended because it was full."""
 

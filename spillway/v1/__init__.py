@@ -268,11 +268,15 @@ from spillway.v1.router_admin_pb2 import (
 )
 from spillway.v1.validator_pb2 import (
     Answer as Answer,
+    AnswerEnd as AnswerEnd,
+    AnswerPiece as AnswerPiece,
     InspectInputRequest as InspectInputRequest,
     InspectInputResponse as InspectInputResponse,
     SensitiveSpan as SensitiveSpan,
     ValidateRequest as ValidateRequest,
     ValidateResponse as ValidateResponse,
+    ValidateStreamRequest as ValidateStreamRequest,
+    ValidateStreamResponse as ValidateStreamResponse,
 )
 from spillway.v1.verdict_pb2 import (
     FINDING_KIND_CHOICE as FINDING_KIND_CHOICE,
