@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from spillway import v1
 from spillway.errors import DeadlineExceeded, TargetUnavailable, ValidatorUnavailable
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.telemetry import names
 from spillway.v1 import validator_pb2_grpc
+
+from .following import Following
 
 
 class Judge:
@@ -18,6 +24,7 @@ class Judge:
         self._timeout_s = timeout_s
         stub = validator_pb2_grpc.ValidatorServiceStub(remote.channel)
         self._validate = stub.Validate
+        self._validate_stream = stub.ValidateStream
 
     async def judge(self, constraint: v1.OutputConstraint, answer: v1.GenerateResponse, call: Call) -> list[v1.Verdict]:
         """Return one verdict per choice of `answer`."""
@@ -36,6 +43,19 @@ class Judge:
         if len(response.verdicts) != len(answer.choices):
             raise ValidatorUnavailable(f"{len(answer.choices)} answers were judged {len(response.verdicts)} times")
         return list(response.verdicts)
+
+    @asynccontextmanager
+    async def follow(self, constraint: v1.OutputConstraint, call: Call) -> AsyncIterator[Following]:
+        """Have an answer judged while it comes, for the block."""
+        async with self._remote.duplex(self._validate_stream, call, span_name=names.VALIDATE_STREAM) as rpc:
+            following = Following(rpc, constraint)
+            listening = asyncio.create_task(following.listen(), name="verdicts")
+            try:
+                yield following
+            finally:
+                rpc.cancel()
+                listening.cancel()
+                await asyncio.wait({listening})
 
 
 def worst(verdicts: list[v1.Verdict]) -> v1.Verdict:
