@@ -78,7 +78,6 @@ def correction(spec: v1.GenerationSpec, verdict: v1.Verdict) -> v1.GenerationSpe
     if spec.constraint.enforcement == v1.ENFORCEMENT_CHECKED:
         again.constraint.enforcement = v1.ENFORCEMENT_GUIDED
     elif again.WhichOneof("input") == "chat":
-        found = "\n".join(f"- {finding.path or '/'}: {finding.message}" for finding in verdict.findings[:8])
-        said = f"Your last answer was refused:\n{found}\nAnswer again, with valid output only."
+        said = verdict.instruction or "Your last answer was refused. Answer again, with valid output only."
         again.chat.messages.add(role=v1.ROLE_USER, parts=[v1.Part(text=said)])
     return again

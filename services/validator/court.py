@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 
-from services.validator.judgement import Judge
+from services.validator.instruction import instruction
+from services.validator.judgement import Judge, mendable
 from services.validator.settings import ValidatorSettings
 from services.validator.verdict import Answer, Constraint, Decision, End, Piece, Told, Verdict
 from services.validator.watch import Watch
@@ -39,6 +41,10 @@ class Court:
                 verdicts = self._judge.judge(constraint, answers)
             else:
                 verdicts = await self._workers.judge(constraint, answers)
+            for place, answer in enumerate(answers):
+                if mendable(constraint, answer, verdicts[place]):
+                    verdicts[place] = (await self._workers.judge(constraint, [answer], mend=True))[0]
+            verdicts = [self._instructed(constraint, verdict) for verdict in verdicts]
             worst = max((verdict.decision for verdict in verdicts), key=_SEVERITY.index)
             span.set_attribute(names.DECISION, worst.value)
             return verdicts
@@ -75,7 +81,14 @@ class Court:
                 raise _outside("piece.text", f"at most {self._settings.judgement.max_answer_bytes} bytes are judged")
             if verdict is not None:
                 watches[step.choice] = None
-                yield Told(step.choice, verdict, early=True)
+                yield Told(step.choice, self._instructed(constraint, verdict), early=True)
+
+    def _instructed(self, constraint: Constraint, verdict: Verdict) -> Verdict:
+        """Return `verdict` with what to tell the model, where another attempt may succeed."""
+        if verdict.decision is not Decision.RETRY:
+            return verdict
+        said = instruction(constraint, self._judge.form(constraint), verdict.findings)
+        return replace(verdict, instruction=said)
 
     def _check(self, constraint: Constraint, answers: Sequence[Answer]) -> None:
         bounds = self._settings.judgement

@@ -29,6 +29,7 @@ KINDS = {
     FindingKind.CHOICE: v1.FINDING_KIND_CHOICE,
     FindingKind.REGEX: v1.FINDING_KIND_REGEX,
     FindingKind.TRUNCATED: v1.FINDING_KIND_TRUNCATED,
+    FindingKind.REPAIRED: v1.FINDING_KIND_REPAIRED,
 }
 
 
@@ -83,13 +84,13 @@ def constraint(asked: v1.OutputConstraint) -> Constraint:
     """Return what is asked for. Raises RequestInvalid if nothing is, ConstraintUnsupported for a grammar."""
     match asked.WhichOneof("constraint"):
         case "json_schema":
-            return Constraint("json_schema", asked.json_schema)
+            return Constraint("json_schema", asked.json_schema, repair=asked.repair != v1.REPAIR_FORBIDDEN)
         case "regex":
             return Constraint("regex", asked.regex)
         case "choices":
             return Constraint("choices", choices=tuple(asked.choices.values))
         case "json_object" if asked.json_object:
-            return Constraint("json_object")
+            return Constraint("json_object", repair=asked.repair != v1.REPAIR_FORBIDDEN)
         case "grammar":
             said = "a grammar is in the dialect of one target and cannot be checked here"
             raise ConstraintUnsupported(
@@ -111,6 +112,7 @@ def message(verdict: Verdict) -> v1.Verdict:
         decision=DECISIONS[verdict.decision],
         findings=[_finding(finding) for finding in verdict.findings],
         accepted_json=verdict.accepted_json,
+        instruction=verdict.instruction,
     )
 
 

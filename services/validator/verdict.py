@@ -25,6 +25,7 @@ class FindingKind(Enum):
     CHOICE = "choice"
     REGEX = "regex"
     TRUNCATED = "truncated"
+    REPAIRED = "repaired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Verdict:
     decision: Decision
     findings: tuple[Finding, ...] = ()
     accepted_json: str = ""
+    instruction: str = ""
+    """What to tell the model for another attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Constraint:
     kind: Literal["json_schema", "json_object", "regex", "choices"]
     text: str = ""
     choices: tuple[str, ...] = ()
+    repair: bool = True
+    """Broken JSON may be mended."""
 
 
 @dataclass(frozen=True, slots=True)
