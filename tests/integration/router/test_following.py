@@ -29,12 +29,12 @@ LONG = " ".join(f"word{number}" for number in range(2000))
 DOOMED = json.dumps({"label": "refund", "note": LONG})
 
 
-def asked(**sampling: int) -> v1.GenerationSpec:
+def asked(max_tokens: int | None = None) -> v1.GenerationSpec:
     message = v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text="extract")])
     return v1.GenerationSpec(
         chat=v1.Chat(messages=[message]),
         constraint=v1.OutputConstraint(json_schema=json.dumps(SCHEMA), enforcement=v1.ENFORCEMENT_CHECKED),
-        sampling=v1.Sampling(**sampling),
+        sampling=v1.Sampling(max_tokens=max_tokens),
     )
 
 
