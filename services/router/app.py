@@ -152,7 +152,8 @@ async def build(
             tracing=tracing,
             max_waiting=settings.admission.max_waiting,
         )
-        attempts = Attempts(settings.name, fleet, judge, breakers, budget, loads, spend)
+        follow = settings.validator.follow_from_tokens if settings.validator is not None else None
+        attempts = Attempts(settings.name, fleet, judge, breakers, budget, loads, spend, follow)
         router = Router(
             planner=planner,
             fleet=fleet,

@@ -21,6 +21,7 @@ from .journal import Attempt
 from .judge import Judge, accepted, correction, worst
 from .loads import Loads
 from .observation import kind_of_spec
+from .patience import idle_s, probe_tokens, share_s, silence_s
 from .plan import Candidate
 from .reading import tell_data_policy
 from .retry_budget import RetryBudget
@@ -28,6 +29,9 @@ from .spend import Hold, Spend
 from .work import Planned, Work
 
 log = get_logger(__name__)
+
+FOLLOW_WINDOW_MS = 40
+"""Deltas of an answer that is judged as it comes are merged for so long: nobody reads them."""
 
 Made = TypeVar("Made")
 Doubt = Callable[[v1.GenerateResponse, v1.Verdict | None], bool]
@@ -63,7 +67,9 @@ class Attempts:
         budget: RetryBudget,
         loads: Loads,
         spend: Spend,
+        follow_from_tokens: int | None = None,
     ) -> None:
+        self._follow_from_tokens = follow_from_tokens
         self._spend = spend
         self._loads = loads
         self._router = router
@@ -123,14 +129,18 @@ class Attempts:
         """Carry out `attempt` and have its answer judged. Raises SpillwayError."""
         target = candidate.target
         wished = wishes(work.policy, work.plan, target)
-        request = v1.GenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
-        request.spec.model = target.model
-        response = await self._fleet.client(target).generate(
-            attempt, request, work.journal.onward(attempt), work.journal, silence_s(work, candidate)
-        )
+        verdicts: list[v1.Verdict] | None = None
+        if self._judge is not None and self._follows(work):
+            response, verdicts = await self._followed(work, candidate, attempt, self._judge, spec=spec)
+        else:
+            request = v1.GenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
+            request.spec.model = target.model
+            response = await self._fleet.client(target).generate(
+                attempt, request, work.journal.onward(attempt), work.journal, silence_s(work, candidate)
+            )
         outcome = v1.ATTEMPT_OUTCOME_CANCELLED
         try:
-            verdict = await self._verdict(work, response)
+            verdict = await self._verdict(work, response, verdicts)
             attempt.kind = kind_of(work) if verdict is not None else ""
             answer = Answer(response, verdict, doubt is not None and doubt(response, verdict))
             if answer.refused:
@@ -149,6 +159,40 @@ class Attempts:
         self._sign(response.started, work, candidate)
         return answer
 
+    def _follows(self, work: Work) -> bool:
+        """Whether the answer is judged while it comes."""
+        sampling, least = work.spec.sampling, self._follow_from_tokens
+        return (
+            least is not None
+            and work.plan.validation is not Validation.OFF
+            and work.spec.constraint.WhichOneof("constraint") in ("json_schema", "json_object")
+            and (not sampling.HasField("max_tokens") or sampling.max_tokens >= least)
+        )
+
+    async def _followed(
+        self, work: Work, candidate: Candidate, attempt: Attempt, judge: Judge, *, spec: v1.GenerationSpec
+    ) -> tuple[v1.GenerateResponse, list[v1.Verdict] | None]:
+        """Return the target's answer and its verdicts; what is doomed ends where that is known.
+
+        Verdicts are None where the validator went away.
+        """
+        target, journal = candidate.target, work.journal
+        wished = wishes(work.policy, work.plan, target)
+        request = v1.StreamGenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
+        request.spec.model = target.model
+        request.spec.coalescing.window_ms = max(FOLLOW_WINDOW_MS, spec.coalescing.window_ms)
+        limits = silence_s(work, candidate), idle_s(work, candidate)
+        events = self._fleet.client(target).stream(
+            attempt, request, journal.onward(attempt), journal, *limits, judged=True
+        )
+        try:
+            async with judge.follow(work.spec.constraint, work.call) as following, aclosing(events):
+                return await following.whole(events)
+        except BaseException:
+            if not attempt.settled:
+                journal.settle(attempt, v1.ATTEMPT_OUTCOME_CANCELLED)
+            raise
+
     async def relay(
         self, work: Work, candidate: Candidate, *, spec: v1.GenerationSpec | None = None
     ) -> AsyncGenerator[v1.GenerationEvent]:
@@ -163,7 +207,7 @@ class Attempts:
         while True:
             request = v1.StreamGenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
             request.spec.model = target.model
-            hold = _probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
+            hold = probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
             probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
             held: list[v1.GenerationEvent] = []
             begun, last = False, None
@@ -272,14 +316,20 @@ class Attempts:
         except (BreakerOpen, CostCap, TargetBusy):
             return None  # what the target said is the better answer
 
-    async def _verdict(self, work: Work, response: v1.GenerateResponse) -> v1.Verdict | None:
-        """Judge `response` as the plan wants it; an accepted JSON value replaces the text it was found in."""
+    async def _verdict(
+        self, work: Work, response: v1.GenerateResponse, verdicts: list[v1.Verdict] | None = None
+    ) -> v1.Verdict | None:
+        """Judge `response` as the plan wants it, unless it was judged as it came.
+
+        An accepted JSON value replaces the text it was found in.
+        """
         if work.plan.validation is Validation.OFF or not work.spec.HasField("constraint"):
             return None
         try:
             if self._judge is None:
                 raise ValidatorUnavailable("validation was asked for and this router has no validator")
-            verdicts = await self._judge.judge(work.spec.constraint, response, work.call)
+            if verdicts is None:
+                verdicts = await self._judge.judge(work.spec.constraint, response, work.call)
         except ValidatorUnavailable as error:
             if work.plan.validation is Validation.PREFERRED:
                 log.warning("answer.unvalidated", why=error.message)
@@ -335,27 +385,3 @@ _WORDS = {
 def kind_of(work: Planned) -> str:
     """What the quality of an answer to `work` is counted by."""
     return kind_of_spec(work.plan.facts.task, work.spec)
-
-
-def silence_s(work: Planned, candidate: Candidate) -> float:
-    """Seconds a target may stay silent: its share of what is left; for the last one the deadline itself rules."""
-    if candidate is work.plan.taken[-1]:
-        return work.call.deadline.left() + 1.0
-    return share_s(work, candidate)
-
-
-def idle_s(work: Work, candidate: Candidate) -> float:
-    """Seconds between two tokens: where another target may take over, so few that it has time to."""
-    limit = work.plan.limits.idle_s
-    return limit if candidate is work.plan.taken[-1] else min(limit, share_s(work, candidate))
-
-
-def share_s(work: Planned, candidate: Candidate) -> float:
-    """Seconds of the deadline that are this target's, to show itself."""
-    left = work.call.deadline.left()
-    return min(left, max(candidate.target.first_token_floor_s, left * work.plan.limits.first_token_share))
-
-
-def _probe_tokens(work: Work) -> int:
-    delivery = work.policy.delivery
-    return max(1, delivery.probe_tokens) if delivery.HasField("probe_tokens") else work.plan.limits.probe_tokens

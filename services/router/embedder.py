@@ -5,11 +5,12 @@ from __future__ import annotations
 from spillway import v1
 from spillway.errors import SpillwayError
 
-from .attempts import Attempts, silence_s
+from .attempts import Attempts
 from .chain import wishes
 from .failures import Failures
 from .fleet import Fleet
 from .journal import Attempt
+from .patience import silence_s
 from .plan import Candidate
 from .work import Embedding
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from spillway import v1
 from spillway.errors import DeadlineExceeded, TargetUnavailable, ValidatorUnavailable
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.telemetry import names
 from spillway.v1 import validator_pb2_grpc
+
+from .following import Following
 
 
 class Judge:
@@ -18,6 +24,7 @@ class Judge:
         self._timeout_s = timeout_s
         stub = validator_pb2_grpc.ValidatorServiceStub(remote.channel)
         self._validate = stub.Validate
+        self._validate_stream = stub.ValidateStream
 
     async def judge(self, constraint: v1.OutputConstraint, answer: v1.GenerateResponse, call: Call) -> list[v1.Verdict]:
         """Return one verdict per choice of `answer`."""
@@ -36,6 +43,19 @@ class Judge:
         if len(response.verdicts) != len(answer.choices):
             raise ValidatorUnavailable(f"{len(answer.choices)} answers were judged {len(response.verdicts)} times")
         return list(response.verdicts)
+
+    @asynccontextmanager
+    async def follow(self, constraint: v1.OutputConstraint, call: Call) -> AsyncIterator[Following]:
+        """Have an answer judged while it comes, for the block."""
+        async with self._remote.duplex(self._validate_stream, call, span_name=names.VALIDATE_STREAM) as rpc:
+            following = Following(rpc, constraint)
+            listening = asyncio.create_task(following.listen(), name="verdicts")
+            try:
+                yield following
+            finally:
+                rpc.cancel()
+                listening.cancel()
+                await asyncio.wait({listening})
 
 
 def worst(verdicts: list[v1.Verdict]) -> v1.Verdict:
@@ -58,7 +78,6 @@ def correction(spec: v1.GenerationSpec, verdict: v1.Verdict) -> v1.GenerationSpe
     if spec.constraint.enforcement == v1.ENFORCEMENT_CHECKED:
         again.constraint.enforcement = v1.ENFORCEMENT_GUIDED
     elif again.WhichOneof("input") == "chat":
-        found = "\n".join(f"- {finding.path or '/'}: {finding.message}" for finding in verdict.findings[:8])
-        said = f"Your last answer was refused:\n{found}\nAnswer again, with valid output only."
+        said = verdict.instruction or "Your last answer was refused. Answer again, with valid output only."
         again.chat.messages.add(role=v1.ROLE_USER, parts=[v1.Part(text=said)])
     return again

@@ -21,6 +21,12 @@ class ValidatorSettings(Section):
 
     address: str
     timeout_s: float = Field(5.0, gt=0)
+    follow_from_tokens: int | None = Field(
+        128,
+        gt=0,
+        description="answers in JSON that may be as long are judged while they come, and stopped where nothing can "
+        "make them right; absent: none are",
+    )
     inspect_timeout_s: float = Field(
         1.0,
         gt=0,

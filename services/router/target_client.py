@@ -111,10 +111,13 @@ class TargetClient:
         journal: Journal,
         silence_s: float,
         idle_s: float,
+        *,
+        judged: bool = False,
     ) -> AsyncGenerator[v1.GenerationEvent]:
         """Yield the target's events; returns only after Finished and Usage.
 
-        Raises TargetTimeout after `silence_s` without a first token, or `idle_s` without another.
+        Where the answer is `judged`, the caller settles an attempt that did not fail. Raises TargetTimeout after
+        `silence_s` without a first token, or `idle_s` without another.
         """
         model, usage, finished, tokens = "", None, False, 0
         call = call.heard_within(silence_s)
@@ -151,10 +154,13 @@ class TargetClient:
                 if not finished or usage is None:
                     raise TargetDown("the stream ended without Finished and Usage")
         except BaseException as error:
+            if judged and isinstance(error, GeneratorExit):
+                raise
             if usage is None:
                 usage = v1.Usage(completion_tokens=tokens) if tokens else None
             raise self._fail(error, journal, attempt, silence_s, model, usage) from None
-        journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=model, usage=usage)
+        if not judged:
+            journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=model, usage=usage)
 
     async def count_tokens(self, target: Target, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
         """Return the prompt's tokens as the target counts them."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 
-from services.validator.judgement import Judge
+from services.validator.instruction import instruction
+from services.validator.judgement import Judge, mendable
 from services.validator.settings import ValidatorSettings
-from services.validator.verdict import Answer, Constraint, Decision, Verdict
+from services.validator.verdict import Answer, Constraint, Decision, End, Piece, Told, Verdict
+from services.validator.watch import Watch
 from services.validator.workers import Workers
 from spillway.errors import FieldViolation, RequestInvalid, SchemaInvalid, SpillwayError
 from spillway.rpc.call import Call
@@ -38,6 +41,10 @@ class Court:
                 verdicts = self._judge.judge(constraint, answers)
             else:
                 verdicts = await self._workers.judge(constraint, answers)
+            for place, answer in enumerate(answers):
+                if mendable(constraint, answer, verdicts[place]):
+                    verdicts[place] = (await self._workers.judge(constraint, [answer], mend=True))[0]
+            verdicts = [self._instructed(constraint, verdict) for verdict in verdicts]
             worst = max((verdict.decision for verdict in verdicts), key=_SEVERITY.index)
             span.set_attribute(names.DECISION, worst.value)
             return verdicts
@@ -46,6 +53,42 @@ class Court:
             raise
         finally:
             span.end()
+
+    async def follow(
+        self, call: Call, constraint: Constraint, steps: AsyncIterator[Piece | End]
+    ) -> AsyncGenerator[Told]:
+        """Yield one verdict per answer that `steps` tell of: when it ends, or as soon as no end can make it right.
+
+        Raises as `judge` does. What comes of an answer after its verdict is read over.
+        """
+        self._check(constraint, [Answer("")])
+        watches: dict[int, Watch | None] = {}
+        async for step in steps:
+            if step.choice not in watches:
+                if len(watches) >= self._settings.judgement.max_answers:
+                    raise _outside("piece.choice", f"is one more than {self._settings.judgement.max_answers} answers")
+                watches[step.choice] = self._judge.watch(constraint)
+            watch = watches[step.choice]
+            if watch is None:
+                continue
+            if isinstance(step, End):
+                watches[step.choice] = None
+                verdicts = await self.judge(call, constraint, [Answer(watch.text, step.truncated)])
+                yield Told(step.choice, verdicts[0])
+                continue
+            verdict = watch.take(step.text)
+            if watch.size > self._settings.judgement.max_answer_bytes:
+                raise _outside("piece.text", f"at most {self._settings.judgement.max_answer_bytes} bytes are judged")
+            if verdict is not None:
+                watches[step.choice] = None
+                yield Told(step.choice, self._instructed(constraint, verdict), early=True)
+
+    def _instructed(self, constraint: Constraint, verdict: Verdict) -> Verdict:
+        """Return `verdict` with what to tell the model, where another attempt may succeed."""
+        if verdict.decision is not Decision.RETRY:
+            return verdict
+        said = instruction(constraint, self._judge.form(constraint), verdict.findings)
+        return replace(verdict, instruction=said)
 
     def _check(self, constraint: Constraint, answers: Sequence[Answer]) -> None:
         bounds = self._settings.judgement
@@ -77,3 +120,7 @@ class Court:
 
     def __repr__(self) -> str:
         return f"<Court {self._judge!r} {self._workers!r}>"
+
+
+def _outside(field: str, said: str) -> RequestInvalid:
+    return RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from services.validator import expression, schema
+from services.validator import expression, repair, schema
 from services.validator.extraction import Candidate, candidates
 from services.validator.schema import Schema, Schemas, Unfinished, unfinished
 from services.validator.settings import JudgementSettings
 from services.validator.verdict import Answer, Constraint, Decision, Finding, FindingKind, Verdict
+from services.validator.watch import Watch
 
 _ANY_OBJECT = '{"type": "object"}'
 _CUT = Finding(FindingKind.TRUNCATED, "the answer was cut off before its end; allow more tokens or ask for less")
@@ -21,20 +23,38 @@ class Judge:
         self._settings = settings
         self._schemas = Schemas(limit=settings.cached_schemas, limit_bytes=settings.cached_schema_bytes)
 
-    def judge(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
-        """Return one verdict per answer. Raises SchemaInvalid, RequestInvalid or ConstraintUnsupported."""
+    def judge(self, constraint: Constraint, answers: Sequence[Answer], *, mend: bool = False) -> list[Verdict]:
+        """Return one verdict per answer; `mend` broken JSON first, which may take long.
+
+        Raises SchemaInvalid, RequestInvalid or ConstraintUnsupported.
+        """
         match constraint.kind:
             case "json_schema":
                 compiled = self._schemas.get(constraint.text)
-                return [self._json(compiled, answer) for answer in answers]
+                return [self._json(compiled, answer, mend=mend) for answer in answers]
             case "json_object":
                 compiled = self._schemas.get(_ANY_OBJECT)
-                return [self._json(compiled, answer) for answer in answers]
+                return [self._json(compiled, answer, mend=mend) for answer in answers]
             case "regex":
                 wanted = expression.compiled(constraint.text)
                 return [self._regex(wanted, answer) for answer in answers]
             case "choices":
                 return [self._choice(constraint.choices, answer) for answer in answers]
+
+    def watch(self, constraint: Constraint) -> Watch:
+        """Return who watches one answer on its way. Raises SchemaInvalid where that is seen at once."""
+        wanted: Schema | None = None
+        if constraint.kind == "json_object":
+            wanted = self._schemas.get(_ANY_OBJECT)
+        elif constraint.kind == "json_schema" and (constraint.text in self._schemas or schema.light(constraint.text)):
+            found = self._schemas.get(constraint.text)
+            wanted = None if found.weight is None else found
+        return Watch(constraint, wanted, max_depth=self._settings.max_depth)
+
+    def form(self, constraint: Constraint) -> Any:
+        """Return the schema that `constraint` asks for, None where it has none or is too heavy to be looked at."""
+        heavy = constraint.kind != "json_schema" or constraint.text not in self._schemas
+        return None if heavy else self._schemas.get(constraint.text).value
 
     def quick(self, constraint: Constraint, answers: Sequence[Answer], *, work: int, size: int) -> bool:
         """Whether judging takes at most `work` steps (schema nodes times answer nodes) over `size` bytes of answers.
@@ -56,7 +76,7 @@ class Judge:
                 weight = self._schemas.get(constraint.text).weight
         return weight is not None and weight * sum(nodes(answer.text) for answer in answers) <= work
 
-    def _json(self, wanted: Schema, answer: Answer) -> Verdict:
+    def _json(self, wanted: Schema, answer: Answer, *, mend: bool) -> Verdict:
         best: Candidate | None = None
         broken: Candidate | None = None
         for candidate in candidates(answer.text, max_depth=self._settings.max_depth):
@@ -66,6 +86,8 @@ class Judge:
                 return Verdict(Decision.ACCEPT if candidate.whole else Decision.REPAIR, accepted_json=candidate.text)
             elif best is None or len(candidate.text) > len(best.text):
                 best = candidate
+        if mend and broken is not None and (repaired := self._mended(wanted, broken)) is not None:
+            return repaired
         hopeless = False
         found: tuple[Finding, ...]
         if best is not None:
@@ -82,6 +104,14 @@ class Judge:
         else:
             found = (Finding(FindingKind.JSON_MISSING, "the answer is empty; answer with JSON"),)
         return self._refused(answer, found, Decision.REJECT if hopeless else Decision.RETRY)
+
+    def _mended(self, wanted: Schema, broken: Candidate) -> Verdict | None:
+        """Return the verdict on what `broken` was meant to be, where that satisfies the schema."""
+        made = repair.mended(broken.text, max_depth=self._settings.max_depth)
+        if made is None or not wanted.accepts(made[0]):
+            return None
+        said = f"the JSON was broken and has been mended: {broken.problem}"[: self._settings.max_message_chars]
+        return Verdict(Decision.REPAIR, (Finding(FindingKind.REPAIRED, said),), accepted_json=made[1])
 
     def _regex(self, wanted: expression.Expression, answer: Answer) -> Verdict:
         matches = wanted.matches(answer.text)
@@ -109,6 +139,12 @@ class Judge:
 
     def __repr__(self) -> str:
         return f"<Judge {self._schemas!r}>"
+
+
+def mendable(constraint: Constraint, answer: Answer, verdict: Verdict) -> bool:
+    """Whether `answer` was refused for JSON that is broken, and may be mended. One that was cut off may not."""
+    broken = any(finding.kind is FindingKind.JSON_MALFORMED for finding in verdict.findings)
+    return constraint.repair and broken and not answer.truncated
 
 
 def nodes(text: str) -> int:

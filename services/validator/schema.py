@@ -11,6 +11,7 @@ import jsonschema_rs
 from jsonschema_rs import ValidationErrorKind as Kind
 
 from services.validator.document import NotJson, pointer, read
+from services.validator.fragments import Fragments
 from services.validator.verdict import Finding, FindingKind
 from services.validator.weight import weigh
 from spillway.errors import ConstraintUnsupported, FieldViolation, SchemaInvalid
@@ -37,6 +38,8 @@ class Schema:
 
     def __init__(self, text: str) -> None:
         value = parse(text)
+        self.value = value
+        self.fragments = Fragments(value)
         self.weight = weigh(value)
         options: dict[str, Any] = {"validate_formats": True, "retriever": _refuse, "mask": _VALUE}
         linear = jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from services.validator.court import Court
 from services.validator.inspector import Inspector
-from services.validator.verdict import Answer, Constraint, Decision, Finding, FindingKind, Verdict
+from services.validator.verdict import Answer, Constraint, Decision, End, Finding, FindingKind, Piece, Verdict
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid
 from spillway.rpc.call import current_call
@@ -27,6 +29,7 @@ KINDS = {
     FindingKind.CHOICE: v1.FINDING_KIND_CHOICE,
     FindingKind.REGEX: v1.FINDING_KIND_REGEX,
     FindingKind.TRUNCATED: v1.FINDING_KIND_TRUNCATED,
+    FindingKind.REPAIRED: v1.FINDING_KIND_REPAIRED,
 }
 
 
@@ -42,6 +45,18 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
         verdicts = await self._court.judge(current_call(), constraint(request.constraint), answers)
         return v1.ValidateResponse(verdicts=[message(verdict) for verdict in verdicts])
 
+    async def ValidateStream(
+        self, requests: AsyncIterator[v1.ValidateStreamRequest], context: Any
+    ) -> AsyncIterator[v1.ValidateStreamResponse]:
+        first = await anext(aiter(requests), None)
+        if first is None or not first.HasField("constraint"):
+            said = "comes first: say what the answers have to be"
+            raise RequestInvalid(f"constraint {said}", fields=[FieldViolation("constraint", said)])
+        wanted = constraint(first.constraint)
+        async with aclosing(self._court.follow(current_call(), wanted, _steps(requests))) as verdicts:
+            async for told in verdicts:
+                yield v1.ValidateStreamResponse(choice=told.choice, verdict=message(told.verdict), early=told.early)
+
     async def InspectInput(self, request: v1.InspectInputRequest, context: Any) -> v1.InspectInputResponse:
         found = await self._inspector.inspect(current_call(), request.texts)
         return v1.InspectInputResponse(
@@ -53,17 +68,29 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
         )
 
 
+async def _steps(requests: AsyncIterator[v1.ValidateStreamRequest]) -> AsyncIterator[Piece | End]:
+    async for request in requests:
+        match request.WhichOneof("step"):
+            case "piece":
+                yield Piece(request.piece.choice, request.piece.text)
+            case "end":
+                yield End(request.end.choice, request.end.truncated)
+            case _:
+                said = "is neither a piece nor the end of an answer"
+                raise RequestInvalid(f"step {said}", fields=[FieldViolation("step", said)])
+
+
 def constraint(asked: v1.OutputConstraint) -> Constraint:
     """Return what is asked for. Raises RequestInvalid if nothing is, ConstraintUnsupported for a grammar."""
     match asked.WhichOneof("constraint"):
         case "json_schema":
-            return Constraint("json_schema", asked.json_schema)
+            return Constraint("json_schema", asked.json_schema, repair=asked.repair != v1.REPAIR_FORBIDDEN)
         case "regex":
             return Constraint("regex", asked.regex)
         case "choices":
             return Constraint("choices", choices=tuple(asked.choices.values))
         case "json_object" if asked.json_object:
-            return Constraint("json_object")
+            return Constraint("json_object", repair=asked.repair != v1.REPAIR_FORBIDDEN)
         case "grammar":
             said = "a grammar is in the dialect of one target and cannot be checked here"
             raise ConstraintUnsupported(
@@ -85,6 +112,7 @@ def message(verdict: Verdict) -> v1.Verdict:
         decision=DECISIONS[verdict.decision],
         findings=[_finding(finding) for finding in verdict.findings],
         accepted_json=verdict.accepted_json,
+        instruction=verdict.instruction,
     )
 
 

@@ -25,6 +25,7 @@ class FindingKind(Enum):
     CHOICE = "choice"
     REGEX = "regex"
     TRUNCATED = "truncated"
+    REPAIRED = "repaired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Verdict:
     decision: Decision
     findings: tuple[Finding, ...] = ()
     accepted_json: str = ""
+    instruction: str = ""
+    """What to tell the model for another attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,33 @@ class Constraint:
     kind: Literal["json_schema", "json_object", "regex", "choices"]
     text: str = ""
     choices: tuple[str, ...] = ()
+    repair: bool = True
+    """Broken JSON may be mended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What has arrived of an answer since its last piece."""
+
+    choice: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An answer has ended; `truncated` where it ended because it was full."""
+
+    choice: int
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The verdict on one answer of a stream; `early` where it had not ended."""
+
+    choice: int
+    verdict: Verdict
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)

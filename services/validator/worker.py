@@ -34,7 +34,10 @@ def answer(judge: Judge, body: bytes) -> tuple[int, Any]:
     """Return what is to be told of the question in `body`."""
     try:
         asked, *arguments = pickle.loads(body)
-        return ANSWERED, inspect_all(*arguments) if asked == INSPECT else judge.judge(*arguments)
+        if asked == INSPECT:
+            return ANSWERED, inspect_all(*arguments)
+        constraint, answers, mend = arguments
+        return ANSWERED, judge.judge(constraint, answers, mend=mend)
     except SpillwayError as error:
         return REFUSED, (error.reason, error.message, error.fields)
     except Exception as error:

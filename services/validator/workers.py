@@ -95,13 +95,15 @@ class Workers:
         for _ in range(self._settings.processes):
             self._idle.append(await self._new())
 
-    async def judge(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
-        """Return one verdict per answer.
+    async def judge(self, constraint: Constraint, answers: Sequence[Answer], *, mend: bool = False) -> list[Verdict]:
+        """Return one verdict per answer; `mend` broken JSON first.
 
         Raises what `Judge.judge` raises; ConstraintUnsupported where the judgement passed its time, memory or stack;
         QueueFull where too many calls wait.
         """
-        verdicts: list[Verdict] = await self._turn(JUDGE, constraint, answers, too_much=partial(_too_much, constraint))
+        verdicts: list[Verdict] = await self._turn(
+            JUDGE, constraint, answers, mend, too_much=partial(_too_much, constraint)
+        )
         return verdicts
 
     async def inspect(self, texts: Sequence[str]) -> list[list[Span]]:

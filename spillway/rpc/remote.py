@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -66,8 +67,7 @@ class Remote:
                 rpc.cancel()
             span.end()
 
-    @asynccontextmanager
-    async def stream(
+    def stream(
         self,
         method: grpc.aio.UnaryStreamMultiCallable[Any, Response],
         request: Any,
@@ -75,12 +75,28 @@ class Remote:
         *,
         span_name: str,
         attributes: Mapping[str, AttributeValue] | None = None,
-    ) -> AsyncIterator[grpc.aio.UnaryStreamCall[Any, Response]]:
+    ) -> AbstractAsyncContextManager[grpc.aio.UnaryStreamCall[Any, Response]]:
         """Open `method` under `call`; leaving the block ends it on the other side too."""
+        return self._opened(partial(method, request), call, span_name, attributes)
+
+    def duplex(
+        self, method: grpc.aio.StreamStreamMultiCallable[Any, Response], call: Call, *, span_name: str
+    ) -> AbstractAsyncContextManager[grpc.aio.StreamStreamCall[Any, Response]]:
+        """Open `method`, which both sides write to, under `call`; leaving the block ends it on the other side too."""
+        return self._opened(method, call, span_name)
+
+    @asynccontextmanager
+    async def _opened(
+        self,
+        method: Callable[..., Any],
+        call: Call,
+        span_name: str,
+        attributes: Mapping[str, AttributeValue] | None = None,
+    ) -> AsyncIterator[Any]:
         span = self._tracing.start(span_name, call.span, kind=SpanKind.CLIENT, attributes=attributes)
         rpc = None
         try:
-            rpc = method(request, timeout=self._left(call), metadata=self._headers(call, span))
+            rpc = method(timeout=self._left(call), metadata=self._headers(call, span))
             yield rpc
         except BaseException as error:
             understood = self._understood(error, call, span, rpc)

@@ -60,6 +60,28 @@ TOOL_CHOICE_MODE_NONE: ToolChoiceMode.ValueType  # 2
 TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.ValueType  # 3
 Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
+class _Repair:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RepairEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Repair.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPAIR_UNSPECIFIED: _Repair.ValueType  # 0
+    """As ALLOWED."""
+    REPAIR_ALLOWED: _Repair.ValueType  # 1
+    """What it becomes is held to the schema as any answer is, and its verdict says that it was mended."""
+    REPAIR_FORBIDDEN: _Repair.ValueType  # 2
+
+class Repair(_Repair, metaclass=_RepairEnumTypeWrapper):
+    """Whether JSON that a model wrote wrongly may be mended: quotes, commas, comments, an end that is missing."""
+
+REPAIR_UNSPECIFIED: Repair.ValueType  # 0
+"""As ALLOWED."""
+REPAIR_ALLOWED: Repair.ValueType  # 1
+"""What it becomes is held to the schema as any answer is, and its verdict says that it was mended."""
+REPAIR_FORBIDDEN: Repair.ValueType  # 2
+Global___Repair: _TypeAlias = Repair  # noqa: Y015
+
 class _Enforcement:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -736,6 +758,7 @@ class OutputConstraint(_message.Message):
     CHOICES_FIELD_NUMBER: _builtins.int
     JSON_OBJECT_FIELD_NUMBER: _builtins.int
     ENFORCEMENT_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
     """JSON Schema (draft 7 or 2020-12), as JSON text."""
     regex: _builtins.str
@@ -744,6 +767,7 @@ class OutputConstraint(_message.Message):
     json_object: _builtins.bool
     """Any JSON object."""
     enforcement: Global___Enforcement.ValueType
+    repair: Global___Repair.ValueType
     @_builtins.property
     def choices(self) -> Global___Choices: ...
     def __init__(
@@ -755,10 +779,11 @@ class OutputConstraint(_message.Message):
         choices: Global___Choices | None = ...,
         json_object: _builtins.bool = ...,
         enforcement: Global___Enforcement.ValueType = ...,
+        repair: Global___Repair.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "constraint", b"constraint", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "constraint", b"constraint", "enforcement", b"enforcement", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "constraint", b"constraint", "enforcement", b"enforcement", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex", "repair", b"repair"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_constraint: _TypeAlias = _typing.Literal["json_schema", "regex", "grammar", "choices", "json_object"]  # noqa: Y015
     _WhichOneofArgType_constraint: _TypeAlias = _typing.Literal["constraint", b"constraint"]  # noqa: Y015

@@ -26,7 +26,7 @@ from spillway.v1 import generation_pb2 as spillway_dot_v1_dot_generation__pb2
 from spillway.v1 import verdict_pb2 as spillway_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/validator.proto\x12\x0bspillway.v1\x1a\x1cspillway/v1/generation.proto\x1a\x19spillway/v1/verdict.proto\"j\n\x0fValidateRequest\x12\x31\n\nconstraint\x18\x01 \x01(\x0b\x32\x1d.spillway.v1.OutputConstraint\x12$\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x13.spillway.v1.Answer\")\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttruncated\x18\x02 \x01(\x08\":\n\x10ValidateResponse\x12&\n\x08verdicts\x18\x01 \x03(\x0b\x32\x14.spillway.v1.Verdict\"$\n\x13InspectInputRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"A\n\x14InspectInputResponse\x12)\n\x05spans\x18\x01 \x03(\x0b\x32\x1a.spillway.v1.SensitiveSpan\"U\n\rSensitiveSpan\x12\x0c\n\x04text\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t2\xb0\x01\n\x10ValidatorService\x12G\n\x08Validate\x12\x1c.spillway.v1.ValidateRequest\x1a\x1d.spillway.v1.ValidateResponse\x12S\n\x0cInspectInput\x12 .spillway.v1.InspectInputRequest\x1a!.spillway.v1.InspectInputResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/validator.proto\x12\x0bspillway.v1\x1a\x1cspillway/v1/generation.proto\x1a\x19spillway/v1/verdict.proto\"j\n\x0fValidateRequest\x12\x31\n\nconstraint\x18\x01 \x01(\x0b\x32\x1d.spillway.v1.OutputConstraint\x12$\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x13.spillway.v1.Answer\")\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttruncated\x18\x02 \x01(\x08\":\n\x10ValidateResponse\x12&\n\x08verdicts\x18\x01 \x03(\x0b\x32\x14.spillway.v1.Verdict\"\xa6\x01\n\x15ValidateStreamRequest\x12\x33\n\nconstraint\x18\x01 \x01(\x0b\x32\x1d.spillway.v1.OutputConstraintH\x00\x12)\n\x05piece\x18\x02 \x01(\x0b\x32\x18.spillway.v1.AnswerPieceH\x00\x12%\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.spillway.v1.AnswerEndH\x00\x42\x06\n\x04step\"+\n\x0b\x41nswerPiece\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\".\n\tAnswerEnd\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"^\n\x16ValidateStreamResponse\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12%\n\x07verdict\x18\x02 \x01(\x0b\x32\x14.spillway.v1.Verdict\x12\r\n\x05\x65\x61rly\x18\x03 \x01(\x08\"$\n\x13InspectInputRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"A\n\x14InspectInputResponse\x12)\n\x05spans\x18\x01 \x03(\x0b\x32\x1a.spillway.v1.SensitiveSpan\"U\n\rSensitiveSpan\x12\x0c\n\x04text\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t2\x8f\x02\n\x10ValidatorService\x12G\n\x08Validate\x12\x1c.spillway.v1.ValidateRequest\x1a\x1d.spillway.v1.ValidateResponse\x12]\n\x0eValidateStream\x12\".spillway.v1.ValidateStreamRequest\x1a#.spillway.v1.ValidateStreamResponse(\x01\x30\x01\x12S\n\x0cInspectInput\x12 .spillway.v1.InspectInputRequest\x1a!.spillway.v1.InspectInputResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,12 +39,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANSWER']._serialized_end=250
   _globals['_VALIDATERESPONSE']._serialized_start=252
   _globals['_VALIDATERESPONSE']._serialized_end=310
-  _globals['_INSPECTINPUTREQUEST']._serialized_start=312
-  _globals['_INSPECTINPUTREQUEST']._serialized_end=348
-  _globals['_INSPECTINPUTRESPONSE']._serialized_start=350
-  _globals['_INSPECTINPUTRESPONSE']._serialized_end=415
-  _globals['_SENSITIVESPAN']._serialized_start=417
-  _globals['_SENSITIVESPAN']._serialized_end=502
-  _globals['_VALIDATORSERVICE']._serialized_start=505
-  _globals['_VALIDATORSERVICE']._serialized_end=681
+  _globals['_VALIDATESTREAMREQUEST']._serialized_start=313
+  _globals['_VALIDATESTREAMREQUEST']._serialized_end=479
+  _globals['_ANSWERPIECE']._serialized_start=481
+  _globals['_ANSWERPIECE']._serialized_end=524
+  _globals['_ANSWEREND']._serialized_start=526
+  _globals['_ANSWEREND']._serialized_end=572
+  _globals['_VALIDATESTREAMRESPONSE']._serialized_start=574
+  _globals['_VALIDATESTREAMRESPONSE']._serialized_end=668
+  _globals['_INSPECTINPUTREQUEST']._serialized_start=670
+  _globals['_INSPECTINPUTREQUEST']._serialized_end=706
+  _globals['_INSPECTINPUTRESPONSE']._serialized_start=708
+  _globals['_INSPECTINPUTRESPONSE']._serialized_end=773
+  _globals['_SENSITIVESPAN']._serialized_start=775
+  _globals['_SENSITIVESPAN']._serialized_end=860
+  _globals['_VALIDATORSERVICE']._serialized_start=863
+  _globals['_VALIDATORSERVICE']._serialized_end=1134
 # @@protoc_insertion_point(module_scope)

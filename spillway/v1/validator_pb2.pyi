@@ -90,6 +90,114 @@ class ValidateResponse(_message.Message):
 Global___ValidateResponse: _TypeAlias = ValidateResponse  # noqa: Y015
 
 @_typing.final
+class ValidateStreamRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
+    PIECE_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def constraint(self) -> _generation_pb2.OutputConstraint:
+        """First, and once: what the answers have to be."""
+
+    @_builtins.property
+    def piece(self) -> Global___AnswerPiece: ...
+    @_builtins.property
+    def end(self) -> Global___AnswerEnd: ...
+    def __init__(
+        self,
+        *,
+        constraint: _generation_pb2.OutputConstraint | None = ...,
+        piece: Global___AnswerPiece | None = ...,
+        end: Global___AnswerEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "end", b"end", "piece", b"piece", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "end", b"end", "piece", b"piece", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["constraint", "piece", "end"]  # noqa: Y015
+    _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
+
+Global___ValidateStreamRequest: _TypeAlias = ValidateStreamRequest  # noqa: Y015
+
+@_typing.final
+class AnswerPiece(_message.Message):
+    """What has arrived of an answer since its last piece."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOICE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    choice: _builtins.int
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        choice: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerPiece: _TypeAlias = AnswerPiece  # noqa: Y015
+
+@_typing.final
+class AnswerEnd(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOICE_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    choice: _builtins.int
+    truncated: _builtins.bool
+    """The answer ended because it was full, not because it was done."""
+    def __init__(
+        self,
+        *,
+        choice: _builtins.int = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerEnd: _TypeAlias = AnswerEnd  # noqa: Y015
+
+@_typing.final
+class ValidateStreamResponse(_message.Message):
+    """One per choice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOICE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    EARLY_FIELD_NUMBER: _builtins.int
+    choice: _builtins.int
+    early: _builtins.bool
+    """The answer had not ended: nothing that could have followed would have made it right. The rest of it is not read."""
+    @_builtins.property
+    def verdict(self) -> _verdict_pb2.Verdict: ...
+    def __init__(
+        self,
+        *,
+        choice: _builtins.int = ...,
+        verdict: _verdict_pb2.Verdict | None = ...,
+        early: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "early", b"early", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateStreamResponse: _TypeAlias = ValidateStreamResponse  # noqa: Y015
+
+@_typing.final
 class InspectInputRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

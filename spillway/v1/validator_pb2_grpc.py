@@ -39,6 +39,11 @@ class ValidatorServiceStub:
                 request_serializer=spillway_dot_v1_dot_validator__pb2.ValidateRequest.SerializeToString,
                 response_deserializer=spillway_dot_v1_dot_validator__pb2.ValidateResponse.FromString,
                 _registered_method=True)
+        self.ValidateStream = channel.stream_stream(
+                '/spillway.v1.ValidatorService/ValidateStream',
+                request_serializer=spillway_dot_v1_dot_validator__pb2.ValidateStreamRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_validator__pb2.ValidateStreamResponse.FromString,
+                _registered_method=True)
         self.InspectInput = channel.unary_unary(
                 '/spillway.v1.ValidatorService/InspectInput',
                 request_serializer=spillway_dot_v1_dot_validator__pb2.InspectInputRequest.SerializeToString,
@@ -51,6 +56,13 @@ class ValidatorServiceServicer:
 
     def Validate(self, request, context):
         """Judges whole answers. A schema that is itself invalid is an error, SCHEMA_INVALID, not a verdict.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateStream(self, request_iterator, context):
+        """Judges answers while they arrive: at the end of each, or as soon as nothing that may follow can make it right.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,6 +82,11 @@ def add_ValidatorServiceServicer_to_server(servicer, server):
                     servicer.Validate,
                     request_deserializer=spillway_dot_v1_dot_validator__pb2.ValidateRequest.FromString,
                     response_serializer=spillway_dot_v1_dot_validator__pb2.ValidateResponse.SerializeToString,
+            ),
+            'ValidateStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ValidateStream,
+                    request_deserializer=spillway_dot_v1_dot_validator__pb2.ValidateStreamRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_validator__pb2.ValidateStreamResponse.SerializeToString,
             ),
             'InspectInput': grpc.unary_unary_rpc_method_handler(
                     servicer.InspectInput,
@@ -104,6 +121,33 @@ class ValidatorService:
             '/spillway.v1.ValidatorService/Validate',
             spillway_dot_v1_dot_validator__pb2.ValidateRequest.SerializeToString,
             spillway_dot_v1_dot_validator__pb2.ValidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/spillway.v1.ValidatorService/ValidateStream',
+            spillway_dot_v1_dot_validator__pb2.ValidateStreamRequest.SerializeToString,
+            spillway_dot_v1_dot_validator__pb2.ValidateStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,8 @@ class ValidatorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ValidatorServiceAsyncStub: ...
     Validate: _grpc.UnaryUnaryMultiCallable[_validator_pb2.ValidateRequest, _validator_pb2.ValidateResponse]
     """Judges whole answers. A schema that is itself invalid is an error, SCHEMA_INVALID, not a verdict."""
+    ValidateStream: _grpc.StreamStreamMultiCallable[_validator_pb2.ValidateStreamRequest, _validator_pb2.ValidateStreamResponse]
+    """Judges answers while they arrive: at the end of each, or as soon as nothing that may follow can make it right."""
     InspectInput: _grpc.UnaryUnaryMultiCallable[_validator_pb2.InspectInputRequest, _validator_pb2.InspectInputResponse]
     """Says where texts hold what ought not to leave the site. Texts are neither kept nor logged."""
 
@@ -41,6 +43,8 @@ class ValidatorServiceAsyncStub(ValidatorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Validate: _aio.UnaryUnaryMultiCallable[_validator_pb2.ValidateRequest, _validator_pb2.ValidateResponse]  # type: ignore[assignment]
     """Judges whole answers. A schema that is itself invalid is an error, SCHEMA_INVALID, not a verdict."""
+    ValidateStream: _aio.StreamStreamMultiCallable[_validator_pb2.ValidateStreamRequest, _validator_pb2.ValidateStreamResponse]  # type: ignore[assignment]
+    """Judges answers while they arrive: at the end of each, or as soon as nothing that may follow can make it right."""
     InspectInput: _aio.UnaryUnaryMultiCallable[_validator_pb2.InspectInputRequest, _validator_pb2.InspectInputResponse]  # type: ignore[assignment]
     """Says where texts hold what ought not to leave the site. Texts are neither kept nor logged."""
 
@@ -52,6 +56,14 @@ class ValidatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_validator_pb2.ValidateResponse, _abc.Awaitable[_validator_pb2.ValidateResponse]]:
         """Judges whole answers. A schema that is itself invalid is an error, SCHEMA_INVALID, not a verdict."""
+
+    @_abc_1.abstractmethod
+    def ValidateStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_validator_pb2.ValidateStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_validator_pb2.ValidateStreamResponse], _abc.AsyncIterator[_validator_pb2.ValidateStreamResponse]]:
+        """Judges answers while they arrive: at the end of each, or as soon as nothing that may follow can make it right."""
 
     @_abc_1.abstractmethod
     def InspectInput(

@@ -59,6 +59,8 @@ class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKi
     FINDING_KIND_CHOICE: _FindingKind.ValueType  # 4
     FINDING_KIND_REGEX: _FindingKind.ValueType  # 5
     FINDING_KIND_TRUNCATED: _FindingKind.ValueType  # 6
+    FINDING_KIND_REPAIRED: _FindingKind.ValueType  # 7
+    """The JSON was broken and has been mended: what was wrong with it."""
 
 class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper): ...
 
@@ -69,6 +71,8 @@ FINDING_KIND_SCHEMA: FindingKind.ValueType  # 3
 FINDING_KIND_CHOICE: FindingKind.ValueType  # 4
 FINDING_KIND_REGEX: FindingKind.ValueType  # 5
 FINDING_KIND_TRUNCATED: FindingKind.ValueType  # 6
+FINDING_KIND_REPAIRED: FindingKind.ValueType  # 7
+"""The JSON was broken and has been mended: what was wrong with it."""
 Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
 
 @_typing.final
@@ -80,9 +84,12 @@ class Verdict(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     ACCEPTED_JSON_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_FIELD_NUMBER: _builtins.int
     decision: Global___VerdictDecision.ValueType
     accepted_json: _builtins.str
     """The JSON text that was accepted, as found inside the answer; empty unless a JSON value was asked for."""
+    instruction: _builtins.str
+    """With RETRY: what to tell the model for another attempt."""
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
     def __init__(
@@ -91,10 +98,11 @@ class Verdict(_message.Message):
         decision: Global___VerdictDecision.ValueType = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
         accepted_json: _builtins.str = ...,
+        instruction: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_json", b"accepted_json", "decision", b"decision", "findings", b"findings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_json", b"accepted_json", "decision", b"decision", "findings", b"findings", "instruction", b"instruction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

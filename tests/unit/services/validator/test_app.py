@@ -38,10 +38,14 @@ class Validator:
 
     async def validate(self, constraint: v1.OutputConstraint, *answers: str, timeout: float = 60) -> list[v1.Verdict]:
         request = v1.ValidateRequest(constraint=constraint, answers=[v1.Answer(text=text) for text in answers])
+        return list((await self.ask(request, timeout=timeout)).verdicts)
+
+    async def ask(self, request: v1.ValidateRequest, timeout: float = 60) -> v1.ValidateResponse:
         try:
-            return list((await self._stub.Validate(request, timeout=timeout)).verdicts)
+            response: v1.ValidateResponse = await self._stub.Validate(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
+        return response
 
     async def inspect(self, *texts: str) -> list[v1.SensitiveSpan]:
         try:

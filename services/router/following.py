@@ -1,0 +1,90 @@
+"""One answer, judged while it comes: the other end of the validator's ValidateStream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+from spillway import v1
+from spillway.generation import Folder
+from spillway.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class Following:
+    """Hands an answer's deltas to the validator, and hears its verdicts.
+
+    Where the validator goes away it falls silent: the whole answer is then judged as any other.
+    """
+
+    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any], constraint: v1.OutputConstraint) -> None:
+        self._rpc = rpc
+        self._constraint = constraint
+        self._begun = False
+        self._silent = False
+        self._verdicts: dict[int, v1.Verdict] = {}
+        self._told = asyncio.Event()
+        self._early: v1.Verdict | None = None
+
+    async def whole(
+        self, events: AsyncIterator[v1.GenerationEvent]
+    ) -> tuple[v1.GenerateResponse, list[v1.Verdict] | None]:
+        """Return the answer that `events` tell, and one verdict per choice; None where the validator went away.
+
+        An answer that is doomed is returned as far as it has come.
+        """
+        folder = Folder()
+        async for event in events:
+            folder.add(event)
+            if event.delta.text:
+                await self._say(piece=v1.AnswerPiece(choice=event.delta.choice, text=event.delta.text))
+            if self._early is not None:
+                response = folder.response
+                tokens = sum(choice.content.tokens for choice in response.choices)
+                log.info("answer.doomed", target=response.started.target, tokens=tokens)
+                response.usage.completion_tokens = tokens
+                return response, [self._early] * len(response.choices)
+        response = folder.whole()
+        return response, await self._ended(response.choices)
+
+    async def _ended(self, choices: Sequence[v1.Choice]) -> list[v1.Verdict] | None:
+        for index, choice in enumerate(choices):
+            truncated = choice.finish.reason == v1.FINISH_REASON_LENGTH
+            await self._say(end=v1.AnswerEnd(choice=index, truncated=truncated))
+        while len(self._verdicts) < len(choices) and not self._silent:
+            self._told.clear()
+            await self._told.wait()
+        return None if self._silent else [self._verdicts[index] for index in range(len(choices))]
+
+    async def listen(self) -> None:
+        """Hear verdicts until the validator ends the call."""
+        try:
+            async for response in self._rpc:
+                self._verdicts[response.choice] = response.verdict
+                if response.early:
+                    self._early = response.verdict
+                self._told.set()
+        except grpc.aio.AioRpcError:
+            pass  # its error is told by the judgement of the whole answer
+        finally:
+            self._silent = True
+            self._told.set()
+
+    async def _say(self, **step: Any) -> None:
+        if self._silent:
+            return
+        try:
+            if not self._begun:
+                self._begun = True
+                await self._rpc.write(v1.ValidateStreamRequest(constraint=self._constraint))
+            await self._rpc.write(v1.ValidateStreamRequest(**step))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            self._silent = True
+
+    def __repr__(self) -> str:
+        state = "early" if self._early is not None else "silent" if self._silent else "listening"
+        return f"<Following {state}, {len(self._verdicts)} verdicts>"

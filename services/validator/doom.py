@@ -1,0 +1,300 @@
+"""A schema asked of a value that is still arriving: can anything that may follow satisfy it?
+
+Every schema that applies to an open value is a claim on it, which falls as soon as what has arrived contradicts it. It
+takes its owner with it: through `allOf`, `$ref` and the parts of a value at once, through `anyOf` and `oneOf` with the
+last alternative. When the claim on the whole falls, no completion can satisfy the schema.
+
+What a keyword says is decided as a value arrives (types, names, how strings begin, how many items), when the value ends
+(by the compiled library), or not before the end of the whole: it errs towards hope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from services.validator.document import pointer
+from services.validator.fragments import Fragments
+from services.validator.prefix import HEAD_CHARS, Kind
+from services.validator.weight import MAX_WEIGHT
+
+_LATE: Final = frozenset(
+    {
+        *("required", "minProperties", "propertyNames", "dependentRequired", "dependencies", "dependentSchemas"),
+        *("minItems", "uniqueItems", "contains", "minContains", "maxContains", "enum", "const"),
+        *("not", "oneOf", "if", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef"),
+    }
+)
+"""What is said of a container by its end alone."""
+_SILENT: Final = frozenset(
+    {"type", "title", "description", "default", "examples", "$comment", "allOf", "anyOf", "$ref"}
+)
+"""What an ended scalar need not be asked again."""
+_REPLACING: Final = ("draft-03", "draft-04", "draft-06", "draft-07")
+"""Drafts in which `$ref` stands alone, whatever is beside it."""
+MAX_CLAIMS: Final = MAX_WEIGHT
+"""Claims on the values that are open at once; an answer that makes more is judged at its end alone."""
+MAX_WORK: Final = 100_000
+"""Claims in all, likewise: a tenth of a second of work, spread over the answer."""
+
+
+class TooMuch(Exception):
+    """The schema makes more claims than are followed."""
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """One subschema, at `place` of the root's, applied to one value. `others` are the alternatives beside it."""
+
+    schema: Any
+    place: str
+    owner: Claim | None
+    others: list[Claim] | None = None
+    fallen: bool = False
+
+    def fall(self) -> None:
+        """It cannot be satisfied any more."""
+        claim: Claim | None = self
+        while claim is not None and not claim.fallen:
+            claim.fallen = True
+            if claim.others is not None and not all(other.fallen for other in claim.others):
+                return
+            claim = claim.owner
+
+
+@dataclass(slots=True, eq=False)
+class Open:
+    """A value that has begun."""
+
+    kind: Kind
+    claims: list[Claim]
+    step: str | int | None = None
+    """Its name or index in what it is part of."""
+    parts: int = 0
+    key: str = ""
+
+
+@dataclass(slots=True)
+class Doom:
+    """Listens to the reading of one value, and knows when it is doomed: `why`, and in which part (`where`)."""
+
+    root: Any
+    fragments: Fragments
+    why: str = ""
+    where: str = ""
+    _whole: Claim = field(init=False)
+    _open: list[Open] = field(default_factory=list)
+    _claims: int = 0
+    _work: int = 0
+    _replaces: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._whole = Claim({}, "", None)
+        dialect = str(self.root.get("$schema", "")) if isinstance(self.root, Mapping) else ""
+        self._replaces = any(draft in dialect for draft in _REPLACING)
+
+    @property
+    def sealed(self) -> bool:
+        """Nothing that follows can satisfy the schema."""
+        return self._whole.fallen
+
+    def begin(self, kind: Kind) -> None:
+        opened = Open(kind, [])
+        if not self._open:
+            self._open.append(opened)
+            self._claim(self.root, "", self._whole, opened)
+            return
+        outer = self._open[-1]
+        opened.step = outer.key if outer.kind == "object" else outer.parts
+        if outer.kind == "array":
+            outer.parts += 1
+        self._open.append(opened)
+        for claim in outer.claims:
+            if not claim.fallen:
+                parts = (
+                    _property(claim, outer.key, self.fragments) if outer.kind == "object" else _item(claim, outer.parts)
+                )
+                for schema, place in parts:
+                    self._claim(schema, place, claim, opened)
+        if outer.kind == "array":
+            for claim in outer.claims:
+                if _above(claim.schema, "maxItems", outer.parts):
+                    self._fall(claim, f"has more than {claim.schema['maxItems']} items", opened=outer)
+
+    def key(self, name: str) -> None:
+        outer = self._open[-1]
+        outer.key, outer.parts = name, outer.parts + 1
+        for claim in outer.claims:
+            if claim.fallen:
+                continue
+            if _above(claim.schema, "maxProperties", outer.parts):
+                self._fall(claim, f"has more than {claim.schema['maxProperties']} properties")
+            elif any(schema is False for schema, _ in _property(claim, name, self.fragments)):
+                self._fall(claim, f"{name[:60]!r} is not allowed here")
+            elif "propertyNames" in claim.schema and (
+                said := self.fragments.objection(f"{claim.place}/propertyNames", name)
+            ):
+                self._fall(claim, f"{name[:60]!r} is no name of a property here: {said}")
+
+    def text(self, head: str, length: int) -> None:
+        for claim in self._open[-1].claims:
+            if claim.fallen:
+                continue
+            if _above(claim.schema, "maxLength", length):
+                self._fall(claim, f"is longer than {claim.schema['maxLength']} characters")
+            elif (told := _candidates(claim.schema)) is not None and not any(
+                isinstance(one, str) and len(one) >= length and one[:HEAD_CHARS].startswith(head) for one in told
+            ):
+                self._fall(claim, "begins like none of the values that are allowed")
+
+    def end(self, value: Any) -> None:
+        ended = self._open[-1]
+        container = ended.kind in ("object", "array")
+        for claim in reversed(ended.claims):
+            if claim.fallen:
+                continue
+            if not (_LATE & claim.schema.keys() if container else claim.schema.keys() - _SILENT):
+                continue
+            if said := self.fragments.objection(claim.place, value):
+                self._fall(claim, said)
+        self._open.pop()
+        self._claims -= len(ended.claims)
+
+    def _claim(self, schema: Any, place: str, owner: Claim, opened: Open) -> None:
+        """Have `schema` apply to the value that has just begun."""
+        self._apply(Claim(schema, place, owner), opened)
+
+    def _apply(self, claim: Claim, opened: Open) -> None:
+        told = claim.schema
+        if told is False:
+            self._fall(claim, "no value is allowed here")
+        if not isinstance(told, Mapping):
+            return
+        self._claims += 1
+        self._work += 1
+        if self._claims > MAX_CLAIMS or self._work > MAX_WORK:
+            raise TooMuch
+        opened.claims.append(claim)
+        if isinstance(reference := told.get("$ref"), str):
+            found = _referred(self.root, reference)
+            if found is not None:
+                self._claim(*found, claim, opened)
+            if self._replaces:
+                claim.schema = {}
+                return
+        if not _fits(told.get("type"), opened.kind):
+            self._fall(claim, f"is a {opened.kind}, must be {told['type']}")
+            return
+        if (allowed := _candidates(told)) is not None and not any(_kind(one) == opened.kind for one in allowed):
+            self._fall(claim, f"is a {opened.kind}, which is none of the values that are allowed")
+            return
+        for number, part in enumerate(_list(told, "allOf")):
+            self._claim(part, f"{claim.place}/allOf/{number}", claim, opened)
+        for word in ("anyOf", "oneOf"):
+            others: list[Claim] = []
+            others += [
+                Claim(part, f"{claim.place}/{word}/{number}", claim, others)
+                for number, part in enumerate(_list(told, word))
+            ]
+            for other in others:
+                self._apply(other, opened)
+
+    def _fall(self, claim: Claim, why: str, *, opened: Open | None = None) -> None:
+        claim.fall()
+        if self.sealed and not self.why:
+            last = self._open if opened is None else self._open[: self._open.index(opened) + 1]
+            self.why, self.where = why, pointer([one.step for one in last if one.step is not None])
+
+    def __repr__(self) -> str:
+        return f"<Doom {'sealed' if self.sealed else 'open'}, {self._claims} claims>"
+
+
+def _property(claim: Claim, name: str, fragments: Fragments) -> Iterator[tuple[Any, str]]:
+    """Yield the schemas that `claim` has for the property `name`, and where they are."""
+    told, known = claim.schema, False
+    if name in (named := _map(told, "properties")):
+        known = True
+        yield named[name], f"{claim.place}/properties{pointer([name])}"
+    for pattern, schema in _map(told, "patternProperties").items():
+        match fragments.matches(pattern, name):
+            case None:
+                known = True  # nobody knows: hope
+            case True:
+                known = True
+                yield schema, f"{claim.place}/patternProperties{pointer([pattern])}"
+    if not known and "additionalProperties" in told:
+        yield told["additionalProperties"], f"{claim.place}/additionalProperties"
+
+
+def _item(claim: Claim, number: int) -> Iterator[tuple[Any, str]]:
+    """Yield the schemas that `claim` has for item `number`, from 1, and where they are."""
+    told, index = claim.schema, number - 1
+    items = told.get("items")
+    first, rest, word = _list(told, "prefixItems"), items, "items"
+    start = "prefixItems"
+    if isinstance(items, list):
+        first, rest, word, start = items, told.get("additionalItems"), "additionalItems", "items"
+    if index < len(first):
+        yield first[index], f"{claim.place}/{start}/{index}"
+    elif rest is not None:
+        yield rest, f"{claim.place}/{word}"
+
+
+def _referred(root: Any, reference: str) -> tuple[Any, str] | None:
+    """Return what `reference` means within `root`, and where that is; None where it is not a plain pointer."""
+    if reference == "#":
+        return root, ""
+    if not reference.startswith("#/") or "%" in reference:
+        return None
+    node = root
+    for part in reference[2:].split("/"):
+        part = part.replace("~1", "/").replace("~0", "~")
+        try:
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+        if isinstance(node, Mapping) and isinstance(node.get("$id"), str):
+            return None  # references below it mean something else
+    return node, reference[1:]
+
+
+def _fits(wanted: Any, kind: Kind) -> bool:
+    if wanted is None:
+        return True
+    names = wanted if isinstance(wanted, list) else [wanted]
+    return kind in names or (kind == "number" and "integer" in names)
+
+
+def _candidates(schema: Mapping[str, Any]) -> Sequence[Any] | None:
+    if "const" in schema:
+        return [schema["const"]]
+    allowed = schema.get("enum")
+    return allowed if isinstance(allowed, list) else None
+
+
+def _kind(value: Any) -> Kind:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, int | float):
+        return "number"
+    return "array" if isinstance(value, list) else "object"
+
+
+def _above(schema: Mapping[str, Any], word: str, count: int) -> bool:
+    limit = schema.get(word)
+    return isinstance(limit, int | float) and count > limit
+
+
+def _map(schema: Mapping[str, Any], word: str) -> Mapping[str, Any]:
+    found = schema.get(word)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _list(schema: Mapping[str, Any], word: str) -> Sequence[Any]:
+    found = schema.get(word)
+    return found if isinstance(found, list) else ()

@@ -1,0 +1,84 @@
+"""One answer on its way, held against its constraint as it arrives."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from services.validator.doom import Doom, TooMuch
+from services.validator.prefix import Broken, Prefix
+from services.validator.schema import Schema
+from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict
+
+_LEAD: Final = re.compile(r"\s*(?:`{3,}[^\n`]*\n\s*)?")
+_JSON: Final = re.compile(r"""\{\s*["}]|\[\s*[{\["\]\-\dtfn]""")
+_MAYBE_JSON: Final = re.compile(r"(?:[{\[]\s*)?|`{1,}[^\n]*")
+MAX_LEAD_CHARS: Final = 256
+
+
+class Watch:
+    """Watches one answer. `schema`: that of a JSON constraint, None where it is too heavy to be followed.
+
+    An answer that begins with JSON is watched as it is written. One that begins with prose is not: its JSON may be
+    anywhere, so it is judged when it has ended.
+    """
+
+    def __init__(self, constraint: Constraint, schema: Schema | None, *, max_depth: int) -> None:
+        self._choices = constraint.choices
+        self._pieces: list[str] = []
+        self._lead = ""
+        self._doom = None if schema is None else Doom(schema.value, schema.fragments)
+        self._prefix = None if self._doom is None else Prefix(self._doom, max_depth=max_depth)
+        self._begun = False
+        self.size = 0
+        """UTF-8 bytes that have arrived."""
+
+    @property
+    def text(self) -> str:
+        """All of it that has arrived."""
+        return "".join(self._pieces)
+
+    def take(self, piece: str) -> Verdict | None:
+        """Read what has arrived; return a verdict where no end can make it right."""
+        self._pieces.append(piece)
+        self.size += len(piece.encode())
+        if self._choices:
+            return self._choice()
+        return self._json(piece)
+
+    def _choice(self) -> Verdict | None:
+        self._pieces = [self.text]
+        said = self._pieces[0].strip()
+        if any(choice.strip().startswith(said) for choice in self._choices):
+            return None
+        return _refused(Finding(FindingKind.CHOICE, "the answer begins like none of the choices"))
+
+    def _json(self, piece: str) -> Verdict | None:
+        if self._prefix is None or self._doom is None:
+            return None
+        if not self._begun:
+            self._lead += piece
+            start = _LEAD.match(self._lead)
+            place = start.end() if start is not None else 0
+            if not _JSON.match(self._lead, place):
+                if len(self._lead) > MAX_LEAD_CHARS or not _MAYBE_JSON.fullmatch(self._lead, place):
+                    self._prefix = None
+                return None
+            self._begun, piece = True, self._lead[place:]
+        try:
+            self._prefix.feed(piece)
+        except (Broken, TooMuch):
+            self._prefix = None  # it may be mended, or JSON may follow: the end will tell
+            return None
+        if self._prefix.whole:
+            self._prefix = None
+        if not self._doom.sealed:
+            return None
+        return _refused(Finding(FindingKind.SCHEMA, self._doom.why, self._doom.where))
+
+    def __repr__(self) -> str:
+        return f"<Watch {self.size} bytes, {'on' if self._prefix else 'off'}>"
+
+
+def _refused(finding: Finding) -> Verdict:
+    return Verdict(Decision.RETRY, (finding,))
