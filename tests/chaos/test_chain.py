@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from services.cloud_proxy.app import build as build_proxy
 from services.cloud_proxy.settings import CloudProxySettings, ProviderSettings
@@ -16,7 +18,7 @@ from services.local_engine.settings import LocalEngineSettings, RuntimeSettings
 from services.router.app import build as build_router
 from services.router.policy_settings import PolicySettings, TargetSettings
 from services.router.settings import RouterSettings
-from spillway import v1
+from spillway import audit, v1
 from spillway.deadline import Deadline
 from spillway.errors import AllTargetsFailed
 from spillway.generation import Folder
@@ -28,7 +30,7 @@ from spillway.testing.anthropic_simulator import AnthropicSimulator
 from spillway.testing.gemini_simulator import GeminiSimulator
 from spillway.testing.http_simulator import HttpSimulator, serving
 from spillway.testing.mistral_simulator import MistralSimulator
-from spillway.testing.openai_faults import Cut, Faults, HttpFault, Reset, Status, out_of_credit
+from spillway.testing.openai_faults import Cut, Faults, HttpFault, Status, out_of_credit, rate_limited
 from spillway.testing.openai_simulator import OpenAISimulator
 from spillway.testing.runtime_simulator import RuntimeSimulator, serving_runtime
 from spillway.testing.server import LOOPBACK
@@ -63,8 +65,8 @@ CHAIN = (
     Link("openai", "openai", "us", OpenAISimulator, "/v1", out_of_credit(), "PROVIDER_OUT_OF_CREDIT"),
     Link("claude", "anthropic", "us-east", AnthropicSimulator, "/v1",
          Status(529, None, "overloaded_error", "Overloaded"), "PROVIDER_ERROR"),
-    Link("mistral", "mistral", "eu", MistralSimulator, "/v1", Cut(0), "PROVIDER_ERROR"),
-    Link("gemini", "gemini", "eu-west", GeminiSimulator, "/v1beta", Reset(), "TARGET_DOWN"),
+    Link("mistral", "mistral", "eu", MistralSimulator, "/v1", Cut(0), "TARGET_DOWN"),
+    Link("gemini", "gemini", "eu-west", GeminiSimulator, "/v1beta", rate_limited(7), "PROVIDER_RATE_LIMITED"),
 )  # fmt: skip
 
 
@@ -87,6 +89,20 @@ class Mesh:
             async for response in responses:
                 folder.add(response.event)
         return folder.whole()
+
+    async def audit(self, calls: int) -> list[Mapping[str, Any]]:
+        """What the audit trail says of each call, in order, once it has the outcome of so many."""
+        store = Redis.from_url(self.store_url)
+        try:
+            async with asyncio.timeout(10):
+                while True:
+                    entries: Any = await store.xrange(audit.STREAM)
+                    found = audit.folded(audit.read(entries))
+                    if len(found) == calls and all(call["outcome"] != audit.UNKNOWN for call in found):
+                        return found
+                    await asyncio.sleep(0.01)
+        finally:
+            await store.aclose()
 
 
 @asynccontextmanager
@@ -153,6 +169,8 @@ async def test_the_next_of_the_chain_answers_and_the_answer_says_who(valkey: str
         assert told == [(link.target, link.reason) for link in CHAIN[:failing]] + [(CHAIN[failing].target, "")]
         for link in CHAIN[failing + 1 :]:
             assert not mesh.simulators[link.name].seen, f"{link.name} was asked, and nobody needed it"
+        left = [(call["provider"], call["region"]) for call in await mesh.audit(failing) if call["left"]]
+        assert left == [(link.name, link.region) for link in CHAIN[1 : failing + 1]]
 
 
 async def test_when_all_fail_the_error_lists_every_attempt(valkey: str) -> None:
