@@ -120,7 +120,7 @@ def json_only(answer: v1.Answer) -> v1.Verdict:
     if answer.text.startswith("{"):
         return v1.Verdict(decision=v1.VERDICT_DECISION_ACCEPT, accepted_json=answer.text)
     finding = v1.Finding(kind=v1.FINDING_KIND_JSON_MISSING, message="the answer has no JSON")
-    return v1.Verdict(decision=v1.VERDICT_DECISION_RETRY, findings=[finding])
+    return v1.Verdict(decision=v1.VERDICT_DECISION_RETRY, findings=[finding], instruction=f"Refused: {finding.message}")
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,7 +103,11 @@ def test_usage_is_asked_for_where_that_is_understood(preset: Preset) -> None:
         (TENSORRT_LLM, v1.OutputConstraint(regex="a+"), {"response_format": {"type": "regex", "regex": "a+"}}),
         (TENSORRT_LLM, v1.OutputConstraint(grammar="g"), {"response_format": {"type": "ebnf", "ebnf": "g"}}),
         (LLAMA_CPP, v1.OutputConstraint(grammar="g"), {"grammar": "g"}),
-        (LLAMA_CPP_PYTHON, v1.OutputConstraint(grammar="g"), {"grammar": "g"}),
+        (
+            replace(LLAMA_CPP_PYTHON, capabilities=(*LLAMA_CPP_PYTHON.capabilities, v1.CAPABILITY_GRAMMAR)),
+            v1.OutputConstraint(grammar="g"),
+            {"grammar": "g"},
+        ),
         (LLAMA_CPP, v1.OutputConstraint(json_object=True), {"response_format": {"type": "json_object"}}),
     ],
 )
@@ -120,6 +125,7 @@ def test_a_constraint_is_told_in_the_runtimes_own_words(
         (TENSORRT_LLM, v1.OutputConstraint(choices=v1.Choices(values=["a"])), "choices"),
         (TRANSFORMERS, v1.OutputConstraint(json_object=True), "json_object"),
         (GPT4ALL, v1.OutputConstraint(json_schema="{}"), "json_schema"),
+        (LLAMA_CPP_PYTHON, v1.OutputConstraint(grammar="g"), "grammar"),
     ],
 )
 def test_a_constraint_that_cannot_be_told_is_refused(
