@@ -168,11 +168,11 @@ async def test_no_reservation_leaks_on_any_exit_path(valkey: str) -> None:
 
 async def test_a_wait_that_fits_is_waited_out(valkey: str) -> None:
     limits = {"requests_per_minute": 1}
-    async with running(OpenAISimulator(), valkey, limit_window_s=0.2, limits=limits, max_wait_s=5) as rig:
+    async with running(OpenAISimulator(), valkey, limit_window_s=2.0, limits=limits, max_wait_s=5) as rig:
         assert await ask(rig) is None
         assert await ask(rig) is None
         with pytest.raises(ProviderRateLimited):
-            await rig.stream(spec(), seconds=0.1)
+            await rig.stream(spec(), seconds=1.0)
 
 
 async def test_a_wait_that_the_router_would_take_for_silence_is_refused_at_once(valkey: str) -> None:
