@@ -72,7 +72,7 @@ async def test_a_recorded_refusal_has_its_reason_and_its_wait(row: Row) -> None:
         assert type(caught.value) is kind
         assert caught.value.retry_after_s == wait_s
         assert caught.value.metadata["code"] == code
-            assert json.loads(row["response"]["body"])["error"]["message"][:30] not in caught.value.message
+        assert json.loads(row["response"]["body"])["error"]["message"][:30] not in caught.value.message
 
 
 @RECORDED
