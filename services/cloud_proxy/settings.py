@@ -32,7 +32,7 @@ CapabilityName = Literal[
     "token_input",
 ]
 WireName = Literal["openai", "openai-responses", "anthropic", "mistral", "gemini"]
-BASE_URLS: Mapping[WireName, str] = {
+BASE_URLS: Mapping[str, str] = {
     "openai": "https://api.openai.com/v1",
     "openai-responses": "https://api.openai.com/v1",
     "anthropic": "https://api.anthropic.com/v1",
