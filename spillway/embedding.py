@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from spillway import v1
 from spillway.errors import FieldViolation, RequestInvalid, TargetDown
-from spillway.generation import MAX_PROMPT_BYTES
+from spillway.generation import MAX_PROMPT_BYTES, extra_violations
 
 Spec = v1.GenerationSpec | v1.EmbeddingSpec
 """What may be asked of a mesh."""
@@ -39,6 +39,7 @@ def _violations(spec: v1.EmbeddingSpec) -> Iterator[FieldViolation]:
                 yield FieldViolation(f"spec.inputs[{index}].tokens.ids", "is empty: give at least one token")
     if (size := sum(map(input_bytes, spec.inputs))) > MAX_PROMPT_BYTES:
         yield FieldViolation("spec.inputs", f"has {size} bytes; at most {MAX_PROMPT_BYTES} are accepted")
+    yield from extra_violations(spec.extra)
     if spec.HasField("dimensions") and not spec.dimensions:
         yield FieldViolation("spec.dimensions", "must be at least 1")
 

@@ -6,7 +6,9 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 
 from spillway import v1
 from spillway.errors import FieldViolation, RequestInvalid, SchemaInvalid, StreamInterrupted
@@ -97,8 +99,17 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
     for index, tool in enumerate(spec.tools):
         if not tool.name:
             yield FieldViolation(f"spec.tools[{index}].name", "is empty")
+    yield from extra_violations(spec.extra)
     if spec.tool_choice.name and all(tool.name != spec.tool_choice.name for tool in spec.tools):
         yield FieldViolation("spec.tool_choice.name", "names none of spec.tools")
+
+
+def extra_violations(extra: Struct) -> Iterator[FieldViolation]:
+    """What of `extra` is no JSON, in which it is sent."""
+    try:
+        MessageToDict(extra)
+    except ValueError:
+        yield FieldViolation("spec.extra", "holds a number that JSON does not know")
 
 
 def _chat_violations(chat: v1.Chat) -> Iterator[FieldViolation]:

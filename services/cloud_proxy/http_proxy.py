@@ -30,8 +30,8 @@ class HttpProxy:
         return cls(address, {HEADER: f"Basic {b64encode(pair.encode()).decode()}"})
 
 
-def is_proxy(url: str) -> bool:
-    """Return whether `url` names a proxy that can be used."""
+def is_address(url: str) -> bool:
+    """Return whether `url` names a server that speaks HTTP."""
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -51,7 +51,7 @@ def from_environment(base_url: str, environ: Mapping[str, str]) -> HttpProxy | N
     if not url or _passed(parts, passed):
         return None
     whole = url if "://" in url else f"http://{url}"
-    if not is_proxy(whole):
+    if not is_address(whole):
         raise SettingsError(f"{name.upper()} is not http://host:port or https://host:port")
     return HttpProxy.at(whole)
 

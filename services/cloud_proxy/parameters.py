@@ -7,6 +7,7 @@ from typing import Literal
 
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, FieldViolation
+from spillway.openai.request import is_guided
 
 ParameterName = Literal[
     "frequency_penalty",
@@ -31,12 +32,21 @@ ParameterName = Literal[
 """As chat completions call them; `message_name`: the speaker's name in a message, `stop_tokens`: what `spec.stop` says
 beside strings, `json_schema`: that form of `response_format`."""
 
+
+def _names_a_speaker(spec: v1.GenerationSpec) -> bool:
+    """A tool is known by the call it answers: its name is no speaker's."""
+    return any(message.name for message in spec.chat.messages if message.role != v1.ROLE_TOOL)
+
+
 _ASKED: Mapping[ParameterName, tuple[str, Callable[[v1.GenerationSpec], object]]] = {
     "frequency_penalty": ("spec.sampling.frequency_penalty", lambda spec: spec.sampling.frequency_penalty),
-    "json_schema": ("spec.constraint.json_schema", lambda spec: spec.constraint.HasField("json_schema")),
+    "json_schema": (
+        "spec.constraint.json_schema",
+        lambda spec: is_guided(spec) and spec.constraint.HasField("json_schema"),
+    ),
     "logit_bias": ("spec.sampling.logit_bias", lambda spec: spec.sampling.logit_bias),
     "logprobs": ("spec.logprobs", lambda spec: spec.HasField("logprobs")),
-    "message_name": ("spec.chat.messages", lambda spec: any(message.name for message in spec.chat.messages)),
+    "message_name": ("spec.chat.messages", _names_a_speaker),
     "min_p": ("spec.sampling.min_p", lambda spec: spec.sampling.min_p),
     "min_tokens": ("spec.sampling.min_tokens", lambda spec: spec.sampling.min_tokens),
     "n": ("spec.sampling.n", lambda spec: spec.sampling.n > 1),
@@ -46,7 +56,7 @@ _ASKED: Mapping[ParameterName, tuple[str, Callable[[v1.GenerationSpec], object]]
         "spec.sampling.repetition_penalty",
         lambda spec: spec.sampling.repetition_penalty not in (0, 1),
     ),
-    "response_format": ("spec.constraint", lambda spec: spec.HasField("constraint")),
+    "response_format": ("spec.constraint", is_guided),
     "seed": ("spec.sampling.seed", lambda spec: spec.sampling.HasField("seed")),
     "stop": ("spec.stop.strings", lambda spec: spec.stop.strings),
     "stop_tokens": (

@@ -82,8 +82,8 @@ def _with_cost(told: Mapping[str, Any]) -> Mapping[str, Any]:
     A 403 may be a prompt that moderation flagged. A 402 may be money set aside for requests under way, free in a while.
     """
     usage, error = _part(told, "usage"), _part(told, "error")
-    if isinstance(cost := usage.get("cost"), int | float) and isfinite(cost):
-        usage[COST] = round(cost * NANO)
+    if isinstance(cost := usage.get("cost"), float | int) and isfinite(nano := cost * NANO):
+        usage[COST] = round(nano)
     metadata = _part(error, "metadata")
     if "flagged_input" in metadata:
         error["type"] = "content_filter"

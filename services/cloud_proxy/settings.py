@@ -12,7 +12,7 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 
 from services.cloud_proxy.audit_settings import AuditSettings
 from services.cloud_proxy.billing import OnCancel
-from services.cloud_proxy.http_proxy import is_proxy
+from services.cloud_proxy.http_proxy import is_address
 from services.cloud_proxy.parameters import ParameterName
 from services.cloud_proxy.presets import PresetName, filled, preset_of
 from spillway.settings import Section, ServerSettings, ServiceSettings
@@ -32,7 +32,7 @@ CapabilityName = Literal[
     "token_input",
 ]
 WireName = Literal["openai", "openai-responses", "anthropic", "mistral", "gemini"]
-BASE_URLS: Mapping[WireName, str] = {
+BASE_URLS: Mapping[str, str] = {
     "openai": "https://api.openai.com/v1",
     "openai-responses": "https://api.openai.com/v1",
     "anthropic": "https://api.anthropic.com/v1",
@@ -246,13 +246,13 @@ class ProviderSettings(Limited):
             return told
         told = filled(told)
         if not told.get("base_url"):
-            return {**told, "base_url": BASE_URLS.get(told.get("kind", "openai"), "")}
+            return {**told, "base_url": BASE_URLS.get(str(told.get("kind", "openai")), "")}
         return told
 
     @model_validator(mode="before")
     @classmethod
     def _declares_what_the_wire_can(cls, told: Any) -> Any:
-        if not isinstance(told, Mapping) or told.get("kind") not in WITHOUT:
+        if not isinstance(told, Mapping) or str(told.get("kind")) not in WITHOUT:
             return told
         default = ModelSettings.model_fields["capabilities"].default - WITHOUT[told["kind"]]
         models = [
@@ -264,17 +264,17 @@ class ProviderSettings(Limited):
     @field_validator("base_url")
     @classmethod
     def _is_a_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not is_address(url):
             raise ValueError("must be http://... or https://...")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("must hold no user, password or query: keys come from key_env or key_file")
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must hold no user, password, query or fragment: keys come from key_env or key_file")
         return url.rstrip("/")
 
     @field_validator("proxy")
     @classmethod
     def _is_a_proxy(cls, url: str | None) -> str | None:
-        if url is not None and url != NO_PROXY and not is_proxy(url):
+        if url is not None and url != NO_PROXY and not is_address(url):
             raise ValueError(f"must be http://host:port, https://host:port or {NO_PROXY}")
         return url
 

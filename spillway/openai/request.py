@@ -33,8 +33,10 @@ IN_MEMORY_S = 300
 """Seconds for which OpenAI keeps a prompt's beginning at least: 5 to 10 minutes, by its guide to prompt caching."""
 STRICT_DEPTH = 10
 """Levels of nesting that strict mode takes."""
-LOOSE = frozenset({"allOf", "oneOf", "not", "if", "patternProperties", "dependentRequired", "prefixItems"})
+LOOSE = frozenset({"allOf", "oneOf", "not", "if", "patternProperties", "dependentRequired", "prefixItems", "default"})
 """Words that strict mode does not take."""
+TYPED = frozenset({"type", "$ref", "anyOf"})
+"""Words of which every part of a schema has one in strict mode."""
 
 
 def body_of(
@@ -74,7 +76,7 @@ def body_of(
         body["response_format"] = _response_format(spec.constraint)
     if spec.tools:
         body["tools"] = [_tool(tool, f"spec.tools[{at}]") for at, tool in enumerate(spec.tools)]
-    if spec.HasField("tool_choice"):
+    if chooses(spec.tool_choice, body):
         body.update(_tool_choice(spec.tool_choice))
     if spec.reasoning_effort in EFFORTS:
         body["reasoning_effort"] = EFFORTS[spec.reasoning_effort]
@@ -247,16 +249,29 @@ def _response_format(constraint: v1.OutputConstraint) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": is_strict(schema)}}
 
 
-def is_strict(schema: object, depth: int = 0) -> bool:
+def is_strict(schema: object) -> bool:
     """Whether `schema` is one that OpenAI's strict mode takes: it refuses the request for any other.
 
-    Every object closes itself with `additionalProperties: false` and requires all of its properties. For another schema
-    the answer is asked for without the guarantee, and the validator judges it.
+    It is an object's and no choice of several, every part of it tells its type, and every object closes itself with
+    `additionalProperties: false` and requires all of its properties. For another schema the answer is asked for without
+    the guarantee, and the validator judges it.
     """
-    if not isinstance(schema, Mapping) or depth > STRICT_DEPTH or LOOSE & set(schema):
+    return (
+        isinstance(schema, Mapping)
+        and schema.get("type") == "object"
+        and "anyOf" not in schema
+        and _is_strict(schema, depth=0)
+    )
+
+
+def _is_strict(schema: object, depth: int) -> bool:
+    if not isinstance(schema, Mapping) or depth > STRICT_DEPTH or LOOSE & set(schema) or not TYPED & set(schema):
+        return False
+    if "$ref" in schema and len(schema) > 1:  # nothing may stand beside it
         return False
     parts: list[object] = []
-    if schema.get("type") == "object" or "properties" in schema:
+    kind = schema.get("type")
+    if "properties" in schema or "object" in (kind if isinstance(kind, list) else [kind]):
         properties, required = schema.get("properties", {}), schema.get("required", [])
         if schema.get("additionalProperties") is not False or not isinstance(properties, dict):
             return False
@@ -271,7 +286,7 @@ def is_strict(schema: object, depth: int = 0) -> bool:
         parts.extend(choices)
     if "items" in schema:
         parts.append(schema["items"])
-    return all(is_strict(part, depth + 1) for part in parts)
+    return all(_is_strict(part, depth + 1) for part in parts)
 
 
 def _tool(tool: v1.Tool, place: str) -> dict[str, Any]:
@@ -281,6 +296,12 @@ def _tool(tool: v1.Tool, place: str) -> dict[str, Any]:
     if tool.parameters_json_schema:
         function["parameters"] = parsed(tool.parameters_json_schema, f"{place}.parameters_json_schema")
     return {"type": "function", "function": function}
+
+
+def chooses(choice: v1.ToolChoice, body: Mapping[str, Any]) -> bool:
+    """Whether `choice` is to be told: without tools there is none, and servers refuse to be told so, unless a call is
+    asked for."""
+    return bool(body.get("tools") or choice.name or choice.mode == v1.TOOL_CHOICE_MODE_REQUIRED)
 
 
 def _tool_choice(choice: v1.ToolChoice) -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from services.cloud_proxy.wires.anthropic_models import Traits
 from services.cloud_proxy.wires.anthropic_schema import adapted
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, RequestInvalid, SchemaInvalid
-from spillway.openai.request import extra_of
+from spillway.openai.request import extra_of, is_guided, parsed
 
 BUDGETS = {
     v1.REASONING_EFFORT_LOW: 2_048,
@@ -224,7 +223,7 @@ def _tool(tool: v1.Tool, place: str) -> dict[str, Any]:
     if tool.description:
         told["description"] = tool.description
     path = f"{place}.parameters_json_schema"
-    schema = _parsed(tool.parameters_json_schema or "{}", path)
+    schema = parsed(tool.parameters_json_schema or "{}", path)
     if not isinstance(schema, dict):
         raise SchemaInvalid.at(path, "is not the schema of an object")
     told["input_schema"] = {"type": "object", **schema}
@@ -254,7 +253,7 @@ def _parallel(told: object) -> dict[str, Any]:
 def _output_config(spec: v1.GenerationSpec, thinking: dict[str, Any] | None) -> Iterator[tuple[str, Any]]:
     if thinking is not None and thinking["type"] == "adaptive":
         yield "effort", EFFORTS[spec.reasoning_effort]
-    if not spec.HasField("constraint"):
+    if not is_guided(spec):
         return
     kind = spec.constraint.WhichOneof("constraint")
     if kind != "json_schema":
@@ -262,12 +261,5 @@ def _output_config(spec: v1.GenerationSpec, thinking: dict[str, Any] | None) -> 
         raise ConstraintUnsupported.at(
             f"spec.constraint.{kind}", f"{why}; this provider holds answers to schemas alone"
         )
-    schema = adapted(_parsed(spec.constraint.json_schema, "spec.constraint.json_schema"))
+    schema = adapted(parsed(spec.constraint.json_schema, "spec.constraint.json_schema"))
     yield "format", {"type": "json_schema", "schema": schema}
-
-
-def _parsed(text: str, path: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise SchemaInvalid.at(path, "is not JSON") from None

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from services.cloud_proxy.wires.gemini_state import WIRE, Part, signed, stand_in
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid
-from spillway.openai.request import extra_of, parsed
+from spillway.openai.request import extra_of, is_guided, parsed
 
 MADE = "call_gemini_"
 """How the ids begin that we give to calls that came without one."""
@@ -95,13 +95,13 @@ def body_of(spec: v1.GenerationSpec, model: str, *, prefill: bool) -> dict[str, 
 def _refused(spec: v1.GenerationSpec, *, prefill: bool) -> Iterator[tuple[str, bool, str]]:
     """What Gemini has no place for: the field, whether it is asked for, and why it cannot be had."""
     going_on = spec.HasField("continuation")
-    constraint = spec.constraint.WhichOneof("constraint")
+    constraint = spec.constraint.WhichOneof("constraint") if is_guided(spec) else None
     yield "spec.adapter", bool(spec.adapter), "a provider serves no adapters of ours"
     yield "spec.tokens", spec.HasField("tokens"), "Gemini takes text, not token ids"
     yield "spec.text.suffix", spec.text.HasField("suffix"), "Gemini fills in no middle"
     yield "spec.continuation.token_ids", bool(spec.continuation.token_ids), "Gemini takes text, not token ids"
     yield "spec.continuation.text", going_on and not (prefill and spec.chat.messages), "begun answers do not go on here"
-    yield "spec.constraint", going_on and constraint is not None, "a constrained answer can only be begun anew"
+    yield "spec.constraint", going_on and spec.HasField("constraint"), "a constrained answer can only be begun anew"
     yield f"spec.constraint.{constraint}", constraint in ("regex", "grammar"), "Gemini knows JSON and choices alone"
     yield "spec.logprobs.prompt", spec.logprobs.HasField("prompt"), "Gemini tells nothing of the prompt's tokens"
     yield "spec.stop.token_ids", bool(spec.stop.token_ids), "Gemini stops at strings alone"
@@ -122,7 +122,7 @@ class _Conversation:
         self._names: dict[str, str] = {}
 
     def add(self, message: v1.Message, place: str) -> None:
-        if message.name:
+        if message.name and message.role != v1.ROLE_TOOL:  # a tool is known by the call it answers
             raise _unsupported(f"{place}.name", "Gemini knows no names of speakers")
         match message.role:
             case v1.ROLE_SYSTEM:
@@ -241,7 +241,8 @@ def _config(spec: v1.GenerationSpec, model: str) -> Iterator[tuple[str, Any]]:
         yield SAMPLING[name], float(f"{value:.7g}") if isinstance(value, float) else value
     if spec.stop.strings:
         yield "stopSequences", list(spec.stop.strings)
-    yield from _form(spec.constraint)
+    if is_guided(spec):
+        yield from _form(spec.constraint)
     if spec.HasField("logprobs"):
         yield "responseLogprobs", True
         if spec.logprobs.top:

@@ -15,7 +15,7 @@ from services.cloud_proxy.presets import preset_of
 from services.cloud_proxy.provider import Exchange, Prepared, Reader
 from services.cloud_proxy.settings import ProviderSettings
 from spillway import v1
-from spillway.errors import ProviderError, SpillwayError
+from spillway.errors import ProviderError, RequestInvalid, SpillwayError
 from spillway.openai import embedding
 from spillway.openai.answer import Answer
 from spillway.openai.errors import duration_s, understood
@@ -96,9 +96,13 @@ class OpenAI:
 
 
 def packed(body: Mapping[str, object]) -> bytes:
-    """Return `body` as JSON."""
+    """Return `body` as JSON. Raises RequestInvalid where a part of it is none (NaN), or is nested too deep."""
     try:
-        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise RequestInvalid("holds a number that JSON does not know, or is nested too deep") from None
+    try:
+        return text.encode()
     except UnicodeEncodeError:  # half a character, escaped where it came from, goes on escaped
         return json.dumps(body, separators=(",", ":")).encode()
 

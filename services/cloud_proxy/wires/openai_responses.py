@@ -15,6 +15,7 @@ from spillway.openai.request import (
     EFFORTS,
     EXTENDED,
     ROLES,
+    chooses,
     extra_of,
     image_url,
     is_guided,
@@ -92,7 +93,7 @@ def body_of(
     choice = spec.tool_choice
     if choice.WhichOneof("choice") == "name":
         body["tool_choice"] = {"type": "function", "name": choice.name}
-    elif choice.mode in CHOICE_MODES:
+    elif choice.mode in CHOICE_MODES and chooses(choice, body):
         body["tool_choice"] = CHOICE_MODES[choice.mode]
     if prompt_cache:
         body.update(prompt_cache_of(spec.prompt_cache))
@@ -213,7 +214,7 @@ def _said(message: v1.Message, place: str) -> Iterator[dict[str, Any]]:
                 raise _no_place(kind, f"{place}.parts[{at}]", "assistant")
     try:
         items = restored(state, "".join(texts), calls)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise misplaced(where, "is not what came with an answer of this wire format") from None
     yield from items
 

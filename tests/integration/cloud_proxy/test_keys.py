@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from spillway.testing.clock import HandClock
 from spillway.testing.openai_faults import ErrorInStream, Faults, Status
 from spillway.testing.openai_simulator import OpenAISimulator, serving_openai
 from spillway.testing.waiting import eventually
-from tests.integration.cloud_proxy.rig import Rig, declared, keyring, running, spec
+from tests.integration.cloud_proxy.rig import Rig, call, declared, keyring, running, spec
 
 ENVIRON = {"A": "sk-a", "B": "sk-b", "C": "sk-c"}
 KEYS = [{"env": name} for name in ENVIRON]
@@ -92,6 +93,45 @@ async def test_a_key_whose_credit_ends_within_an_answer_rests_too(valkey: str) -
             await rig.stream(spec())
         assert [state for _, state, _ in await standings(rig)] == ["RESTING", "USABLE"]
     assert len(simulator.seen) == 1
+
+
+async def test_a_key_that_may_not_within_an_answer_rests_as_before_it(valkey: str) -> None:
+    simulator = OpenAISimulator(faults=Faults(ErrorInStream(after=1, code=403, type="forbidden")))
+    async with running(simulator, valkey, environ=ENVIRON, keys=KEYS[:2]) as rig:
+        with pytest.raises(errors.ProviderAuthFailed):
+            await rig.stream(spec())
+        assert [state for _, state, _ in await standings(rig)] == ["RESTING", "USABLE"]
+
+
+async def test_what_the_next_key_was_not_answered_is_not_taken_for_refused(valkey: str) -> None:
+    simulator = OpenAISimulator(faults=Faults(Status(401), faults.Reset()))
+    async with running(simulator, valkey, environ=ENVIRON, keys=KEYS[:2]) as rig:
+        with pytest.raises(errors.TargetDown):
+            await rig.stream(spec())
+        requests, tokens = await rig.used()
+    assert requests == 1
+    assert tokens > 0  # it may have been read, and be billed
+
+
+async def test_what_left_under_the_first_key_has_left_where_the_next_one_goes_nowhere() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.close()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    settings = ProviderSettings.model_validate(declared(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    provider, exchange = HttpProvider(settings, OpenAI(settings), keyring("sk-a", "sk-b")), Exchange()
+    prepared = provider.prepare(spec(), "m")
+    try:
+        with pytest.raises(errors.TargetDown):
+            async for _ in provider.stream(prepared, call(), exchange):
+                pass
+    finally:
+        await provider.close()
+    assert (exchange.sent, exchange.sent_bytes, exchange.status) == (True, len(prepared.body), 401)
 
 
 async def test_the_next_key_is_tried_inside_the_deadline_or_not_at_all() -> None:

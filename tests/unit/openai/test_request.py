@@ -189,6 +189,15 @@ def test_tools_and_their_choice() -> None:
     assert body(spec)["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
 
 
+def test_without_tools_no_choice_among_them_is_told_unless_a_call_is_asked_for() -> None:
+    for mode, told in (
+        (v1.TOOL_CHOICE_MODE_AUTO, None),
+        (v1.TOOL_CHOICE_MODE_NONE, None),
+        (v1.TOOL_CHOICE_MODE_REQUIRED, "required"),
+    ):
+        assert body(v1.GenerationSpec(chat=chat(), tool_choice=v1.ToolChoice(mode=mode))).get("tool_choice") == told
+
+
 CLOSED = {
     "type": "object",
     "properties": {"a": {"type": "string"}, "b": {"type": ["integer", "null"]}},
@@ -216,10 +225,26 @@ def test_a_schema_that_strict_mode_takes_is_sent_strict() -> None:
         {**CLOSED, "allOf": [{}]},
         {"type": "array", "items": {"type": "object"}},
         {"$defs": {"x": {"type": "object"}}, **CLOSED},
+        {},
+        {"type": "string"},
+        {"type": "array", "items": CLOSED},
+        {**CLOSED, "anyOf": [CLOSED]},
+        {**CLOSED, "properties": {"a": {}, "b": {"type": "string"}}},
+        {**CLOSED, "properties": {"a": {"enum": ["x"]}, "b": {"type": "string"}}},
+        {**CLOSED, "properties": {"a": {"type": ["object", "null"]}, "b": {"type": "string"}}},
+        {**CLOSED, "properties": {"a": {"type": "string", "default": "x"}, "b": {"type": "string"}}},
+        {**CLOSED, "$defs": {"x": CLOSED}, "properties": {"a": {"$ref": "#/$defs/x", "title": "A"}, "b": CLOSED}},
     ],
 )
 def test_a_schema_that_strict_mode_refuses_is_sent_without_it(schema: dict[str, Any]) -> None:
     assert not is_strict(schema)
+
+
+@pytest.mark.parametrize(
+    "part", [{"$ref": "#/$defs/x"}, {"anyOf": [CLOSED, {"type": "null"}]}, {"type": "array", "items": CLOSED}]
+)
+def test_a_part_of_a_strict_schema_may_be_one_of_several_or_stand_elsewhere(part: dict[str, Any]) -> None:
+    assert is_strict({**CLOSED, "$defs": {"x": CLOSED}, "properties": {"a": part, "b": CLOSED}})
 
 
 def test_extra_parameters_are_merged_below_those_of_the_contract() -> None:

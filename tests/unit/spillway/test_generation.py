@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from google.protobuf.struct_pb2 import Struct
 
 from spillway import v1
 from spillway.errors import RequestInvalid, SchemaInvalid, StreamInterrupted
@@ -34,6 +35,8 @@ def constrained(**values: object) -> v1.GenerationSpec:
     )
 
 
+ENDLESS = Struct()
+ENDLESS.update({"deep": [{"a": float("inf")}]})
 GOOD = {
     "text": text(),
     "tokens": v1.GenerationSpec(tokens=v1.TokenPrompt(ids=[1])),
@@ -73,6 +76,7 @@ WRONG = {
     "spec.sampling.max_tokens": [sampling(max_tokens=0), sampling(max_tokens=-5)],
     "spec.sampling.min_tokens": [sampling(min_tokens=-1), sampling(max_tokens=2, min_tokens=3)],
     "spec.sampling.n": [sampling(n=0), sampling(n=17)],
+    "spec.extra": [v1.GenerationSpec(text=v1.TextPrompt(text="a"), extra=ENDLESS)],
     "spec.sampling.logit_bias": [
         v1.GenerationSpec(text=v1.TextPrompt(text="a"), sampling=v1.Sampling(logit_bias={1: 101.0}))
     ],

@@ -48,6 +48,15 @@ def test_a_parameter_that_is_off_is_none_that_is_lacking() -> None:
     require_none(v1.GenerationSpec(sampling=off), get_args(ParameterName))
 
 
+def test_an_answer_that_is_only_checked_asks_for_no_form() -> None:
+    checked = v1.OutputConstraint(json_schema="{}", enforcement=v1.ENFORCEMENT_CHECKED)
+    require_none(v1.GenerationSpec(constraint=checked), ["json_schema", "response_format"])
+
+
+def test_a_tools_name_is_no_speakers() -> None:
+    require_none(v1.GenerationSpec(chat=v1.Chat(messages=[v1.Message(role=v1.ROLE_TOOL, name="f")])), ["message_name"])
+
+
 def test_all_that_is_lacking_is_told_at_once() -> None:
     spec = v1.GenerationSpec(sampling=v1.Sampling(n=2, seed=1))
     with pytest.raises(ConstraintUnsupported) as raised:

@@ -325,6 +325,12 @@ def test_an_answer_is_held_to_a_schema() -> None:
     }
 
 
+def test_an_answer_that_is_only_checked_is_not_held_to_its_constraint() -> None:
+    for constraint in (v1.OutputConstraint(regex="a"), v1.OutputConstraint(json_schema='{"type":"object"}')):
+        constraint.enforcement = v1.ENFORCEMENT_CHECKED
+        assert asked(hello(constraint=constraint)) == asked(hello())
+
+
 def test_models_are_not_taken_to_answer_with_any_json_object() -> None:
     told = {"name": "claude", "kind": "anthropic", "region": "us", "models": [{"name": OLD}]}
     [model] = ProviderSettings.model_validate(told).models

@@ -172,6 +172,12 @@ def test_an_output_is_held_to_json_a_schema_or_choices() -> None:
         form(json_schema="{")
 
 
+def test_an_answer_that_is_only_checked_is_not_held_to_its_constraint() -> None:
+    for constraint in ({"regex": "a"}, {"json_object": True}):
+        checked = v1.OutputConstraint(**constraint, enforcement=v1.ENFORCEMENT_CHECKED)
+        assert body(constraint=checked) == body()
+
+
 @pytest.mark.parametrize(
     ("model", "effort", "config"),
     [
@@ -197,6 +203,13 @@ def test_every_model_is_told_in_its_own_way_how_much_to_think(
     else:
         told = body(model, reasoning_effort=effort).get("generationConfig", {})
         assert told.get("thinkingConfig") == config
+
+
+def test_the_result_of_a_tool_may_tell_the_tools_name() -> None:
+    chat = talk((USER, [v1.Part(text="hi")]), (ASSISTANT, [CALL]), (TOOL, [RESULT]))
+    unnamed = body(chat=chat)
+    chat.messages[-1].name = "look"
+    assert body(chat=chat) == unnamed
 
 
 def test_extra_is_passed_on_under_what_the_contract_has_a_field_for() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from services.cloud_proxy.settings import ProviderSettings
-from services.cloud_proxy.wires.openai import OpenAI
+from services.cloud_proxy.wires.openai import OpenAI, packed
 from spillway import v1
+from spillway.errors import RequestInvalid
 
 
 def body(**settings: Any) -> dict[str, Any]:
@@ -33,3 +34,12 @@ def body(**settings: Any) -> dict[str, Any]:
 def test_a_server_is_sent_only_what_it_knows(settings: dict[str, Any], usage: bool, cache: bool) -> None:
     told = body(**settings)
     assert ("stream_options" in told, "prompt_cache_key" in told) == (usage, cache)
+
+
+def test_what_is_no_json_or_nested_without_end_is_not_sent() -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(5000):
+        nested = {"items": nested}
+    for schema in (json.loads('{"maximum": NaN}'), json.loads('{"maximum": 1e999}'), nested):
+        with pytest.raises(RequestInvalid):
+            packed({"tools": [{"function": {"parameters": schema}}]})

@@ -284,3 +284,13 @@ def test_a_tool_whose_schema_is_no_json_is_named() -> None:
         body(chat(tools=[v1.Tool(name="b", parameters_json_schema="{")]))
     error: SpillwayError = caught.value
     assert error.fields[0].field == "spec.tools[0].parameters_json_schema"
+
+
+def test_without_tools_no_choice_among_them_is_told() -> None:
+    assert "tool_choice" not in body(chat(tool_choice=v1.ToolChoice(mode=v1.TOOL_CHOICE_MODE_NONE)))
+
+
+def test_a_state_nested_without_end_is_refused_with_its_place() -> None:
+    nested = v1.Part(provider_state=v1.ProviderState(wire="openai-responses", state=b"[" * 100_000))
+    with pytest.raises(RequestInvalid, match=r"spec\.chat\.messages\[1\]\.parts\[0\]\.provider_state"):
+        body(chat(user(), said(v1.ROLE_ASSISTANT, nested, v1.Part(text="a")), user()))
