@@ -48,7 +48,7 @@ class Judge:
     async def follow(self, constraint: v1.OutputConstraint, call: Call) -> AsyncIterator[Following]:
         """Have an answer judged while it comes, for the block."""
         async with self._remote.duplex(self._validate_stream, call, span_name=names.VALIDATE_STREAM) as rpc:
-            following = Following(rpc, constraint)
+            following = Following(rpc, constraint, self._timeout_s)
             listening = asyncio.create_task(following.listen(), name="verdicts")
             try:
                 yield following
