@@ -190,7 +190,7 @@ async def test_the_example_of_the_docs_says_what_the_docs_say() -> None:
         sys.executable, "-c", blocks[1].removeprefix("python"), stdout=asyncio.subprocess.PIPE
     )
     told, _ = await process.communicate()
-    assert told.decode().strip().endswith(blocks[3].strip())  # after what the service logs
+    assert blocks[3].strip() in told.decode()  # among what the service logs
 
 
 async def test_a_judgement_that_eats_memory_ends_its_worker_alone() -> None:
