@@ -78,6 +78,12 @@ def correction(spec: v1.GenerationSpec, verdict: v1.Verdict) -> v1.GenerationSpe
     if spec.constraint.enforcement == v1.ENFORCEMENT_CHECKED:
         again.constraint.enforcement = v1.ENFORCEMENT_GUIDED
     elif again.WhichOneof("input") == "chat":
-        said = verdict.instruction or "Your last answer was refused. Answer again, with valid output only."
+        said = verdict.instruction or _told(verdict)
         again.chat.messages.add(role=v1.ROLE_USER, parts=[v1.Part(text=said)])
     return again
+
+
+def _told(verdict: v1.Verdict) -> str:
+    """What to say where the validator, an older one, wrote nothing for the model."""
+    wrong = "; ".join(finding.message for finding in verdict.findings[:8])
+    return f"Your last answer was refused: {wrong or 'it is not valid'}. Answer again, with valid output only."
