@@ -17,6 +17,7 @@ from .chain import wishes
 from .facts import Delivery, Validation
 from .failures import Failures, fleeting
 from .fleet import Fleet
+from .following import Following
 from .journal import Attempt
 from .judge import Judge, accepted, correction, worst
 from .loads import Loads
@@ -182,16 +183,21 @@ class Attempts:
         request.spec.model = target.model
         request.spec.coalescing.window_ms = max(FOLLOW_WINDOW_MS, spec.coalescing.window_ms)
         limits = silence_s(work, candidate), idle_s(work, candidate)
+        following: Following | None = None
         events = self._fleet.client(target).stream(
             attempt, request, journal.onward(attempt), journal, *limits, judged=True
         )
         try:
             async with judge.follow(work.spec.constraint, work.call) as following, aclosing(events):
-                return await following.whole(events)
+                response, verdicts = await following.whole(events)
         except BaseException:
             if not attempt.settled:
-                journal.settle(attempt, v1.ATTEMPT_OUTCOME_CANCELLED)
+                usage = following.usage if following is not None else None
+                journal.settle(attempt, v1.ATTEMPT_OUTCOME_CANCELLED, usage=usage)
             raise
+        if following.stopped and not response.usage.HasField("prompt_tokens"):  # they are paid for all the same
+            response.usage.prompt_tokens = work.plan.facts.prompt_tokens
+        return response, verdicts
 
     async def relay(
         self, work: Work, candidate: Candidate, *, spec: v1.GenerationSpec | None = None

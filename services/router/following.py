@@ -18,11 +18,19 @@ log = get_logger(__name__)
 class Following:
     """Hands an answer's deltas to the validator, and hears its verdicts.
 
-    Where the validator goes away it falls silent: the whole answer is then judged as any other.
+    Where the validator goes away, or takes longer than `timeout_s` over anything, it falls silent: the whole answer is
+    then judged as any other. So is one that its target began anew, as the validator cannot forget what it has heard.
     """
 
-    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any], constraint: v1.OutputConstraint) -> None:
+    def __init__(
+        self, rpc: grpc.aio.StreamStreamCall[Any, Any], constraint: v1.OutputConstraint, timeout_s: float
+    ) -> None:
+        self.usage = v1.Usage()
+        """What has come so far, where the answer does not come to its end."""
+        self.stopped = False
+        """The answer was doomed, and not waited for."""
         self._rpc = rpc
+        self._timeout_s = timeout_s
         self._constraint = constraint
         self._begun = False
         self._silent = False
@@ -40,13 +48,16 @@ class Following:
         folder = Folder()
         async for event in events:
             folder.add(event)
+            self._count(event)
+            if event.route_changed.restarted:
+                self._silent, self._early = True, None
             if event.delta.text:
                 await self._say(piece=v1.AnswerPiece(choice=event.delta.choice, text=event.delta.text))
             if self._early is not None:
                 response = folder.response
-                tokens = sum(choice.content.tokens for choice in response.choices)
-                log.info("answer.doomed", target=response.started.target, tokens=tokens)
-                response.usage.completion_tokens = tokens
+                log.info("answer.doomed", target=response.started.target, tokens=self.usage.completion_tokens)
+                response.usage.CopyFrom(self.usage)
+                self.stopped = True
                 return response, [self._early] * len(response.choices)
         response = folder.whole()
         return response, await self._ended(response.choices)
@@ -55,17 +66,29 @@ class Following:
         for index, choice in enumerate(choices):
             truncated = choice.finish.reason == v1.FINISH_REASON_LENGTH
             await self._say(end=v1.AnswerEnd(choice=index, truncated=truncated))
-        while len(self._verdicts) < len(choices) and not self._silent:
-            self._told.clear()
-            await self._told.wait()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while len(self._verdicts) < len(choices) and not self._silent:
+                    self._told.clear()
+                    await self._told.wait()
+        except TimeoutError:
+            self._silent = True
         return None if self._silent else [self._verdicts[index] for index in range(len(choices))]
+
+    def _count(self, event: v1.GenerationEvent) -> None:
+        if event.HasField("delta"):
+            self.usage.completion_tokens += event.delta.tokens or 1
+        elif event.HasField("started") and event.started.HasField("prompt_tokens"):
+            self.usage.prompt_tokens = event.started.prompt_tokens
+        elif event.HasField("usage"):
+            self.usage.CopyFrom(event.usage)
 
     async def listen(self) -> None:
         """Hear verdicts until the validator ends the call."""
         try:
             async for response in self._rpc:
                 self._verdicts[response.choice] = response.verdict
-                if response.early:
+                if response.early and not self._silent:
                     self._early = response.verdict
                 self._told.set()
         except grpc.aio.AioRpcError:
@@ -78,11 +101,12 @@ class Following:
         if self._silent:
             return
         try:
-            if not self._begun:
-                self._begun = True
-                await self._rpc.write(v1.ValidateStreamRequest(constraint=self._constraint))
-            await self._rpc.write(v1.ValidateStreamRequest(**step))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            async with asyncio.timeout(self._timeout_s):
+                if not self._begun:
+                    self._begun = True
+                    await self._rpc.write(v1.ValidateStreamRequest(constraint=self._constraint))
+                await self._rpc.write(v1.ValidateStreamRequest(**step))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
             self._silent = True
 
     def __repr__(self) -> str:

@@ -48,7 +48,7 @@ class Judge:
     async def follow(self, constraint: v1.OutputConstraint, call: Call) -> AsyncIterator[Following]:
         """Have an answer judged while it comes, for the block."""
         async with self._remote.duplex(self._validate_stream, call, span_name=names.VALIDATE_STREAM) as rpc:
-            following = Following(rpc, constraint)
+            following = Following(rpc, constraint, self._timeout_s)
             listening = asyncio.create_task(following.listen(), name="verdicts")
             try:
                 yield following
@@ -78,6 +78,12 @@ def correction(spec: v1.GenerationSpec, verdict: v1.Verdict) -> v1.GenerationSpe
     if spec.constraint.enforcement == v1.ENFORCEMENT_CHECKED:
         again.constraint.enforcement = v1.ENFORCEMENT_GUIDED
     elif again.WhichOneof("input") == "chat":
-        said = verdict.instruction or "Your last answer was refused. Answer again, with valid output only."
+        said = verdict.instruction or _told(verdict)
         again.chat.messages.add(role=v1.ROLE_USER, parts=[v1.Part(text=said)])
     return again
+
+
+def _told(verdict: v1.Verdict) -> str:
+    """What to say where the validator, an older one, wrote nothing for the model."""
+    wrong = "; ".join(finding.message for finding in verdict.findings[:8])
+    return f"Your last answer was refused: {wrong or 'it is not valid'}. Answer again, with valid output only."

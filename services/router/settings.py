@@ -25,7 +25,7 @@ class ValidatorSettings(Section):
         128,
         gt=0,
         description="answers in JSON that may be as long are judged while they come, and stopped where nothing can "
-        "make them right; absent: none are",
+        "make them right; null: none are",
     )
     inspect_timeout_s: float = Field(
         1.0,

@@ -11,7 +11,14 @@ from services.validator.settings import ValidatorSettings
 from services.validator.verdict import Answer, Constraint, Decision, End, Piece, Told, Verdict
 from services.validator.watch import Watch
 from services.validator.workers import Workers
-from spillway.errors import FieldViolation, RequestInvalid, SchemaInvalid, SpillwayError
+from spillway.errors import (
+    ConstraintUnsupported,
+    FieldViolation,
+    QueueFull,
+    RequestInvalid,
+    SchemaInvalid,
+    SpillwayError,
+)
 from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing, fail
@@ -43,7 +50,7 @@ class Court:
                 verdicts = await self._workers.judge(constraint, answers)
             for place, answer in enumerate(answers):
                 if mendable(constraint, answer, verdicts[place]):
-                    verdicts[place] = (await self._workers.judge(constraint, [answer], mend=True))[0]
+                    verdicts[place] = await self._mended(constraint, answer, verdicts[place])
             verdicts = [self._instructed(constraint, verdict) for verdict in verdicts]
             worst = max((verdict.decision for verdict in verdicts), key=_SEVERITY.index)
             span.set_attribute(names.DECISION, worst.value)
@@ -82,6 +89,13 @@ class Court:
             if verdict is not None:
                 watches[step.choice] = None
                 yield Told(step.choice, self._instructed(constraint, verdict), early=True)
+
+    async def _mended(self, constraint: Constraint, answer: Answer, refused: Verdict) -> Verdict:
+        """Return the verdict on `answer` once it is mended; as it was where that takes too much."""
+        try:
+            return (await self._workers.judge(constraint, [answer], mend=True))[0]
+        except (ConstraintUnsupported, QueueFull):
+            return refused
 
     def _instructed(self, constraint: Constraint, verdict: Verdict) -> Verdict:
         """Return `verdict` with what to tell the model, where another attempt may succeed."""

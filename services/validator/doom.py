@@ -37,10 +37,20 @@ MAX_CLAIMS: Final = MAX_WEIGHT
 """Claims on the values that are open at once; an answer that makes more is judged at its end alone."""
 MAX_WORK: Final = 100_000
 """Claims in all, likewise: a tenth of a second of work, spread over the answer."""
+MAX_STEPS: Final = 500_000
+"""Schema nodes times nodes of the value, over all that the compiled library is asked, likewise."""
+_ABSENT: Final = {
+    "draft-03": frozenset({"const", "propertyNames", "prefixItems"}),
+    "draft-04": frozenset({"const", "propertyNames", "prefixItems"}),
+    "draft-06": frozenset({"prefixItems"}),
+    "draft-07": frozenset({"prefixItems"}),
+    "2019-09": frozenset({"prefixItems"}),
+}
+"""Keywords read here that a draft does not know, and so passes over."""
 
 
 class TooMuch(Exception):
-    """The schema makes more claims than are followed."""
+    """The schema asks for more than is followed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +83,8 @@ class Open:
     """Its name or index in what it is part of."""
     parts: int = 0
     key: str = ""
+    first: int = 0
+    """Its number among all values, in the order in which they begin."""
 
 
 @dataclass(slots=True)
@@ -87,12 +99,18 @@ class Doom:
     _open: list[Open] = field(default_factory=list)
     _claims: int = 0
     _work: int = 0
+    _steps: int = 0
+    _begun: int = 0
     _replaces: bool = field(init=False)
+    _absent: frozenset[str] = field(init=False)
+    _ids: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._whole = Claim({}, "", None)
         dialect = str(self.root.get("$schema", "")) if isinstance(self.root, Mapping) else ""
         self._replaces = any(draft in dialect for draft in _REPLACING)
+        self._absent = next((words for draft, words in _ABSENT.items() if draft in dialect), frozenset())
+        self._ids = frozenset({"id", "$id"} if "draft-04" in dialect else {"$id"})
 
     @property
     def sealed(self) -> bool:
@@ -100,7 +118,8 @@ class Doom:
         return self._whole.fallen
 
     def begin(self, kind: Kind) -> None:
-        opened = Open(kind, [])
+        self._begun += 1
+        opened = Open(kind, [], first=self._begun)
         if not self._open:
             self._open.append(opened)
             self._claim(self.root, "", self._whole, opened)
@@ -156,6 +175,9 @@ class Doom:
                 continue
             if not (_LATE & claim.schema.keys() if container else claim.schema.keys() - _SILENT):
                 continue
+            self._steps += self.fragments.weight(claim.place, claim.schema) * (1 + self._begun - ended.first)
+            if self._steps > MAX_STEPS:
+                raise TooMuch
             if said := self.fragments.objection(claim.place, value):
                 self._fall(claim, said)
         self._open.pop()
@@ -175,6 +197,10 @@ class Doom:
         self._work += 1
         if self._claims > MAX_CLAIMS or self._work > MAX_WORK:
             raise TooMuch
+        if claim.place and any(isinstance(told.get(word), str) for word in self._ids):
+            raise TooMuch  # it changes what references mean
+        if self._absent & told.keys():
+            claim.schema = told = {word: said for word, said in told.items() if word not in self._absent}
         opened.claims.append(claim)
         if isinstance(reference := told.get("$ref"), str):
             found = _referred(self.root, reference)
@@ -254,7 +280,7 @@ def _referred(root: Any, reference: str) -> tuple[Any, str] | None:
             node = node[int(part)] if isinstance(node, list) else node[part]
         except (KeyError, IndexError, TypeError, ValueError):
             return None
-        if isinstance(node, Mapping) and isinstance(node.get("$id"), str):
+        if isinstance(node, Mapping) and any(isinstance(node.get(word), str) for word in ("id", "$id")):
             return None  # references below it mean something else
     return node, reference[1:]
 

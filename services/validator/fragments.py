@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import quote
 
 import jsonschema_rs
+
+from services.validator.weight import MAX_WEIGHT, weigh
 
 _ROOT: Final = "spillway://schema/root"
 _DIALECT: Final = "$schema"
@@ -19,11 +22,19 @@ class Fragments:
         self._dialect = {_DIALECT: root[_DIALECT]} if isinstance(root, dict) and _DIALECT in root else {}
         self._compiled: dict[str, Any] = {}
         self._patterns: dict[str, Any] = {}
+        self._weights: dict[str, int] = {}
+
+    def weight(self, place: str, schema: Any) -> int:
+        """Return the nodes of `schema`, which is at `place`, with its references written out."""
+        found = self._weights.get(place)
+        if found is None:
+            found = self._weights[place] = weigh(schema, self._root) or MAX_WEIGHT
+        return found
 
     def objection(self, place: str, value: Any) -> str:
         """Return what the subschema at `place` has against `value`; empty where it accepts it."""
         if place not in self._compiled:
-            self._compiled[place] = self._compile({**self._dialect, "$ref": f"{_ROOT}#{place}"})
+            self._compiled[place] = self._compile({**self._dialect, "$ref": f"{_ROOT}#{quote(place)}"})
         validator = self._compiled[place]
         if validator is None or validator.is_valid(value):
             return ""

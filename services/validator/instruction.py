@@ -28,7 +28,8 @@ def instruction(constraint: Constraint, schema: Any, findings: Sequence[Finding]
             wanted = "Answer again, with one of these alone: " + ", ".join(map(json.dumps, constraint.choices))
         case "regex":
             wanted = f"Answer again; the whole answer must match this regular expression: {constraint.text}"
-    return f"Your last answer was refused:\n{wrong}\n{wanted}"[:MAX_CHARS]
+    head, wanted = "Your last answer was refused:", wanted[: MAX_CHARS * 3 // 4]
+    return f"{head}\n{wrong[: MAX_CHARS - len(head) - len(wanted) - 2]}\n{wanted}"
 
 
 def shape(schema: Any) -> str:
@@ -45,17 +46,26 @@ def _shape(schema: Any, root: Any, depth: int) -> str:
         return json.dumps(schema["const"], ensure_ascii=False)
     if isinstance(allowed := schema.get("enum"), list):
         return " | ".join(json.dumps(one, ensure_ascii=False) for one in allowed[:50])
+    said = [_own(schema, root, depth)]
     for word in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(word), list):
-            return " | ".join(dict.fromkeys(_shape(choice, root, depth + 1) for choice in choices[:20]))
+            forms = list(dict.fromkeys(_shape(choice, root, depth + 1) for choice in choices[:20]))
+            if "any" not in forms:
+                said.append(" | ".join(forms))
     if isinstance(parts := schema.get("allOf"), list):
-        return " & ".join(dict.fromkeys(_shape(part, root, depth + 1) for part in parts[:20]))
+        said += [_shape(part, root, depth + 1) for part in parts[:20]]
+    told = list(dict.fromkeys(form for form in said if form != "any"))
+    return " & ".join(f"({form})" if " | " in form and len(told) > 1 else form for form in told) or "any"
+
+
+def _own(schema: Mapping[str, Any], root: Any, depth: int) -> str:
+    """Return what `schema` says beside its alternatives."""
     kinds = schema.get("type")
     if isinstance(kinds, list):
-        return " | ".join(_shape({**schema, "type": kind}, root, depth + 1) for kind in kinds[:7])
-    if kinds == "object" or "properties" in schema:
+        return " | ".join(_own({**schema, "type": kind}, root, depth + 1) for kind in kinds[:7])
+    if kinds == "object" or (kinds is None and "properties" in schema):
         return _object(schema, root, depth)
-    if kinds == "array" or "items" in schema:
+    if kinds == "array" or (kinds is None and "items" in schema):
         return f"[{_shape(schema.get('items'), root, depth + 1)}, ...]"
     return _scalar(schema, str(kinds or "any"))
 

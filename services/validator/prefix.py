@@ -89,6 +89,11 @@ class Prefix:
         if not self.whole:
             raise Broken
 
+    @property
+    def sure(self) -> bool:
+        """No value or key is just over: what follows one tells whether its last quote was meant to be its end."""
+        return self.whole or self._want not in ("comma or end", "colon")
+
     def _read_token(self, text: str, at: int) -> int:
         if self.whole:
             raise Broken

@@ -13,20 +13,25 @@ from services.validator.verdict import Constraint, Decision, Finding, FindingKin
 _LEAD: Final = re.compile(r"\s*(?:`{3,}[^\n`]*\n\s*)?")
 _JSON: Final = re.compile(r"""\{\s*["}]|\[\s*[{\["\]\-\dtfn]""")
 _MAYBE_JSON: Final = re.compile(r"(?:[{\[]\s*)?|`{1,}[^\n]*")
+_NOTE: Final = re.compile(r"\[[\s\d,.\-]*+(?:[tfn][a-z]*+)?+\s*+\]?+\s*+")
+"""So begins an array, and so do `[1]` and `[note]` in prose."""
 MAX_LEAD_CHARS: Final = 256
 
 
 class Watch:
     """Watches one answer. `schema`: that of a JSON constraint, None where it is too heavy to be followed.
 
-    An answer that begins with JSON is watched as it is written. One that begins with prose is not: its JSON may be
-    anywhere, so it is judged when it has ended.
+    An answer that begins with JSON is watched as it is written, and that JSON decides. One that begins with prose is
+    not: its JSON may be anywhere, so it is judged when it has ended.
     """
 
     def __init__(self, constraint: Constraint, schema: Schema | None, *, max_depth: int) -> None:
         self._choices = constraint.choices
+        self._repair = constraint.repair
         self._pieces: list[str] = []
         self._lead = ""
+        if schema is not None and schema.value is False:
+            schema = None  # no other attempt can help, which the end tells
         self._doom = None if schema is None else Doom(schema.value, schema.fragments)
         self._prefix = None if self._doom is None else Prefix(self._doom, max_depth=max_depth)
         self._begun = False
@@ -70,9 +75,12 @@ class Watch:
         except (Broken, TooMuch):
             self._prefix = None  # it may be mended, or JSON may follow: the end will tell
             return None
-        if self._prefix.whole:
+        prefix = self._prefix
+        if prefix.whole:
             self._prefix = None
-        if not self._doom.sealed:
+        if not self._doom.sealed or (self._repair and not prefix.sure):
+            return None
+        if _NOTE.fullmatch(self.text.lstrip()):
             return None
         return _refused(Finding(FindingKind.SCHEMA, self._doom.why, self._doom.where))
 

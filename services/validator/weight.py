@@ -21,13 +21,15 @@ _COUNTED = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
-def weigh(schema: Any) -> int | None:
+def weigh(schema: Any, root: Any = None) -> int | None:
     """Return the nodes of `schema` with its references written out, at least 1, or None if it is heavy.
+
+    References are into `root`, where it is only a part.
 
     Heavy is what is too large, refers to itself, refers to anything but `#` and a pointer, or has patterns that are
     costly to compile. It errs towards heavy: everything nested is counted, be it a subschema or not.
     """
-    scale = _Scale(schema)
+    scale = _Scale(schema if root is None else root)
     try:
         return scale.weigh(schema)
     except _Heavy:

@@ -20,7 +20,7 @@ from spillway.errors import SpillwayError
 from spillway.leash import end_with_parent
 
 LENGTH = struct.Struct("!I")
-READY, ANSWERED, REFUSED, CRASHED = range(4)
+READY, ANSWERED, REFUSED, CRASHED, TOO_MUCH = range(5)
 JUDGE, INSPECT = range(2)
 
 
@@ -40,6 +40,9 @@ def answer(judge: Judge, body: bytes) -> tuple[int, Any]:
         return ANSWERED, judge.judge(constraint, answers, mend=mend)
     except SpillwayError as error:
         return REFUSED, (error.reason, error.message, error.fields)
+    except (MemoryError, RecursionError):
+        return TOO_MUCH, None
+    # Whatever it is, the parent is told, and the worker lives on; its text may be the answer's, and stays here.
     except Exception as error:
         return CRASHED, type(error).__name__
 

@@ -17,7 +17,7 @@ from typing import Any
 from services.validator.sensitive.span import Span
 from services.validator.settings import JudgementSettings, WorkerSettings
 from services.validator.verdict import Answer, Constraint, Verdict
-from services.validator.worker import ANSWERED, CRASHED, INSPECT, JUDGE, LENGTH, READY, REFUSED, frame
+from services.validator.worker import ANSWERED, CRASHED, INSPECT, JUDGE, LENGTH, READY, REFUSED, TOO_MUCH, frame
 from spillway.errors import BY_REASON, ConstraintUnsupported, FieldViolation, QueueFull, RequestInvalid, SpillwayError
 from spillway.leash import leashed
 from spillway.logs import get_logger
@@ -67,6 +67,11 @@ class Worker:
         told: tuple[int, Any] = pickle.loads(await self._process.stdout.readexactly(size))
         return told
 
+    @property
+    def up(self) -> bool:
+        """Whether the process lives."""
+        return self._process.returncode is None
+
     async def end(self) -> None:
         """End the process at once."""
         if self._process.returncode is None:
@@ -76,7 +81,7 @@ class Worker:
         await self._process.wait()
 
     def __repr__(self) -> str:
-        return f"<Worker {self._process.pid} {'up' if self._process.returncode is None else 'ended'}>"
+        return f"<Worker {self._process.pid} {'up' if self.up else 'ended'}>"
 
 
 class Workers:
@@ -128,7 +133,7 @@ class Workers:
             self._turns.release()
 
     async def _ask(self, *question: Any, too_much: Callable[[str], SpillwayError]) -> Any:
-        worker = self._idle.pop() if self._idle else await self._new()
+        worker = self._rested() or await self._new()
         whole = False
         try:
             async with asyncio.timeout(self._settings.time_limit_s):
@@ -148,10 +153,21 @@ class Workers:
         if kind == REFUSED:
             reason, message, fields = told
             raise BY_REASON[reason](message, fields=fields)
+        if kind == TOO_MUCH:
+            raise too_much("took more memory or stack than it may")
         if kind == CRASHED:
             raise RuntimeError(f"a worker raised {told}")
         assert kind == ANSWERED
         return told
+
+    def _rested(self) -> Worker | None:
+        """Return an idle worker, if there is one; those that have ended meanwhile are no fault of who asks."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.up:
+                return worker
+            self._running.discard(worker)
+        return None
 
     async def close(self) -> None:
         """End all workers."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +34,7 @@ _OF_ANSWERS = frozenset({"refusal", "annotations", "audio", "function_call", "re
 """What an answer has beside its text; callers send it back with the conversation."""
 _MARKS = {"prompt_cache_breakpoint": frozenset({"mode", "ttl"}), "cache_control": frozenset({"type", "ttl"})}
 """How a part says that the prompt up to here comes again, in OpenAI's words and in Anthropic's -> what it may hold."""
-_LIFETIMES = {"in_memory": None, "24h": 86_400, "12h": 43_200, "1h": 3600, "30m": 1800, "5m": 300}
+_LIFETIMES = {"in_memory": None, "in-memory": None, "24h": 86_400, "12h": 43_200, "1h": 3600, "30m": 1800, "5m": 300}
 """Seconds that a prompt's beginning is to be kept; None: as long as the provider likes."""
 
 
@@ -139,7 +138,7 @@ def _provider_state(told: Parameters, place: str) -> v1.ProviderState:
     told.end()
     try:
         return v1.ProviderState(wire=wire or "", state=base64.b64decode(state or "", validate=True))
-    except binascii.Error:
+    except ValueError:  # of binascii, or for a character that is not ASCII
         raise wrong(f"{place}.state", "is not base64: send it back as it came") from None
 
 
@@ -157,7 +156,7 @@ def _image(told: Parameters | None, place: str) -> v1.Image:
         raise wrong(f"{place}.url", "must be an https or http URL, or data:TYPE;base64,DATA")
     try:
         return v1.Image(data=base64.b64decode(data, validate=True), mime_type=mime_type)
-    except binascii.Error:
+    except ValueError:  # of binascii, or for a character that is not ASCII
         raise wrong(f"{place}.url", "its data is not base64") from None
 
 
@@ -250,14 +249,15 @@ def _read_logprobs(told: Parameters, spec: v1.GenerationSpec) -> None:
 def _read_prompt_cache(told: Parameters, spec: v1.GenerationSpec) -> None:
     if (key := told.text("prompt_cache_key")) is not None:
         spec.prompt_cache.key = key
-    lifetime = told.text("prompt_cache_retention")
+    lifetime, place = told.text("prompt_cache_retention"), "prompt_cache_retention"
     if (options := told.within("prompt_cache_options")) is not None:
         options.only("mode", "implicit", "explicit", why="must be implicit or explicit")
-        lifetime = options.text("ttl") or lifetime
+        if (ttl := options.text("ttl")) is not None:
+            lifetime, place = ttl, "prompt_cache_options.ttl"
         options.end()
     if lifetime is not None:
         if lifetime not in _LIFETIMES:
-            raise wrong("prompt_cache_options.ttl", f"must be one of {', '.join(_LIFETIMES)}")
+            raise wrong(place, f"must be one of {', '.join(_LIFETIMES)}")
         if (seconds := _LIFETIMES[lifetime]) is not None:
             spec.prompt_cache.ttl_s = seconds
 

@@ -21,6 +21,7 @@ from services.router.router import Router
 from services.router.settings import RouterSettings, RouterTelemetrySettings, ValidatorSettings
 from spillway import v1
 from spillway.deadline import Deadline
+from spillway.errors import TargetDown
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Service
@@ -109,6 +110,12 @@ class FakeValidator(validator_pb2_grpc.ValidatorServiceServicer):
             for kind in await self._finds(text)
         ]
         return v1.InspectInputResponse(spans=spans)
+
+    def ValidateStream(
+        self, requests: AsyncIterator[v1.ValidateStreamRequest], context: Any
+    ) -> AsyncIterator[v1.ValidateStreamResponse]:
+        """It judges whole answers alone."""
+        raise TargetDown("this validator follows no answers")
 
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         self.requests.append(request)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
 
+from services.router.following import Following
 from services.validator.app import App, build
 from services.validator.settings import ValidatorSettings, WorkerSettings
 from spillway import v1
@@ -36,6 +39,32 @@ def asked(max_tokens: int | None = None) -> v1.GenerationSpec:
         constraint=v1.OutputConstraint(json_schema=json.dumps(SCHEMA), enforcement=v1.ENFORCEMENT_CHECKED),
         sampling=v1.Sampling(max_tokens=max_tokens),
     )
+
+
+async def events(*parts: str | v1.GenerationEvent) -> AsyncIterator[v1.GenerationEvent]:
+    """An answer of these texts and events, with its end."""
+    told = [
+        v1.GenerationEvent(started=v1.Started()),
+        *(v1.GenerationEvent(delta=v1.Delta(text=part)) if isinstance(part, str) else part for part in parts),
+        v1.GenerationEvent(finished=v1.Finished(choices=[v1.ChoiceFinish(reason=v1.FINISH_REASON_STOP)])),
+        v1.GenerationEvent(usage=v1.Usage(completion_tokens=1)),
+    ]
+    for sequence, event in enumerate(told):
+        event.sequence = sequence
+        yield event
+
+
+class Hanging:
+    """A call of a validator that takes nothing, or tells nothing."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+        self.heard: list[v1.ValidateStreamRequest] = []
+
+    async def write(self, step: v1.ValidateStreamRequest) -> None:
+        if self._step == "write":
+            await asyncio.Event().wait()
+        self.heard.append(step)
 
 
 def first_doomed(spec: v1.GenerationSpec) -> str:
@@ -83,6 +112,39 @@ async def test_a_good_answer_is_the_same_and_is_judged_once() -> None:
         assert (answer.choices[0].content.text, answer.choices[0].finish.reason) == (GOOD, v1.FINISH_REASON_STOP)
         assert answer.usage.completion_tokens
         assert mesh.outcomes() == ["local:answered"]
+
+
+async def test_the_prompt_of_an_answer_that_is_stopped_is_counted() -> None:
+    async with judged(first_doomed) as (mesh, _):
+        await mesh.generate(asked())
+        assert mesh.kept[0].record.prompt_tokens > 0
+
+
+async def test_the_bill_of_an_answer_that_is_stopped_is_of_prompt_and_answer() -> None:
+    async with judged(first_doomed) as (mesh, _):
+        mesh.cloud.answer = first_doomed
+        policy = v1.RoutingPolicy(allowed_targets=["cloud"])
+        await mesh.generate(asked(), policy)
+        stopped = mesh.kept[0].record
+        assert stopped.outcome == v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR
+        assert stopped.cost_nano_usd == stopped.prompt_tokens * 1000 + stopped.completion_tokens * 2000
+        assert stopped.prompt_tokens > 0
+
+
+@pytest.mark.parametrize("step", ["write", "verdict"])
+async def test_a_validator_that_hangs_is_not_waited_for(step: str) -> None:
+    following = Following(cast(Any, Hanging(step)), asked().constraint, timeout_s=0.01)
+    response, verdicts = await following.whole(events(GOOD))
+    assert (response.choices[0].content.text, verdicts) == (GOOD, None)
+
+
+async def test_an_answer_that_its_target_began_anew_is_judged_as_a_whole() -> None:
+    rpc = Hanging("verdict")
+    restart = v1.GenerationEvent(route_changed=v1.RouteChanged(restarted=True))
+    following = Following(cast(Any, rpc), asked().constraint, timeout_s=10)
+    response, verdicts = await following.whole(events("no", restart, GOOD))
+    assert (response.choices[0].content.text, verdicts) == (GOOD, None)
+    assert [step.piece.text for step in rpc.heard if step.HasField("piece")] == ["no"]
 
 
 async def test_a_short_answer_is_not_followed() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,7 +16,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.validator.app import App, build
+from services.validator.judgement import Judge
 from services.validator.settings import InspectionSettings, JudgementSettings, ValidatorSettings, WorkerSettings
+from services.validator.verdict import Answer, Constraint
+from services.validator.worker import JUDGE, TOO_MUCH, answer
 from spillway import errors, v1
 from spillway.rpc.status import from_rpc_error
 from spillway.testing.server import LOOPBACK
@@ -146,6 +152,45 @@ async def test_a_hostile_schema_is_ended_and_holds_up_nobody() -> None:
         (after,) = await served.validate(schema(LIST), '{"value": 1}')  # a new worker took its place
     assert caught.value.fields[0].field == "constraint.json_schema"
     assert after.decision == v1.VERDICT_DECISION_ACCEPT
+
+
+async def test_what_cannot_be_mended_in_time_is_asked_for_again() -> None:
+    workers = WorkerSettings(processes=1, time_limit_s=0.0001)
+    async with validator(workers=workers) as served:
+        (verdict,) = await served.validate(schema(LABEL), '{"label": "a",}')
+    assert verdict.decision == v1.VERDICT_DECISION_RETRY
+    assert verdict.findings[0].kind == v1.FINDING_KIND_JSON_MALFORMED
+
+
+async def test_a_worker_that_has_ended_meanwhile_is_no_fault_of_who_asks() -> None:
+    async with validator() as served:
+        (worker,) = served.app.workers._idle
+        await worker.end()
+        (verdict,) = await served.validate(schema(LABEL), '{"label": "a",}')
+    assert verdict.decision == v1.VERDICT_DECISION_REPAIR
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_a_judgement_short_of_memory_or_stack_is_told_as_that(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    judge = Judge(JudgementSettings())
+    monkeypatch.setattr(Judge, "judge", short)
+    asked = pickle.dumps((JUDGE, Constraint("json_object"), [Answer("{}")], False))
+    assert answer(judge, asked) == (TOO_MUCH, None)
+
+
+async def test_the_example_of_the_docs_says_what_the_docs_say() -> None:
+    document = Path(__file__).parents[4] / "docs" / "validator.md"
+    blocks = document.read_text().split("```")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", blocks[1].removeprefix("python"), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    assert blocks[3].strip() in told.decode()  # among what the service logs
 
 
 async def test_a_judgement_that_eats_memory_ends_its_worker_alone() -> None:

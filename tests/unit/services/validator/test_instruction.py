@@ -36,6 +36,25 @@ def test_the_form_of_a_schema_is_one_line(schema: Any, form: str) -> None:
     assert shape(schema) == form
 
 
+def test_alternatives_stand_beside_what_holds_for_all() -> None:
+    both = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False}
+    assert shape({**both, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}) == '{"a"?: string}'
+    assert shape({"type": "string", "anyOf": [{"const": "x"}, {"const": "y"}]}) == 'string & ("x" | "y")'
+
+
+def test_many_types_at_many_levels_do_not_multiply() -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(8):
+        kinds = ["object", "array", "string", "number", "boolean", "null", "integer"]
+        schema = {"type": kinds, "properties": {"a": schema}}
+    assert len(shape(schema)) < 2_000
+
+
+def test_findings_leave_room_for_what_is_wanted() -> None:
+    many = [Finding(FindingKind.SCHEMA, "x" * 1000, f"/{number}") for number in range(8)]
+    assert instruction(Constraint("json_schema", "{}"), {"const": "a"}, many).endswith('"a"')
+
+
 def test_a_schema_that_holds_itself_has_a_form_that_ends() -> None:
     assert len(shape({"properties": {"next": {"$ref": "#"}}})) < 500
 

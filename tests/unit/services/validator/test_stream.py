@@ -67,7 +67,7 @@ async def stream(
     [
         (SCHEMA, ['{"lab', 'el": "ref', "und"]),
         (SCHEMA, ["```json\n", '{"label": 7']),
-        (v1.OutputConstraint(json_object=True), ["  [", "1, 2"]),
+        (v1.OutputConstraint(json_object=True), ["  [", '"1", 2']),
         (CHOICES, ["may", "be"]),
     ],
 )

@@ -88,6 +88,7 @@ def shown(url: str, **more: str) -> dict[str, Any]:
         ),
         ({"prompt_cache_options": {"mode": "implicit", "ttl": "30m"}}, {"prompt_cache": {"ttl_s": 1800}}),
         ({"prompt_cache_retention": "in_memory"}, {}),
+        ({"prompt_cache_retention": "in-memory"}, {}),  # as the SDK spelt it once
         ({"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "prediction": {}}, {}),
         ({"temperature": None, "tools": None, "stream_options": None}, {}),
     ],
@@ -194,7 +195,12 @@ def test_a_message_becomes_a_message(message: dict[str, Any], found: dict[str, A
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"for": 1}}]}]},
             "messages[0].content[0].cache_control.for",
         ),
-        ({"prompt_cache_retention": "week"}, "prompt_cache_options.ttl"),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "provider_state": {"state": "é"}}]},
+            "messages[0].provider_state.state",
+        ),
+        ({"prompt_cache_retention": "week"}, "prompt_cache_retention"),
+        ({"prompt_cache_options": {"ttl": "week"}}, "prompt_cache_options.ttl"),
         ({"model": 7}, "model"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": True}, "temperature"),
