@@ -277,6 +277,16 @@ async def test_a_call_that_came_late_counts_from_when_it_came(valkey: str) -> No
     assert (slices[first], slices[last]) == ((1, 10, 0), (1, 20, 0))
 
 
+async def test_a_call_that_came_late_and_outlasts_the_window_counts_for_nothing_after_it(valkey: str) -> None:
+    async with limiting(valkey, window_s=0.6) as limiter:
+        reservation = await take(limiter, "a", Limits(requests=3), 1, 30)
+        for _ in range(13):
+            await asyncio.sleep(0.05)
+            limiter.grow(reservation, Amounts(1, 30))  # else the store forgets that it runs
+        await limiter.settle(reservation, Amounts(1, 30), late_s=0.02)
+        assert await counted(limiter) == (0, 0, 0)
+
+
 async def test_reserving_and_settling_twice_is_the_same_as_once(valkey: str) -> None:
     async with limiting(valkey) as limiter:
         limits = Limits(requests=5, tokens=100)
