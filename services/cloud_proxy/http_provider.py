@@ -106,24 +106,24 @@ class HttpProvider:
                 parser, over = EventParser(), False
                 with closing(Silence(response, self._settings.idle_s)) as silence:
                     while not (over or answer.done):
-                        over, events = await self._meaning(self._next(silence, parser), exchange)
+                        over, events = await self._meaning(self._next(silence, parser))
                         if deltas := answer.take(events):
                             silence.begun(self._settings.stall_s)
                             yield deltas
-            elif deltas := answer.whole(await self._meaning(read_body(response, MAX_WHOLE_BYTES), exchange)):
+            elif deltas := answer.whole(await self._meaning(read_body(response, MAX_WHOLE_BYTES))):
                 yield deltas
             answer.check()
 
     async def embed(self, spec: v1.EmbeddingSpec, model: str, call: Call, exchange: Exchange) -> v1.EmbedResponse:
         prepared = self._wire.prepare_embedding(spec, model)
         async with self._asked("POST", prepared, call, exchange) as response:
-            told = await self._meaning(read_body(response, MAX_BODY_BYTES), exchange)
+            told = await self._meaning(read_body(response, MAX_BODY_BYTES))
         return await asyncio.to_thread(self._wire.read_embedding, told, spec, exchange)
 
     async def models(self, call: Call) -> list[str]:
         exchange = Exchange()
         async with self._asked("GET", Prepared(self._wire.models_path(), b""), call, exchange) as response:
-            told = await self._meaning(read_body(response, MAX_WHOLE_BYTES), exchange)
+            told = await self._meaning(read_body(response, MAX_WHOLE_BYTES))
         return self._wire.read_models(told)
 
     @asynccontextmanager
@@ -171,7 +171,7 @@ class HttpProvider:
         while True:
             held = self._keys.take(tried, refusal)
             tried.append(held)
-            response = await self._meaning(self._send(method, prepared, call, exchange, held.key), exchange)
+            response = await self._meaning(self._send(method, prepared, call, exchange, held.key))
             if response.status == 200:
                 return held, response
             try:
@@ -182,12 +182,11 @@ class HttpProvider:
             if not isinstance(refusal, ProviderAuthFailed | ProviderOutOfCredit):
                 raise refusal
 
-    async def _meaning(self, work: Coroutine[Any, Any, T], exchange: Exchange) -> T:
+    async def _meaning(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work`; a foreign error becomes the SpillwayError it means."""
         try:
             return await work
         except FOREIGN as error:
-            exchange.sent = not isinstance(error, NOT_REACHED)
             failed = self._meant(error)
         # Whatever else it is, the frames it passed know the request's headers, and its report may show what they know.
         except Exception as error:
@@ -202,23 +201,28 @@ class HttpProvider:
         left = call.deadline.left()
         if left <= 0:
             raise DeadlineExceeded(f"no time is left to call {self._settings.name}")
-        exchange.sent = True
+        before = exchange.sent, exchange.sent_bytes, exchange.status
+        exchange.sent, exchange.status = True, None  # with another key it may have been sent, and refused, already
         exchange.sent_bytes += len(prepared.body)
-        response = await self._session.request(
-            method,
-            f"{self._settings.base_url}/{prepared.path}",
-            data=prepared.body or None,
-            headers=self._headers(prepared, call, left, key),
-            timeout=ClientTimeout(
-                total=left,
-                sock_connect=self._settings.connect_timeout_s,
-                sock_read=self._settings.idle_s,
-                ceil_threshold=NEVER_CEIL_S,
-            ),
-            proxy=self._proxy.url if self._proxy else None,
-            proxy_headers=self._proxy.headers if self._proxy and self._tunnelled else None,
-            allow_redirects=False,  # content and key go where the settings say, nowhere else
-        )
+        try:
+            response = await self._session.request(
+                method,
+                f"{self._settings.base_url}/{prepared.path}",
+                data=prepared.body or None,
+                headers=self._headers(prepared, call, left, key),
+                timeout=ClientTimeout(
+                    total=left,
+                    sock_connect=self._settings.connect_timeout_s,
+                    sock_read=self._settings.idle_s,
+                    ceil_threshold=NEVER_CEIL_S,
+                ),
+                proxy=self._proxy.url if self._proxy else None,
+                proxy_headers=self._proxy.headers if self._proxy and self._tunnelled else None,
+                allow_redirects=False,  # content and key go where the settings say, nowhere else
+            )
+        except NOT_REACHED:
+            exchange.sent, exchange.sent_bytes, exchange.status = before
+            raise
         headers = _lowered(response)
         exchange.status, exchange.head_at = response.status, call.deadline.clock()
         exchange.provider_request_id = self._wire.request_id(headers)[:100]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientResponse
 from structlog.testing import capture_logs
 
 from services.cloud_proxy.http_provider import HttpProvider
@@ -92,6 +93,35 @@ async def test_a_key_whose_credit_ends_within_an_answer_rests_too(valkey: str) -
             await rig.stream(spec())
         assert [state for _, state, _ in await standings(rig)] == ["RESTING", "USABLE"]
     assert len(simulator.seen) == 1
+
+
+@pytest.mark.parametrize("reached", [True, False])
+async def test_what_another_key_was_refused_for_hides_nothing_of_what_was_sent_with_the_next(reached: bool) -> None:
+    """The next one's request is lost after it was sent, or does not reach the provider at all."""
+    simulator, exchange = OpenAISimulator(faults=Faults(Status(403), faults.Reset())), Exchange()
+    async with serving_openai(simulator) as url:
+        settings = ProviderSettings.model_validate(declared(url))
+        keys = keyring("sk-a", "sk-b")
+        provider = (HttpProvider if reached else Gone)(settings, OpenAI(settings), keys)
+        prepared = provider.prepare(spec(), "m")
+        try:
+            with pytest.raises(errors.TargetDown):
+                async for _ in provider.stream(prepared, Call("r", Deadline.after(5.0)), exchange):
+                    pass
+        finally:
+            await provider.close()
+    assert exchange.sent
+    assert exchange.status == (None if reached else 403)
+    assert exchange.sent_bytes == len(prepared.body) * (2 if reached else 1)
+
+
+class Gone(HttpProvider):
+    """A provider that cannot be reached any more once it has refused a key."""
+
+    async def _refusal(self, response: ClientResponse, exchange: Exchange) -> errors.SpillwayError:
+        refusal = await super()._refusal(response, exchange)
+        self._settings = self._settings.model_copy(update={"base_url": "http://127.0.0.1:1"})
+        return refusal
 
 
 async def test_the_next_key_is_tried_inside_the_deadline_or_not_at_all() -> None:
