@@ -22,6 +22,8 @@ SETTINGS = ProviderSettings.model_validate(
 MODEL = SETTINGS.models[0]
 ROUTE = Route("a/m", SETTINGS, MODEL, cast("Provider", None), Tariff(MODEL.name, SETTINGS.base_url))
 
+RESERVED = Amounts(1, 100, 50, 350_000)
+
 
 class Settled:
     """A limiter that remembers what it was told last."""
@@ -33,9 +35,9 @@ class Settled:
 
 
 async def used(exchange: Exchange, cost: int | None, *, whole: bool) -> Amounts:
-    """What a call counts for that was reserved 100 and 50 tokens and 350,000 nano-USD for."""
+    """What a call counts for that RESERVED was reserved for."""
     limiter = Settled()
-    reservation = Reservation("r", "anthropic", (), Amounts(1, 100, 50, 350_000), True, 0)
+    reservation = Reservation("r", "anthropic", (), RESERVED, RESERVED, 0)
     charge = Charge(
         cast("Limiter", limiter), Expectation(), ROUTE, "t", reservation, exchange, 100, 1, priced=True, began=0
     )
