@@ -28,9 +28,9 @@ def scope_keys(provider: str, scopes: Sequence[Scope]) -> list[str]:
     return [f"{name}:counts" for name in names] + limited
 
 
-def frame(window_us: float, lease_us: float, amounts: Amounts) -> bytes:
+def frame(slice_us: float, lease_us: float, amounts: Amounts) -> bytes:
     """Return the first of ARGV."""
-    return struct.pack("<6d", window_us, lease_us, *amounts)
+    return struct.pack("<6d", slice_us, lease_us, *amounts)
 
 
 def limits_of(scopes: Sequence[Scope]) -> bytes:

@@ -263,7 +263,7 @@ local learner = tonumber(ARGV[4])
 for at = 1, scope_count do
   local s = open_scope(at)
   if takes then count(s, more[1], more[2], more[3]) end
-  if since and since_then > since then  -- it counts from when it came
+  if since and since_then > since and since_then >= s.head then  -- it counts from when it came
     if since >= s.head then
       adjust(s, since, -had[1], -had[2], -had[3])
     else

@@ -2,7 +2,7 @@
 
 While the store is away, each proxy lets through its share: every limit divided by the proxies last seen, or by those
 the settings name if they are more. What a proxy let through before counts against its share, and what it let through
-alone is charged to the store when the call settles after the store is back.
+alone is charged to the store when the store is back, also where the call has ended before that.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from services.cloud_proxy import limit_arguments
@@ -50,6 +50,8 @@ LEASE_SHARE = 0.5
 """Of the window, how long the store believes that a call runs without hearing of it; it hears three times as often."""
 LATEST_S = 5.0
 """A call that the provider answers later than this came earlier than it answered: a model may think for minutes."""
+MOST_OWED = 20_000
+"""Calls that ended while the store was away, and are still to be charged; of more, the oldest are let go."""
 LONGEST_RESET_S = 3600.0
 """What a provider says is left is believed no longer than this."""
 
@@ -62,12 +64,23 @@ class Reservation:
     provider: str
     scopes: tuple[Scope, ...]
     amounts: Amounts
-    by_store: bool
+    stored: Amounts
+    """What the store counts for it, as far as is known; NOTHING: it was let through alone."""
     told_at: float
     """When the store last heard of it, by the limiter's clock."""
 
     def __repr__(self) -> str:
-        return f"<Reservation {self.provider} {self.amounts} {'together' if self.by_store else 'alone'}>"
+        return f"<Reservation {self.provider} {self.amounts} {'alone' if self.stored == NOTHING else 'together'}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """What a call used that ended at `since`, of which the store has not heard."""
+
+    reservation: Reservation
+    used: Amounts
+    late_s: float
+    since: float
 
 
 class Limiter:
@@ -98,6 +111,7 @@ class Limiter:
         self._seen: dict[str, int] = {}
         self._closed: dict[tuple[str, str], tuple[float, str]] = {}
         self._running: dict[str, Reservation] = {}
+        self._owed: dict[str, Debt] = {}
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._away_until: float | None = None
         self._under_way: set[asyncio.Task[None]] = set()
@@ -109,7 +123,7 @@ class Limiter:
         for scope in scopes:
             if (shut := self._shut(provider, scope.name)) > 0:
                 return Decision(False, CLOSED, shut, scope.name), None
-        reservation = Reservation(id, provider, scopes, amounts, True, self._clock())
+        reservation = Reservation(id, provider, scopes, amounts, amounts, self._clock())
         try:
             allowed, at, wait_us, whose = await self._run(scripts.RESERVE, reservation, amounts, learner(scopes))
         except asyncio.CancelledError:
@@ -214,7 +228,7 @@ class Limiter:
         decision = decide(windows, shares, reservation.id, reservation.amounts, self._clock(), wall_s=self._wall())
         if not decision.allowed:
             return decision, None
-        reservation.by_store = False
+        reservation.stored = NOTHING
         self._running[reservation.id] = reservation
         return decision, reservation
 
@@ -245,14 +259,18 @@ class Limiter:
         allowances: Sequence[Allowance] = (),
         late_s: float = 0.0,
     ) -> asyncio.Task[None]:
-        before, reservation.amounts = reservation.amounts, amounts
+        reservation.amounts = amounts
         reservation.told_at = self._clock()
         windows, day = self._windows_of(reservation.provider, reservation.scopes), int(self._wall() // DAY_S)
         for scope in reservation.scopes:
             windows[scope.name].change(reservation.id, amounts, self._clock(), day=day, final=final)
         if final:
             self._running.pop(reservation.id, None)
-        task = asyncio.create_task(self._change(reservation, amounts, before, final, allowances, late_s))
+        ended_at = self._clock() if final else None
+        return self._begin(self._change(reservation, amounts, ended_at, allowances, late_s))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return task
@@ -261,8 +279,7 @@ class Limiter:
         self,
         reservation: Reservation,
         amounts: Amounts,
-        before: Amounts,
-        final: bool,
+        ended_at: float | None,
         allowances: Sequence[Allowance],
         late_s: float,
     ) -> None:
@@ -276,14 +293,35 @@ class Limiter:
             for one in allowances
             if one.name in NAMES[:IN_WINDOW]
         )
-        reserved = limit_arguments.amounts_of(before if reservation.by_store else NOTHING)
+        reserved = limit_arguments.amounts_of(reservation.stored)
         at = learner(reservation.scopes)
         try:
-            await self._run(scripts.CHANGE, reservation, amounts, at, int(final), reserved, told, round(late_s * 1e6))
+            await self._run(
+                scripts.CHANGE, reservation, amounts, at, int(ended_at is not None), reserved, told, round(late_s * 1e6)
+            )
         except StoreUnavailable:
-            log.debug("limits.not_settled", provider=reservation.provider)  # it leaves with the window
+            if ended_at is not None and amounts != reservation.stored:
+                self._owe(Debt(reservation, amounts, late_s, ended_at))
         else:
-            reservation.by_store = True
+            reservation.stored = amounts
+
+    def _owe(self, debt: Debt) -> None:
+        self._owed[debt.reservation.id] = debt
+        if len(self._owed) == MOST_OWED:
+            log.warning("limits.owed_too_much", most=MOST_OWED)
+        if len(self._owed) > MOST_OWED:
+            del self._owed[next(iter(self._owed))]
+
+    async def _pay(self) -> None:
+        """Have the store count what ended while it was away; of what ended a window ago, its money alone."""
+        owed, self._owed = self._owed, {}
+        for debt in owed.values():
+            reservation, used = debt.reservation, debt.used
+            if self._clock() - debt.since > self._window_s:
+                used = Amounts(nano_usd=used.nano_usd)
+                reservation.stored = Amounts(nano_usd=reservation.stored.nano_usd)
+            if used != reservation.stored:
+                await self._change(reservation, used, debt.since, (), debt.late_s)
 
     def _frame(self, amounts: Amounts) -> bytes:
         return limit_arguments.frame(self._window_s * 1e6 / SLICES, self._lease_s * 1e6, amounts)
@@ -300,8 +338,10 @@ class Limiter:
 
     async def _send(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> list[int]:
         async with self._gate:
-            if self._away_until is not None and self._clock() < self._away_until:
-                raise StoreUnavailable("left alone after a failure")
+            if self._away_until is not None:
+                if self._clock() < self._away_until:
+                    raise StoreUnavailable("left alone after a failure")
+                self._away_until = self._clock() + AWAY_S  # one asks, and the others go on alone meanwhile
             try:
                 found: list[int] = await self._store.run(script, keys, arguments)
             except StoreUnavailable as error:
@@ -311,7 +351,9 @@ class Limiter:
                 raise
             if self._away_until is not None:
                 self._away_until = None
-                log.info("limits.together")
+                log.info("limits.together", owed=len(self._owed))
+                if self._owed:
+                    self._begin(self._pay())
             return found
 
     def __repr__(self) -> str:

@@ -15,6 +15,9 @@ Try = Callable[[], Awaitable[tuple[Decision, Reservation | None]]]
 POLL_S = 0.25
 """The longest a line goes without asking: what calls of other proxies give back is not told here."""
 
+LINE = "line"
+"""What holds a call that others are before, where no limit is known to."""
+
 
 @dataclass(slots=True, eq=False)
 class Waiter:
@@ -26,6 +29,16 @@ class Waiter:
     decided: asyncio.Future[tuple[Decision, Reservation | None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A scope holds its calls until it is asked again at `asks_at`; one of `weight` fits at `frees_at`."""
+
+    asks_at: float
+    frees_at: float
+    decision: Decision
+    weight: float
+
+
 class Line:
     """One provider's line. `give_back` is called with what was reserved for a call that is gone."""
 
@@ -35,7 +48,7 @@ class Line:
         self._give_back = give_back
         self._turns = Turns()
         self._waiters: dict[Turn, Waiter] = {}
-        self._held: dict[str, tuple[float, float, Decision]] = {}
+        self._held: dict[str, Hold] = {}
         self._news = asyncio.Event()
         self._prober: asyncio.Task[None] | None = None
 
@@ -55,11 +68,15 @@ class Line:
             decision, reservation = await attempt()
             if reservation is not None or _hopeless(decision, until - self._clock()):
                 return decision, reservation
-            self._hold(decision)
-        for scope in turn.scopes & self._held.keys():
-            _, frees_at, decision = self._held[scope]
-            if frees_at > until or len(self._turns) >= self._max:
-                return decision, None
+            self._hold(decision, turn)
+        else:
+            for scope in turn.scopes & self._held.keys():
+                hold = self._held[scope]
+                sooner = turn.weight < hold.weight and self._first(turn)  # asks for less, and is before who is held
+                if hold.frees_at > until and not sooner:
+                    return hold.decision, None
+        if len(self._turns) >= self._max:
+            return self._holds(turn), None
         return await self._wait(Waiter(turn, attempt, until, asyncio.get_running_loop().create_future()))
 
     async def _wait(self, waiter: Waiter) -> tuple[Decision, Reservation | None]:
@@ -74,10 +91,10 @@ class Line:
         except TimeoutError:
             if waiter.decided.done():
                 return waiter.decided.result()
-            holds = [self._held[scope][2] for scope in waiter.turn.scopes if scope in self._held]
-            return holds[0] if holds else Decision(False, "line", POLL_S), None
+            return self._holds(waiter.turn), None
         except asyncio.CancelledError:
-            if waiter.decided.done() and (reservation := waiter.decided.result()[1]) is not None:
+            decided = waiter.decided
+            if decided.done() and decided.exception() is None and (reservation := decided.result()[1]) is not None:
                 await self._give_back(reservation)
             raise
         finally:
@@ -88,10 +105,10 @@ class Line:
             while self._turns:
                 self._news.clear()
                 now = self._clock()
-                self._held = {scope: held for scope, held in self._held.items() if held[0] > now}
+                self._held = {scope: held for scope, held in self._held.items() if held.asks_at > now}
                 turn = self._turns.next(self._held)
                 if turn is None:
-                    asks_in = min(asks_at for asks_at, _, _ in self._held.values()) - now
+                    asks_in = min(held.asks_at for held in self._held.values()) - now
                     try:
                         async with asyncio.timeout(asks_in):
                             await self._news.wait()
@@ -118,15 +135,27 @@ class Line:
                 return
             self._turns.serve(waiter.turn)
         elif gone or not _hopeless(decision, waiter.until - self._clock()):
-            self._hold(decision)
+            self._hold(decision, waiter.turn)
             return
         self._leave(waiter)
         waiter.decided.set_result((decision, reservation))
 
-    def _hold(self, decision: Decision) -> None:
+    def _hold(self, decision: Decision, turn: Turn) -> None:
         if decision.wait_s is not None:
             now = self._clock()
-            self._held[decision.scope] = (now + min(decision.wait_s, POLL_S), now + decision.wait_s, decision)
+            asks_at, frees_at = now + min(decision.wait_s, POLL_S), now + decision.wait_s
+            self._held[decision.scope] = Hold(asks_at, frees_at, decision, turn.weight)
+
+    def _first(self, turn: Turn) -> bool:
+        self._turns.enter(turn)
+        first = self._turns.next() is turn
+        self._turns.leave(turn)
+        return first
+
+    def _holds(self, turn: Turn) -> Decision:
+        """Why `turn` has not come."""
+        held = (self._held[scope].decision for scope in turn.scopes if scope in self._held)
+        return next(held, Decision(False, LINE, POLL_S))
 
     def _leave(self, waiter: Waiter) -> None:
         self._turns.leave(waiter.turn)

@@ -10,7 +10,7 @@ from datetime import datetime
 from opentelemetry.trace import SpanKind
 
 from services.cloud_proxy import record
-from services.cloud_proxy.attempt import Attempt, Leaving
+from services.cloud_proxy.attempt import ANSWERED, Attempt, Leaving
 from services.cloud_proxy.audit import Audit
 from services.cloud_proxy.charge import Charge
 from services.cloud_proxy.egress import admit
@@ -112,7 +112,7 @@ class CloudProxy:
             if attempt.first is None:  # an answer without a word
                 yield attempt.event(started=attempt.started())
             yield attempt.event(finished=v1.Finished(choices=exchange.finishes))
-            attempt.outcome = "ANSWERED"
+            attempt.outcome = ANSWERED
             charge.learn()
             yield attempt.event(usage=attempt.usage(self._clock()))
 
@@ -138,7 +138,7 @@ class CloudProxy:
             call,
         ):
             response = await route.adapter.embed(spec, route.model.name, call, attempt.exchange)
-            attempt.outcome = "ANSWERED"
+            attempt.outcome = ANSWERED
             response.request_id, response.target = call.request_id, route.name
             response.model = attempt.exchange.model or route.model.name
             response.usage.CopyFrom(attempt.usage(self._clock()))
@@ -214,7 +214,7 @@ class CloudProxy:
                 await self.rationing.refused(route, error, exchange)
                 raise
             except (asyncio.CancelledError, GeneratorExit):
-                if attempt.outcome != "ANSWERED":
+                if attempt.outcome != ANSWERED:
                     attempt.outcome = "EXPIRED" if call.deadline.passed else "CANCELLED"
                     fail(span, attempt.outcome)
                 raise
@@ -225,7 +225,7 @@ class CloudProxy:
             finally:
                 attempt.tell(span, self._clock())
                 self._audit.told(record.outcome(attempt, self._wall(), self._clock()))
-                await charge.settle(attempt.bill().at_most)
+                await charge.settle(attempt.bill().at_most, whole=attempt.outcome == ANSWERED)
 
 
 def tenant_of(stamp: v1.PolicyStamp, call: Call) -> str:
@@ -242,7 +242,7 @@ def _other_rpc(rpc: str, said: str) -> ConstraintUnsupported:
 def prompt_estimate(spec: v1.GenerationSpec) -> int:
     """Tokens the prompt is taken for: by its UTF-8 bytes, schemas and tools included, and by its images."""
     size = prompt_bytes(spec)
-    size += len(spec.constraint.json_schema)
+    size += len(spec.constraint.json_schema.encode())
     return tokens_of(size) + image_count(spec) * IMAGE_TOKENS
 
 

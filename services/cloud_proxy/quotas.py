@@ -53,8 +53,9 @@ class Quotas:
             found = await self._now(interval_s * AGE_SHARE)
             news = [quota for quota in found if changed(told.get(quota.target), quota)]
             if news or self._clock() - silent_since >= HEARTBEAT_S:
+                silent_since = self._clock()
                 yield v1.WatchQuotasResponse(sequence=sequence, quotas=news)
-                sequence, silent_since = sequence + 1, self._clock()
+                sequence += 1
                 told.update((quota.target, quota) for quota in news)
             try:
                 async with asyncio.timeout(interval_s):

@@ -11,7 +11,7 @@ from services.cloud_proxy.charge import Charge
 from services.cloud_proxy.expectation import Expectation
 from services.cloud_proxy.limiter import Limiter, Reservation
 from services.cloud_proxy.limits import CLOSED, NOTHING, Amounts, Decision, Scope, estimate
-from services.cloud_proxy.line import Line
+from services.cloud_proxy.line import LINE, Line
 from services.cloud_proxy.provider import Exchange
 from services.cloud_proxy.route import Route
 from services.cloud_proxy.scopes import closing_scope, scopes_of
@@ -96,9 +96,11 @@ class Rationing:
             yield charge
         finally:
             self.running[route.name] -= 1
-            if not charge.settled:
-                await self._give_back(reservation)
-            self._lines[route.provider.name].wake()
+            try:
+                if not charge.settled:
+                    await self._give_back(reservation)
+            finally:
+                self._lines[route.provider.name].wake()
 
     async def refused(self, route: Route, error: SpillwayError, exchange: Exchange) -> None:
         """The provider has refused with `error`: where it said for how long, nothing is let through until then."""
@@ -147,6 +149,8 @@ def _refusal(provider: str, decision: Decision) -> ProviderRateLimited:
     told = f"its {decision.limit}{of} are used up"
     if decision.limit == CLOSED:
         told = f"it asked to be left alone{of}"
+    elif decision.limit == LINE:
+        told = "too many calls wait for its limits"
     elif decision.wait_s is None:
         told = f"the request alone is more than its {decision.limit}{of}"
     return ProviderRateLimited(

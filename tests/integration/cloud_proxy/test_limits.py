@@ -277,6 +277,16 @@ async def test_a_call_that_came_late_counts_from_when_it_came(valkey: str) -> No
     assert (slices[first], slices[last]) == ((1, 10, 0), (1, 20, 0))
 
 
+async def test_a_call_that_came_late_and_outlasts_the_window_counts_for_nothing_after_it(valkey: str) -> None:
+    async with limiting(valkey, window_s=0.6) as limiter:
+        reservation = await take(limiter, "a", Limits(requests=3), 1, 30)
+        for _ in range(13):
+            await asyncio.sleep(0.05)
+            limiter.grow(reservation, Amounts(1, 30))  # else the store forgets that it runs
+        await limiter.settle(reservation, Amounts(1, 30), late_s=0.02)
+        assert await counted(limiter) == (0, 0, 0)
+
+
 async def test_reserving_and_settling_twice_is_the_same_as_once(valkey: str) -> None:
     async with limiting(valkey) as limiter:
         limits = Limits(requests=5, tokens=100)
@@ -531,6 +541,45 @@ async def test_the_share_is_of_the_proxies_last_seen_and_counts_what_passed_befo
         assert repr(limiter) == "<Limiter one together>"
 
 
+async def test_what_ended_while_the_store_was_away_is_charged_once_it_is_back(valkey: str) -> None:
+    clock, limits = HandClock(), Limits(requests=10, nano_usd=1000)
+    async with limiting(valkey, clock=clock) as limiter:
+        together = await take(limiter, "together", limits, 1, 5, 0, 100)
+        limiter._away_until = clock() + 1
+        alone = await take(limiter, "alone", limits, 1, 5, 0, 100)
+        await limiter.settle(alone, Amounts(1, 6, 0, 80))
+        await limiter.settle(together, Amounts(1, 7, 0, 300))
+        clock.advance(2)
+        for _ in range(2):
+            await limiter.look("openai", at_provider(limits))
+            await limiter.settled()
+        [standing] = (await limiter.look("openai", at_provider(limits))).values()
+    assert (standing.counted, standing.nano_usd) == ((2, 13, 0), 380)
+
+
+async def test_of_what_ended_a_window_ago_the_money_alone_is_charged(valkey: str) -> None:
+    clock, limits = HandClock(), Limits(requests=10, nano_usd=1000)
+    async with limiting(valkey, clock=clock) as limiter:
+        for id in "ab":
+            limiter._away_until = clock() + 1
+            await limiter.settle(await take(limiter, id, limits, 1, 5, 0, 100), Amounts(1, 6, 0, 80))
+            clock.advance(100)
+        await limiter.look("openai", at_provider(limits))
+        await limiter.settled()
+        [standing] = (await limiter.look("openai", at_provider(limits))).values()
+    assert (standing.counted, standing.nano_usd) == ((0, 0, 0), 160)
+
+
+async def test_no_more_than_so_many_calls_are_remembered_while_the_store_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiter_module, "MOST_OWED", 3)
+    async with limiting(NOWHERE) as limiter:
+        for at in range(5):
+            await limiter.settle(await take(limiter, str(at), Limits(requests=10), 1), Amounts(1, 6))
+        assert list(limiter._owed) == ["2", "3", "4"]
+
+
 async def test_a_store_that_failed_is_left_alone_for_a_while() -> None:
     class Away(Store):
         asked = 0
@@ -549,6 +598,24 @@ async def test_a_store_that_failed_is_left_alone_for_a_while() -> None:
     clock.advance(limiter_module.AWAY_S)
     decision, _ = await limiter.reserve("more", "openai", scopes, Amounts(1, 1))
     assert (decision.limit, store.asked) == (REQUESTS, 2)
+    await store.close()
+
+
+async def test_one_call_at_a_time_asks_whether_a_store_that_failed_is_back() -> None:
+    class Slow(Store):
+        asked = 0
+
+        async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+            self.asked += 1
+            await asyncio.sleep(0)
+            raise StoreUnavailable("too slow")
+
+    clock, store, scopes = HandClock(), Slow(StoreSettings(url=NOWHERE)), at_provider(Limits())
+    limiter = Limiter(store, name="one", replicas=1, clock=clock)
+    await limiter.reserve("first", "openai", scopes, Amounts(1))
+    clock.advance(limiter_module.AWAY_S)
+    await asyncio.gather(*(limiter.reserve(str(at), "openai", scopes, Amounts(1)) for at in range(10)))
+    assert store.asked == 2
     await store.close()
 
 
