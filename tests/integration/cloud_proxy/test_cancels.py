@@ -75,7 +75,8 @@ async def test_a_thousand_streams_that_are_left_at_random_leak_nothing_and_are_a
 
 
 def used(entry: Mapping[str, Any], prompt: int) -> int:
-    """Tokens that the account of a call tells: those the provider counted, or those of the words that came."""
-    if entry["completion_tokens"] is None:
-        return prompt + tokens_of(entry["said_bytes"])
-    return int(entry["prompt_tokens"] + entry["completion_tokens"])
+    """Tokens that a call counts for: those told of a whole answer, else no less than the words that came."""
+    asked = prompt if entry["prompt_tokens"] is None else int(entry["prompt_tokens"])
+    if entry["outcome"] == "ANSWERED":
+        return asked + int(entry["completion_tokens"])
+    return asked + max(entry["completion_tokens"] or 0, tokens_of(entry["said_bytes"]))

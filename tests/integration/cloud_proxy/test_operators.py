@@ -29,7 +29,7 @@ MODELS = [
 
 async def command(*words: str) -> Result:
     """Run `spillway` beside what runs here."""
-    return await asyncio.to_thread(CliRunner().invoke, app, list(words))
+    return await asyncio.to_thread(CliRunner(env={"COLUMNS": "200"}).invoke, app, list(words))
 
 
 async def estimates(rig: Rig, asked: v1.GenerationSpec) -> Sequence[v1.CostEstimate]:

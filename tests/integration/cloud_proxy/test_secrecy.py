@@ -134,8 +134,9 @@ def known() -> Iterator[str]:
     for found in gc.get_objects():
         if str(type(found).__module__).startswith(("services.", "spillway.")):
             yield repr(found)
-        frame = found.cr_frame if isinstance(found, CoroutineType) else None
-        frame = found.ag_frame if isinstance(found, AsyncGeneratorType) else frame
+        # By their types alone: what is asked for its class may be another library's, and answer with a warning.
+        frame = found.cr_frame if type(found) is CoroutineType else None
+        frame = found.ag_frame if type(found) is AsyncGeneratorType else frame
         if frame is not None and frame.f_globals["__name__"].startswith(("services.", "spillway.")):
             yield repr(frame.f_locals)
 
