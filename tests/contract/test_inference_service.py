@@ -10,7 +10,7 @@ import pytest
 from spillway import errors, v1
 from spillway.errors import SpillwayError
 from spillway.generation import Folder
-from tests.contract.target import LONG, Target
+from tests.contract.target import Target
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -93,7 +93,8 @@ async def test_an_answer_that_ended_by_itself_says_stop(target: Target) -> None:
 
 async def test_max_tokens_is_kept_and_told(target: Target) -> None:
     fewest = target.fewest_tokens
-    spec = target.spec(LONG, sampling=v1.Sampling(temperature=0, max_tokens=fewest), stop=target.endless)
+    spec = target.long()
+    spec.sampling.max_tokens = fewest
 
     events = await target.events(spec)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 
@@ -50,18 +51,19 @@ class Relay:
         for source, sink, gate in ((reader, back, always), (there, writer, self._replies)):
             pump = asyncio.create_task(_pump(source, sink, gate))
             self._pumps.add(pump)
-            pump.add_done_callback(self._pumps.discard)
+            pump.add_done_callback(partial(self._end, sink))  # also of one that was cancelled before it began
+
+    def _end(self, sink: asyncio.StreamWriter, pump: asyncio.Task[None]) -> None:
+        self._pumps.discard(pump)
+        sink.close()
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event) -> None:
     with suppress(ConnectionError):
-        try:
-            while data := await source.read(65536):
-                await gate.wait()
-                sink.write(data)
-                await sink.drain()
-        finally:
-            sink.close()
+        while data := await source.read(65536):
+            await gate.wait()
+            sink.write(data)
+            await sink.drain()
 
 
 @asynccontextmanager
