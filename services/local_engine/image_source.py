@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import ipaddress
 import socket
 from collections.abc import Collection
@@ -75,7 +74,7 @@ def _inline(url: str, field: str) -> bytes:
         return unquote_to_bytes(data)
     try:
         return base64.b64decode(data, validate=True)
-    except binascii.Error:
+    except ValueError:  # also for what is not ASCII
         raise invalid(f"{field}.url", "its data is not base64") from None
 
 

@@ -10,7 +10,10 @@ from typing import Any
 
 import json_repair
 
-from services.validator.document import NotJson, read
+from services.validator.document import read
+
+TRIPPED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What the library raises where it trips over a text, which it has then not mended; NotJson is one of them."""
 
 
 def mended(text: str, *, max_depth: int) -> tuple[Any, str] | None:
@@ -24,8 +27,5 @@ def mended(text: str, *, max_depth: int) -> tuple[Any, str] | None:
         if not isinstance(value, dict | list) or not value:
             return None
         return read(told, max_depth=max_depth), told
-    except NotJson:
-        return None
-    # The library is written for what comes, not against it: one that trips over a text has not mended it.
-    except Exception:
+    except TRIPPED:
         return None

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from services.cloud_proxy.allowance import Allowance
-from services.cloud_proxy.limits import REQUESTS, TOKENS
+from services.cloud_proxy.limits import INPUT_TOKENS, OUTPUT_TOKENS, REQUESTS, TOKENS
 from spillway import errors
 from spillway.errors import SpillwayError
 from spillway.openai.errors import LONGEST_WAIT_S, Table, row, understood
@@ -49,8 +49,8 @@ STATUSES = {
 LIMITS = {
     "requests": REQUESTS,
     "tokens": TOKENS,
-    "input-tokens": "input_tokens_per_minute",
-    "output-tokens": "output_tokens_per_minute",
+    "input-tokens": INPUT_TOKENS,
+    "output-tokens": OUTPUT_TOKENS,
 }
 """What `anthropic-ratelimit-NAME-*` counts -> which limit of ours that is."""
 _PARAMETER = re.compile(

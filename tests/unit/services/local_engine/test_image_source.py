@@ -67,6 +67,7 @@ async def test_bytes_and_data_urls_are_taken_as_they_are() -> None:
         (v1.Image(data=b"1", mime_type="text/html"), "mime_type"),
         (v1.Image(url="data:image/png"), "url"),
         (v1.Image(url="data:image/png;base64,MTIzNDU2Nzg5"), "url"),
+        (v1.Image(url="data:image/png;base64,é"), "url"),
     ],
 )
 async def test_none_too_many_or_other_bytes_are_refused_by_field(image: v1.Image, field: str) -> None:
