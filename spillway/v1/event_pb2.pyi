@@ -701,6 +701,7 @@ class Attempt(_message.Message):
     LEFT_SITE_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     model: _builtins.str
     outcome: Global___AttemptOutcome.ValueType
@@ -715,6 +716,8 @@ class Attempt(_message.Message):
     left_site: _builtins.bool
     """The content of the request left the site."""
     region: _builtins.str
+    confidence: _builtins.float
+    """How likely its answer was taken to be right, 0 to 1, where that was asked."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """What the target did, where it is a router itself. Cost and tokens above include them."""
@@ -735,13 +738,16 @@ class Attempt(_message.Message):
         left_site: _builtins.bool = ...,
         region: _builtins.str = ...,
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        confidence: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_first_token_ms", b"_first_token_ms", "_prompt_tokens", b"_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "first_token_ms", b"first_token_ms", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_completion_tokens", b"_completion_tokens", "_confidence", b"_confidence", "_cost_nano_usd", b"_cost_nano_usd", "_first_token_ms", b"_first_token_ms", "_prompt_tokens", b"_prompt_tokens", "completion_tokens", b"completion_tokens", "confidence", b"confidence", "cost_nano_usd", b"cost_nano_usd", "first_token_ms", b"first_token_ms", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion_tokens", b"_completion_tokens", "_cost_nano_usd", b"_cost_nano_usd", "_first_token_ms", b"_first_token_ms", "_prompt_tokens", b"_prompt_tokens", "attempts", b"attempts", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "duration_ms", b"duration_ms", "first_token_ms", b"first_token_ms", "left_site", b"left_site", "message", b"message", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "region", b"region", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completion_tokens", b"_completion_tokens", "_confidence", b"_confidence", "_cost_nano_usd", b"_cost_nano_usd", "_first_token_ms", b"_first_token_ms", "_prompt_tokens", b"_prompt_tokens", "attempts", b"attempts", "completion_tokens", b"completion_tokens", "confidence", b"confidence", "cost_nano_usd", b"cost_nano_usd", "duration_ms", b"duration_ms", "first_token_ms", b"first_token_ms", "left_site", b"left_site", "message", b"message", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "region", b"region", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completion_tokens: _TypeAlias = _typing.Literal["completion_tokens"]  # noqa: Y015
     _WhichOneofArgType__completion_tokens: _TypeAlias = _typing.Literal["_completion_tokens", b"_completion_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
     _WhichOneofReturnType__cost_nano_usd: _TypeAlias = _typing.Literal["cost_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_nano_usd: _TypeAlias = _typing.Literal["_cost_nano_usd", b"_cost_nano_usd"]  # noqa: Y015
     _WhichOneofReturnType__first_token_ms: _TypeAlias = _typing.Literal["first_token_ms"]  # noqa: Y015
@@ -750,6 +756,8 @@ class Attempt(_message.Message):
     _WhichOneofArgType__prompt_tokens: _TypeAlias = _typing.Literal["_prompt_tokens", b"_prompt_tokens"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__completion_tokens) -> _WhichOneofReturnType__completion_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_nano_usd) -> _WhichOneofReturnType__cost_nano_usd | None: ...
     @_typing.overload

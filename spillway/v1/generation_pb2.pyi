@@ -752,6 +752,26 @@ Global___Stop: _TypeAlias = Stop  # noqa: Y015
 class OutputConstraint(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SchemasEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     REGEX_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
@@ -759,8 +779,9 @@ class OutputConstraint(_message.Message):
     JSON_OBJECT_FIELD_NUMBER: _builtins.int
     ENFORCEMENT_FIELD_NUMBER: _builtins.int
     REPAIR_FIELD_NUMBER: _builtins.int
+    SCHEMAS_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
-    """JSON Schema (draft 7 or 2020-12), as JSON text."""
+    """JSON Schema (drafts 4, 6, 7, 2019-09, 2020-12; without $schema 2020-12), as JSON text."""
     regex: _builtins.str
     grammar: _builtins.str
     """EBNF, in the dialect of the target."""
@@ -770,6 +791,10 @@ class OutputConstraint(_message.Message):
     repair: Global___Repair.ValueType
     @_builtins.property
     def choices(self) -> Global___Choices: ...
+    @_builtins.property
+    def schemas(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Schemas that json_schema may refer to, as JSON text by their absolute URI. Nothing else is looked up, or fetched."""
+
     def __init__(
         self,
         *,
@@ -780,10 +805,11 @@ class OutputConstraint(_message.Message):
         json_object: _builtins.bool = ...,
         enforcement: Global___Enforcement.ValueType = ...,
         repair: Global___Repair.ValueType = ...,
+        schemas: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "constraint", b"constraint", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "constraint", b"constraint", "enforcement", b"enforcement", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex", "repair", b"repair"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "constraint", b"constraint", "enforcement", b"enforcement", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex", "repair", b"repair", "schemas", b"schemas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_constraint: _TypeAlias = _typing.Literal["json_schema", "regex", "grammar", "choices", "json_object"]  # noqa: Y015
     _WhichOneofArgType_constraint: _TypeAlias = _typing.Literal["constraint", b"constraint"]  # noqa: Y015

@@ -24,39 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18spillway/v1/policy.proto\x12\x0bspillway.v1\"\xd4\x04\n\rRoutingPolicy\x12\'\n\x08\x63\x61tegory\x18\x01 \x01(\x0e\x32\x15.spillway.v1.Category\x12\x1f\n\x04task\x18\x02 \x01(\x0e\x32\x11.spillway.v1.Task\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12,\n\x0b\x64\x61ta_policy\x18\x04 \x01(\x0b\x32\x17.spillway.v1.DataPolicy\x12\x17\n\x0f\x61llowed_targets\x18\x05 \x03(\t\x12\x16\n\x0e\x64\x65nied_targets\x18\x06 \x03(\t\x12\x1e\n\x11max_cost_nano_usd\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\'\n\x08\x66\x61ilover\x18\x08 \x01(\x0e\x32\x15.spillway.v1.Failover\x12\'\n\x08\x64\x65livery\x18\t \x01(\x0b\x32\x15.spillway.v1.Delivery\x12+\n\nvalidation\x18\n \x01(\x0e\x32\x17.spillway.v1.Validation\x12\'\n\x08strategy\x18\x0b \x01(\x0e\x32\x15.spillway.v1.Strategy\x12!\n\x14\x63onfidence_threshold\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12%\n\x05\x63\x61\x63he\x18\r \x01(\x0e\x32\x16.spillway.v1.CacheMode\x12\x32\n\x0e\x63ontext_policy\x18\x0e \x01(\x0e\x32\x1a.spillway.v1.ContextPolicy\x12\x15\n\rinspect_input\x18\x0f \x01(\x08\x42\x14\n\x12_max_cost_nano_usdB\x17\n\x15_confidence_threshold\"\xaf\x01\n\nDataPolicy\x12)\n\tresidency\x18\x01 \x01(\x0e\x32\x16.spillway.v1.Residency\x12\x0f\n\x07regions\x18\x02 \x03(\t\x12-\n\x0bsensitivity\x18\x03 \x01(\x0e\x32\x18.spillway.v1.Sensitivity\x12\x1f\n\x12max_retention_days\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x15\n\x13_max_retention_days\"x\n\x08\x44\x65livery\x12\'\n\x04mode\x18\x01 \x01(\x0e\x32\x19.spillway.v1.DeliveryMode\x12\x19\n\x0cprobe_tokens\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\x0f\x61\x63\x63\x65pts_restart\x18\x03 \x01(\x08\x42\x0f\n\r_probe_tokens\"\x95\x01\n\x0bPolicyStamp\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12,\n\x0b\x64\x61ta_policy\x18\x04 \x01(\x0b\x32\x17.spillway.v1.DataPolicy\x12\x0e\n\x06target\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05*\xd9\x01\n\rContextPolicy\x12\x1e\n\x1a\x43ONTEXT_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONTEXT_POLICY_REFUSE\x10\x01\x12\x19\n\x15\x43ONTEXT_POLICY_LARGER\x10\x02\x12\x18\n\x14\x43ONTEXT_POLICY_SLIDE\x10\x03\x12\x1c\n\x18\x43ONTEXT_POLICY_SUMMARIZE\x10\x04\x12\x1b\n\x17\x43ONTEXT_POLICY_PASSAGES\x10\x05\x12\x1d\n\x19\x43ONTEXT_POLICY_MAP_REDUCE\x10\x06*\x99\x01\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTRATEGY_DIRECT\x10\x01\x12\x14\n\x10STRATEGY_CASCADE\x10\x02\x12\x12\n\x0eSTRATEGY_HEDGE\x10\x03\x12\x19\n\x15STRATEGY_DRAFT_REFINE\x10\x04\x12\x19\n\x15STRATEGY_DRAFT_VERIFY\x10\x05*n\n\x08\x43\x61tegory\x12\x18\n\x14\x43\x41TEGORY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41TEGORY_ROUTINE\x10\x01\x12\x14\n\x10\x43\x41TEGORY_COMPLEX\x10\x02\x12\x1c\n\x18\x43\x41TEGORY_SAFETY_CRITICAL\x10\x03*\xb6\x01\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\r\n\tTASK_CHAT\x10\x01\x12\x11\n\rTASK_CLASSIFY\x10\x02\x12\x0c\n\x08TASK_TAG\x10\x03\x12\x10\n\x0cTASK_EXTRACT\x10\x04\x12\x12\n\x0eTASK_SUMMARIZE\x10\x05\x12\x12\n\x0eTASK_TRANSLATE\x10\x06\x12\x0e\n\nTASK_WRITE\x10\x07\x12\r\n\tTASK_CODE\x10\x08\x12\x0f\n\x0bTASK_REASON\x10\t*j\n\tResidency\x12\x19\n\x15RESIDENCY_UNSPECIFIED\x10\x00\x12\x11\n\rRESIDENCY_ANY\x10\x01\x12\x15\n\x11RESIDENCY_REGIONS\x10\x02\x12\x18\n\x14RESIDENCY_LOCAL_ONLY\x10\x03*\x96\x01\n\x0bSensitivity\x12\x1b\n\x17SENSITIVITY_UNSPECIFIED\x10\x00\x12\x16\n\x12SENSITIVITY_PUBLIC\x10\x01\x12\x18\n\x14SENSITIVITY_INTERNAL\x10\x02\x12\x1c\n\x18SENSITIVITY_CONFIDENTIAL\x10\x03\x12\x1a\n\x16SENSITIVITY_RESTRICTED\x10\x04*I\n\x08\x46\x61ilover\x12\x18\n\x14\x46\x41ILOVER_UNSPECIFIED\x10\x00\x12\x11\n\rFAILOVER_NEXT\x10\x01\x12\x10\n\x0c\x46\x41ILOVER_OFF\x10\x02*|\n\x0c\x44\x65liveryMode\x12\x1d\n\x19\x44\x45LIVERY_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x45LIVERY_MODE_LIVE\x10\x01\x12\x18\n\x14\x44\x45LIVERY_MODE_PROBED\x10\x02\x12\x1b\n\x17\x44\x45LIVERY_MODE_COMMITTED\x10\x03*o\n\nValidation\x12\x1a\n\x16VALIDATION_UNSPECIFIED\x10\x00\x12\x12\n\x0eVALIDATION_OFF\x10\x01\x12\x18\n\x14VALIDATION_PREFERRED\x10\x02\x12\x17\n\x13VALIDATION_REQUIRED\x10\x03*g\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41\x43HE_MODE_OFF\x10\x01\x12\x12\n\x0e\x43\x41\x43HE_MODE_USE\x10\x02\x12\x16\n\x12\x43\x41\x43HE_MODE_REFRESH\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18spillway/v1/policy.proto\x12\x0bspillway.v1\"\x9a\x05\n\rRoutingPolicy\x12\'\n\x08\x63\x61tegory\x18\x01 \x01(\x0e\x32\x15.spillway.v1.Category\x12\x1f\n\x04task\x18\x02 \x01(\x0e\x32\x11.spillway.v1.Task\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12,\n\x0b\x64\x61ta_policy\x18\x04 \x01(\x0b\x32\x17.spillway.v1.DataPolicy\x12\x17\n\x0f\x61llowed_targets\x18\x05 \x03(\t\x12\x16\n\x0e\x64\x65nied_targets\x18\x06 \x03(\t\x12\x1e\n\x11max_cost_nano_usd\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\'\n\x08\x66\x61ilover\x18\x08 \x01(\x0e\x32\x15.spillway.v1.Failover\x12\'\n\x08\x64\x65livery\x18\t \x01(\x0b\x32\x15.spillway.v1.Delivery\x12+\n\nvalidation\x18\n \x01(\x0e\x32\x17.spillway.v1.Validation\x12\'\n\x08strategy\x18\x0b \x01(\x0e\x32\x15.spillway.v1.Strategy\x12!\n\x14\x63onfidence_threshold\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12%\n\x05\x63\x61\x63he\x18\r \x01(\x0e\x32\x16.spillway.v1.CacheMode\x12\x32\n\x0e\x63ontext_policy\x18\x0e \x01(\x0e\x32\x1a.spillway.v1.ContextPolicy\x12\x15\n\rinspect_input\x18\x0f \x01(\x08\x12\x12\n\njudgements\x18\x10 \x03(\t\x12\x14\n\x07samples\x18\x11 \x01(\x05H\x02\x88\x01\x01\x12\x0e\n\x06redact\x18\x12 \x01(\x08\x42\x14\n\x12_max_cost_nano_usdB\x17\n\x15_confidence_thresholdB\n\n\x08_samples\"\xaf\x01\n\nDataPolicy\x12)\n\tresidency\x18\x01 \x01(\x0e\x32\x16.spillway.v1.Residency\x12\x0f\n\x07regions\x18\x02 \x03(\t\x12-\n\x0bsensitivity\x18\x03 \x01(\x0e\x32\x18.spillway.v1.Sensitivity\x12\x1f\n\x12max_retention_days\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x15\n\x13_max_retention_days\"\x89\x01\n\x08\x44\x65livery\x12\'\n\x04mode\x18\x01 \x01(\x0e\x32\x19.spillway.v1.DeliveryMode\x12\x19\n\x0cprobe_tokens\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\x0f\x61\x63\x63\x65pts_restart\x18\x03 \x01(\x08\x12\x0f\n\x07records\x18\x04 \x01(\x08\x42\x0f\n\r_probe_tokens\"\xa7\x01\n\x0bPolicyStamp\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12,\n\x0b\x64\x61ta_policy\x18\x04 \x01(\x0b\x32\x17.spillway.v1.DataPolicy\x12\x0e\n\x06target\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x10\n\x08redacted\x18\x07 \x03(\t*\xd9\x01\n\rContextPolicy\x12\x1e\n\x1a\x43ONTEXT_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONTEXT_POLICY_REFUSE\x10\x01\x12\x19\n\x15\x43ONTEXT_POLICY_LARGER\x10\x02\x12\x18\n\x14\x43ONTEXT_POLICY_SLIDE\x10\x03\x12\x1c\n\x18\x43ONTEXT_POLICY_SUMMARIZE\x10\x04\x12\x1b\n\x17\x43ONTEXT_POLICY_PASSAGES\x10\x05\x12\x1d\n\x19\x43ONTEXT_POLICY_MAP_REDUCE\x10\x06*\x99\x01\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTRATEGY_DIRECT\x10\x01\x12\x14\n\x10STRATEGY_CASCADE\x10\x02\x12\x12\n\x0eSTRATEGY_HEDGE\x10\x03\x12\x19\n\x15STRATEGY_DRAFT_REFINE\x10\x04\x12\x19\n\x15STRATEGY_DRAFT_VERIFY\x10\x05*n\n\x08\x43\x61tegory\x12\x18\n\x14\x43\x41TEGORY_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41TEGORY_ROUTINE\x10\x01\x12\x14\n\x10\x43\x41TEGORY_COMPLEX\x10\x02\x12\x1c\n\x18\x43\x41TEGORY_SAFETY_CRITICAL\x10\x03*\xb6\x01\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\r\n\tTASK_CHAT\x10\x01\x12\x11\n\rTASK_CLASSIFY\x10\x02\x12\x0c\n\x08TASK_TAG\x10\x03\x12\x10\n\x0cTASK_EXTRACT\x10\x04\x12\x12\n\x0eTASK_SUMMARIZE\x10\x05\x12\x12\n\x0eTASK_TRANSLATE\x10\x06\x12\x0e\n\nTASK_WRITE\x10\x07\x12\r\n\tTASK_CODE\x10\x08\x12\x0f\n\x0bTASK_REASON\x10\t*j\n\tResidency\x12\x19\n\x15RESIDENCY_UNSPECIFIED\x10\x00\x12\x11\n\rRESIDENCY_ANY\x10\x01\x12\x15\n\x11RESIDENCY_REGIONS\x10\x02\x12\x18\n\x14RESIDENCY_LOCAL_ONLY\x10\x03*\x96\x01\n\x0bSensitivity\x12\x1b\n\x17SENSITIVITY_UNSPECIFIED\x10\x00\x12\x16\n\x12SENSITIVITY_PUBLIC\x10\x01\x12\x18\n\x14SENSITIVITY_INTERNAL\x10\x02\x12\x1c\n\x18SENSITIVITY_CONFIDENTIAL\x10\x03\x12\x1a\n\x16SENSITIVITY_RESTRICTED\x10\x04*I\n\x08\x46\x61ilover\x12\x18\n\x14\x46\x41ILOVER_UNSPECIFIED\x10\x00\x12\x11\n\rFAILOVER_NEXT\x10\x01\x12\x10\n\x0c\x46\x41ILOVER_OFF\x10\x02*|\n\x0c\x44\x65liveryMode\x12\x1d\n\x19\x44\x45LIVERY_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x45LIVERY_MODE_LIVE\x10\x01\x12\x18\n\x14\x44\x45LIVERY_MODE_PROBED\x10\x02\x12\x1b\n\x17\x44\x45LIVERY_MODE_COMMITTED\x10\x03*o\n\nValidation\x12\x1a\n\x16VALIDATION_UNSPECIFIED\x10\x00\x12\x12\n\x0eVALIDATION_OFF\x10\x01\x12\x18\n\x14VALIDATION_PREFERRED\x10\x02\x12\x17\n\x13VALIDATION_REQUIRED\x10\x03*g\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41\x43HE_MODE_OFF\x10\x01\x12\x12\n\x0e\x43\x41\x43HE_MODE_USE\x10\x02\x12\x16\n\x12\x43\x41\x43HE_MODE_REFRESH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONTEXTPOLICY']._serialized_start=1093
-  _globals['_CONTEXTPOLICY']._serialized_end=1310
-  _globals['_STRATEGY']._serialized_start=1313
-  _globals['_STRATEGY']._serialized_end=1466
-  _globals['_CATEGORY']._serialized_start=1468
-  _globals['_CATEGORY']._serialized_end=1578
-  _globals['_TASK']._serialized_start=1581
-  _globals['_TASK']._serialized_end=1763
-  _globals['_RESIDENCY']._serialized_start=1765
-  _globals['_RESIDENCY']._serialized_end=1871
-  _globals['_SENSITIVITY']._serialized_start=1874
-  _globals['_SENSITIVITY']._serialized_end=2024
-  _globals['_FAILOVER']._serialized_start=2026
-  _globals['_FAILOVER']._serialized_end=2099
-  _globals['_DELIVERYMODE']._serialized_start=2101
-  _globals['_DELIVERYMODE']._serialized_end=2225
-  _globals['_VALIDATION']._serialized_start=2227
-  _globals['_VALIDATION']._serialized_end=2338
-  _globals['_CACHEMODE']._serialized_start=2340
-  _globals['_CACHEMODE']._serialized_end=2443
+  _globals['_CONTEXTPOLICY']._serialized_start=1199
+  _globals['_CONTEXTPOLICY']._serialized_end=1416
+  _globals['_STRATEGY']._serialized_start=1419
+  _globals['_STRATEGY']._serialized_end=1572
+  _globals['_CATEGORY']._serialized_start=1574
+  _globals['_CATEGORY']._serialized_end=1684
+  _globals['_TASK']._serialized_start=1687
+  _globals['_TASK']._serialized_end=1869
+  _globals['_RESIDENCY']._serialized_start=1871
+  _globals['_RESIDENCY']._serialized_end=1977
+  _globals['_SENSITIVITY']._serialized_start=1980
+  _globals['_SENSITIVITY']._serialized_end=2130
+  _globals['_FAILOVER']._serialized_start=2132
+  _globals['_FAILOVER']._serialized_end=2205
+  _globals['_DELIVERYMODE']._serialized_start=2207
+  _globals['_DELIVERYMODE']._serialized_end=2331
+  _globals['_VALIDATION']._serialized_start=2333
+  _globals['_VALIDATION']._serialized_end=2444
+  _globals['_CACHEMODE']._serialized_start=2446
+  _globals['_CACHEMODE']._serialized_end=2549
   _globals['_ROUTINGPOLICY']._serialized_start=42
-  _globals['_ROUTINGPOLICY']._serialized_end=638
-  _globals['_DATAPOLICY']._serialized_start=641
-  _globals['_DATAPOLICY']._serialized_end=816
-  _globals['_DELIVERY']._serialized_start=818
-  _globals['_DELIVERY']._serialized_end=938
-  _globals['_POLICYSTAMP']._serialized_start=941
-  _globals['_POLICYSTAMP']._serialized_end=1090
+  _globals['_ROUTINGPOLICY']._serialized_end=708
+  _globals['_DATAPOLICY']._serialized_start=711
+  _globals['_DATAPOLICY']._serialized_end=886
+  _globals['_DELIVERY']._serialized_start=889
+  _globals['_DELIVERY']._serialized_end=1026
+  _globals['_POLICYSTAMP']._serialized_start=1029
+  _globals['_POLICYSTAMP']._serialized_end=1196
 # @@protoc_insertion_point(module_scope)

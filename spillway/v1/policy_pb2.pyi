@@ -303,6 +303,9 @@ class RoutingPolicy(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     CONTEXT_POLICY_FIELD_NUMBER: _builtins.int
     INSPECT_INPUT_FIELD_NUMBER: _builtins.int
+    JUDGEMENTS_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    REDACT_FIELD_NUMBER: _builtins.int
     category: Global___Category.ValueType
     task: Global___Task.ValueType
     max_cost_nano_usd: _builtins.int
@@ -318,6 +321,10 @@ class RoutingPolicy(_message.Message):
     """What is done when the prompt fits no target that may answer. Unset: the policy decides."""
     inspect_input: _builtins.bool
     """The validator reads the prompt first, and what it finds raises the sensitivity. The policy may ask for it too."""
+    samples: _builtins.int
+    """CASCADE: answers that a target other than the last gives, to see whether they agree. Absent: the policy's."""
+    redact: _builtins.bool
+    """What is sensitive in the prompt leaves the site as placeholders alone, and is put back into the answer."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Free words that policy rules can match."""
@@ -332,6 +339,10 @@ class RoutingPolicy(_message.Message):
     def denied_targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def delivery(self) -> Global___Delivery: ...
+    @_builtins.property
+    def judgements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Judgement policies of the validator that the answer is held to, by name. The policy may ask for more."""
+
     def __init__(
         self,
         *,
@@ -350,19 +361,26 @@ class RoutingPolicy(_message.Message):
         cache: Global___CacheMode.ValueType = ...,
         context_policy: Global___ContextPolicy.ValueType = ...,
         inspect_input: _builtins.bool = ...,
+        judgements: _abc.Iterable[_builtins.str] | None = ...,
+        samples: _builtins.int | None = ...,
+        redact: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "confidence_threshold", b"confidence_threshold", "data_policy", b"data_policy", "delivery", b"delivery", "max_cost_nano_usd", b"max_cost_nano_usd"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "_samples", b"_samples", "confidence_threshold", b"confidence_threshold", "data_policy", b"data_policy", "delivery", b"delivery", "max_cost_nano_usd", b"max_cost_nano_usd", "samples", b"samples"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "allowed_targets", b"allowed_targets", "cache", b"cache", "category", b"category", "confidence_threshold", b"confidence_threshold", "context_policy", b"context_policy", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "inspect_input", b"inspect_input", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "strategy", b"strategy", "task", b"task", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_max_cost_nano_usd", b"_max_cost_nano_usd", "_samples", b"_samples", "allowed_targets", b"allowed_targets", "cache", b"cache", "category", b"category", "confidence_threshold", b"confidence_threshold", "context_policy", b"context_policy", "data_policy", b"data_policy", "delivery", b"delivery", "denied_targets", b"denied_targets", "failover", b"failover", "inspect_input", b"inspect_input", "judgements", b"judgements", "labels", b"labels", "max_cost_nano_usd", b"max_cost_nano_usd", "redact", b"redact", "samples", b"samples", "strategy", b"strategy", "task", b"task", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_threshold: _TypeAlias = _typing.Literal["confidence_threshold"]  # noqa: Y015
     _WhichOneofArgType__confidence_threshold: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold"]  # noqa: Y015
     _WhichOneofReturnType__max_cost_nano_usd: _TypeAlias = _typing.Literal["max_cost_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__max_cost_nano_usd: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__samples: _TypeAlias = _typing.Literal["samples"]  # noqa: Y015
+    _WhichOneofArgType__samples: _TypeAlias = _typing.Literal["_samples", b"_samples"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence_threshold) -> _WhichOneofReturnType__confidence_threshold | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost_nano_usd) -> _WhichOneofReturnType__max_cost_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__samples) -> _WhichOneofReturnType__samples | None: ...
 
 Global___RoutingPolicy: _TypeAlias = RoutingPolicy  # noqa: Y015
 
@@ -409,21 +427,27 @@ class Delivery(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     PROBE_TOKENS_FIELD_NUMBER: _builtins.int
     ACCEPTS_RESTART_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
     mode: Global___DeliveryMode.ValueType
     probe_tokens: _builtins.int
     """PROBED: tokens to hold before committing. Absent: the router's default."""
     accepts_restart: _builtins.bool
     """LIVE and PROBED: after a failure the caller accepts an answer that starts again (RouteChanged.restarted)."""
+    records: _builtins.bool
+    """COMMITTED, JSON whose root is an array or an object with one array: its records are given one by one, each when it
+    is whole and accepted. The first of them commits.
+    """
     def __init__(
         self,
         *,
         mode: Global___DeliveryMode.ValueType = ...,
         probe_tokens: _builtins.int | None = ...,
         accepts_restart: _builtins.bool = ...,
+        records: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_probe_tokens", b"_probe_tokens", "probe_tokens", b"probe_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probe_tokens", b"_probe_tokens", "accepts_restart", b"accepts_restart", "mode", b"mode", "probe_tokens", b"probe_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probe_tokens", b"_probe_tokens", "accepts_restart", b"accepts_restart", "mode", b"mode", "probe_tokens", b"probe_tokens", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__probe_tokens: _TypeAlias = _typing.Literal["probe_tokens"]  # noqa: Y015
     _WhichOneofArgType__probe_tokens: _TypeAlias = _typing.Literal["_probe_tokens", b"_probe_tokens"]  # noqa: Y015
@@ -443,6 +467,7 @@ class PolicyStamp(_message.Message):
     DATA_POLICY_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    REDACTED_FIELD_NUMBER: _builtins.int
     router: _builtins.str
     """Name of the router that stamped."""
     policy_revision: _builtins.str
@@ -456,6 +481,10 @@ class PolicyStamp(_message.Message):
     def data_policy(self) -> Global___DataPolicy:
         """The data policy in force: tenant's, rules' and caller's combined, the tightest of each."""
 
+    @_builtins.property
+    def redacted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of sensitive data that the content had, and has placeholders for."""
+
     def __init__(
         self,
         *,
@@ -465,10 +494,11 @@ class PolicyStamp(_message.Message):
         data_policy: Global___DataPolicy | None = ...,
         target: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        redacted: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data_policy", b"data_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "data_policy", b"data_policy", "policy_revision", b"policy_revision", "router", b"router", "target", b"target", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "data_policy", b"data_policy", "policy_revision", b"policy_revision", "redacted", b"redacted", "router", b"router", "target", b"target", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,37 +22,67 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from spillway.v1 import event_pb2 as spillway_dot_v1_dot_event__pb2
 from spillway.v1 import generation_pb2 as spillway_dot_v1_dot_generation__pb2
+from spillway.v1 import policy_pb2 as spillway_dot_v1_dot_policy__pb2
 from spillway.v1 import verdict_pb2 as spillway_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/validator.proto\x12\x0bspillway.v1\x1a\x1cspillway/v1/generation.proto\x1a\x19spillway/v1/verdict.proto\"j\n\x0fValidateRequest\x12\x31\n\nconstraint\x18\x01 \x01(\x0b\x32\x1d.spillway.v1.OutputConstraint\x12$\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x13.spillway.v1.Answer\")\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttruncated\x18\x02 \x01(\x08\":\n\x10ValidateResponse\x12&\n\x08verdicts\x18\x01 \x03(\x0b\x32\x14.spillway.v1.Verdict\"\xa6\x01\n\x15ValidateStreamRequest\x12\x33\n\nconstraint\x18\x01 \x01(\x0b\x32\x1d.spillway.v1.OutputConstraintH\x00\x12)\n\x05piece\x18\x02 \x01(\x0b\x32\x18.spillway.v1.AnswerPieceH\x00\x12%\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.spillway.v1.AnswerEndH\x00\x42\x06\n\x04step\"+\n\x0b\x41nswerPiece\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\".\n\tAnswerEnd\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"^\n\x16ValidateStreamResponse\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12%\n\x07verdict\x18\x02 \x01(\x0b\x32\x14.spillway.v1.Verdict\x12\r\n\x05\x65\x61rly\x18\x03 \x01(\x08\"$\n\x13InspectInputRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"A\n\x14InspectInputResponse\x12)\n\x05spans\x18\x01 \x03(\x0b\x32\x1a.spillway.v1.SensitiveSpan\"U\n\rSensitiveSpan\x12\x0c\n\x04text\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t2\x8f\x02\n\x10ValidatorService\x12G\n\x08Validate\x12\x1c.spillway.v1.ValidateRequest\x1a\x1d.spillway.v1.ValidateResponse\x12]\n\x0eValidateStream\x12\".spillway.v1.ValidateStreamRequest\x1a#.spillway.v1.ValidateStreamResponse(\x01\x30\x01\x12S\n\x0cInspectInput\x12 .spillway.v1.InspectInputRequest\x1a!.spillway.v1.InspectInputResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/validator.proto\x12\x0bspillway.v1\x1a\x17spillway/v1/event.proto\x1a\x1cspillway/v1/generation.proto\x1a\x18spillway/v1/policy.proto\x1a\x19spillway/v1/verdict.proto\"|\n\x0fValidateRequest\x12\x31\n\nconstraint\x18\x01 \x01(\x0b\x32\x1d.spillway.v1.OutputConstraint\x12$\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x13.spillway.v1.Answer\x12\x10\n\x08policies\x18\x03 \x03(\t\")\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttruncated\x18\x02 \x01(\x08\":\n\x10ValidateResponse\x12&\n\x08verdicts\x18\x01 \x03(\x0b\x32\x14.spillway.v1.Verdict\"\xc9\x01\n\x15ValidateStreamRequest\x12\x33\n\nconstraint\x18\x01 \x01(\x0b\x32\x1d.spillway.v1.OutputConstraintH\x00\x12)\n\x05piece\x18\x02 \x01(\x0b\x32\x18.spillway.v1.AnswerPieceH\x00\x12%\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.spillway.v1.AnswerEndH\x00\x12\x10\n\x08policies\x18\x04 \x03(\t\x12\x0f\n\x07records\x18\x05 \x01(\x08\x42\x06\n\x04step\"+\n\x0b\x41nswerPiece\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\".\n\tAnswerEnd\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"\x8d\x01\n\x16ValidateStreamResponse\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12%\n\x07verdict\x18\x02 \x01(\x0b\x32\x14.spillway.v1.Verdict\x12\r\n\x05\x65\x61rly\x18\x03 \x01(\x08\x12-\n\x07records\x18\x04 \x01(\x0b\x32\x1c.spillway.v1.AcceptedRecords\"-\n\x0f\x41\x63\x63\x65ptedRecords\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x04\"$\n\x13InspectInputRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"l\n\x14InspectInputResponse\x12)\n\x05spans\x18\x01 \x03(\x0b\x32\x1a.spillway.v1.SensitiveSpan\x12)\n\x05marks\x18\x02 \x03(\x0b\x32\x1a.spillway.v1.SensitiveSpan\"U\n\rSensitiveSpan\x12\x0c\n\x04text\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t\"\xe3\x01\n\x16ScoreConfidenceRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x1f\n\x04task\x18\x02 \x01(\x0e\x32\x11.spillway.v1.Task\x12\x0e\n\x06prompt\x18\x03 \x03(\t\x12+\n\x07\x61nswers\x18\x04 \x03(\x0b\x32\x1a.spillway.v1.SampledAnswer\x12\x18\n\x0bjudge_score\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x31\n\nconstraint\x18\x06 \x01(\x0b\x32\x1d.spillway.v1.OutputConstraintB\x0e\n\x0c_judge_score\"]\n\rSampledAnswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\x08logprobs\x18\x02 \x03(\x0b\x32\x19.spillway.v1.TokenLogprob\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"s\n\x17ScoreConfidenceResponse\x12\x12\n\x05score\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12+\n\x05signs\x18\x02 \x01(\x0b\x32\x1c.spillway.v1.ConfidenceSigns\x12\r\n\x05model\x18\x03 \x01(\tB\x08\n\x06_score\"\xb1\x02\n\x0f\x43onfidenceSigns\x12\x19\n\x0cmean_logprob\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_logprob\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07\x65ntropy\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\tagreement\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x14\n\x07novelty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x14\n\x07refusal\x18\x06 \x01(\x08H\x05\x88\x01\x01\x12\x13\n\x06length\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x12\n\x05judge\x18\x08 \x01(\x01H\x07\x88\x01\x01\x42\x0f\n\r_mean_logprobB\x0e\n\x0c_min_logprobB\n\n\x08_entropyB\x0c\n\n_agreementB\n\n\x08_noveltyB\n\n\x08_refusalB\t\n\x07_lengthB\x08\n\x06_judge\"]\n\rRedactRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\r\n\x05kinds\x18\x02 \x03(\t\x12.\n\x0cplaceholders\x18\x03 \x03(\x0b\x32\x18.spillway.v1.Placeholder\"O\n\x0eRedactResponse\x12\r\n\x05texts\x18\x01 \x03(\t\x12.\n\x0cplaceholders\x18\x02 \x03(\x0b\x32\x18.spillway.v1.Placeholder\"<\n\x0bPlaceholder\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08original\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\"O\n\x0eRestoreRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12.\n\x0cplaceholders\x18\x02 \x03(\x0b\x32\x18.spillway.v1.Placeholder\" \n\x0fRestoreResponse\x12\r\n\x05texts\x18\x01 \x03(\t\"\x15\n\x13ListPoliciesRequest\"F\n\x14ListPoliciesResponse\x12.\n\x08policies\x18\x01 \x03(\x0b\x32\x1c.spillway.v1.JudgementPolicy\"_\n\x0fJudgementPolicy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12)\n\x05rules\x18\x03 \x03(\x0b\x32\x1a.spillway.v1.JudgementRule\"P\n\rJudgementRule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06plugin\x18\x04 \x01(\t2\xcb\x04\n\x10ValidatorService\x12G\n\x08Validate\x12\x1c.spillway.v1.ValidateRequest\x1a\x1d.spillway.v1.ValidateResponse\x12]\n\x0eValidateStream\x12\".spillway.v1.ValidateStreamRequest\x1a#.spillway.v1.ValidateStreamResponse(\x01\x30\x01\x12\\\n\x0fScoreConfidence\x12#.spillway.v1.ScoreConfidenceRequest\x1a$.spillway.v1.ScoreConfidenceResponse\x12S\n\x0cInspectInput\x12 .spillway.v1.InspectInputRequest\x1a!.spillway.v1.InspectInputResponse\x12\x41\n\x06Redact\x12\x1a.spillway.v1.RedactRequest\x1a\x1b.spillway.v1.RedactResponse\x12\x44\n\x07Restore\x12\x1b.spillway.v1.RestoreRequest\x1a\x1c.spillway.v1.RestoreResponse\x12S\n\x0cListPolicies\x12 .spillway.v1.ListPoliciesRequest\x1a!.spillway.v1.ListPoliciesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.validator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VALIDATEREQUEST']._serialized_start=101
-  _globals['_VALIDATEREQUEST']._serialized_end=207
-  _globals['_ANSWER']._serialized_start=209
-  _globals['_ANSWER']._serialized_end=250
-  _globals['_VALIDATERESPONSE']._serialized_start=252
-  _globals['_VALIDATERESPONSE']._serialized_end=310
-  _globals['_VALIDATESTREAMREQUEST']._serialized_start=313
-  _globals['_VALIDATESTREAMREQUEST']._serialized_end=479
-  _globals['_ANSWERPIECE']._serialized_start=481
-  _globals['_ANSWERPIECE']._serialized_end=524
-  _globals['_ANSWEREND']._serialized_start=526
-  _globals['_ANSWEREND']._serialized_end=572
-  _globals['_VALIDATESTREAMRESPONSE']._serialized_start=574
-  _globals['_VALIDATESTREAMRESPONSE']._serialized_end=668
-  _globals['_INSPECTINPUTREQUEST']._serialized_start=670
-  _globals['_INSPECTINPUTREQUEST']._serialized_end=706
-  _globals['_INSPECTINPUTRESPONSE']._serialized_start=708
-  _globals['_INSPECTINPUTRESPONSE']._serialized_end=773
-  _globals['_SENSITIVESPAN']._serialized_start=775
-  _globals['_SENSITIVESPAN']._serialized_end=860
-  _globals['_VALIDATORSERVICE']._serialized_start=863
-  _globals['_VALIDATORSERVICE']._serialized_end=1134
+  _globals['_VALIDATEREQUEST']._serialized_start=152
+  _globals['_VALIDATEREQUEST']._serialized_end=276
+  _globals['_ANSWER']._serialized_start=278
+  _globals['_ANSWER']._serialized_end=319
+  _globals['_VALIDATERESPONSE']._serialized_start=321
+  _globals['_VALIDATERESPONSE']._serialized_end=379
+  _globals['_VALIDATESTREAMREQUEST']._serialized_start=382
+  _globals['_VALIDATESTREAMREQUEST']._serialized_end=583
+  _globals['_ANSWERPIECE']._serialized_start=585
+  _globals['_ANSWERPIECE']._serialized_end=628
+  _globals['_ANSWEREND']._serialized_start=630
+  _globals['_ANSWEREND']._serialized_end=676
+  _globals['_VALIDATESTREAMRESPONSE']._serialized_start=679
+  _globals['_VALIDATESTREAMRESPONSE']._serialized_end=820
+  _globals['_ACCEPTEDRECORDS']._serialized_start=822
+  _globals['_ACCEPTEDRECORDS']._serialized_end=867
+  _globals['_INSPECTINPUTREQUEST']._serialized_start=869
+  _globals['_INSPECTINPUTREQUEST']._serialized_end=905
+  _globals['_INSPECTINPUTRESPONSE']._serialized_start=907
+  _globals['_INSPECTINPUTRESPONSE']._serialized_end=1015
+  _globals['_SENSITIVESPAN']._serialized_start=1017
+  _globals['_SENSITIVESPAN']._serialized_end=1102
+  _globals['_SCORECONFIDENCEREQUEST']._serialized_start=1105
+  _globals['_SCORECONFIDENCEREQUEST']._serialized_end=1332
+  _globals['_SAMPLEDANSWER']._serialized_start=1334
+  _globals['_SAMPLEDANSWER']._serialized_end=1427
+  _globals['_SCORECONFIDENCERESPONSE']._serialized_start=1429
+  _globals['_SCORECONFIDENCERESPONSE']._serialized_end=1544
+  _globals['_CONFIDENCESIGNS']._serialized_start=1547
+  _globals['_CONFIDENCESIGNS']._serialized_end=1852
+  _globals['_REDACTREQUEST']._serialized_start=1854
+  _globals['_REDACTREQUEST']._serialized_end=1947
+  _globals['_REDACTRESPONSE']._serialized_start=1949
+  _globals['_REDACTRESPONSE']._serialized_end=2028
+  _globals['_PLACEHOLDER']._serialized_start=2030
+  _globals['_PLACEHOLDER']._serialized_end=2090
+  _globals['_RESTOREREQUEST']._serialized_start=2092
+  _globals['_RESTOREREQUEST']._serialized_end=2171
+  _globals['_RESTORERESPONSE']._serialized_start=2173
+  _globals['_RESTORERESPONSE']._serialized_end=2205
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=2207
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=2228
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=2230
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2300
+  _globals['_JUDGEMENTPOLICY']._serialized_start=2302
+  _globals['_JUDGEMENTPOLICY']._serialized_end=2397
+  _globals['_JUDGEMENTRULE']._serialized_start=2399
+  _globals['_JUDGEMENTRULE']._serialized_end=2479
+  _globals['_VALIDATORSERVICE']._serialized_start=2482
+  _globals['_VALIDATORSERVICE']._serialized_end=3069
 # @@protoc_insertion_point(module_scope)

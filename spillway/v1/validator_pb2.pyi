@@ -7,7 +7,9 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from spillway.v1 import event_pb2 as _event_pb2
 from spillway.v1 import generation_pb2 as _generation_pb2
+from spillway.v1 import policy_pb2 as _policy_pb2
 from spillway.v1 import verdict_pb2 as _verdict_pb2
 import builtins as _builtins
 import sys
@@ -26,19 +28,27 @@ class ValidateRequest(_message.Message):
 
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def constraint(self) -> _generation_pb2.OutputConstraint: ...
+    def constraint(self) -> _generation_pb2.OutputConstraint:
+        """May be absent where policies are named."""
+
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Answer]: ...
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Judgement policies the answers are held to besides."""
+
     def __init__(
         self,
         *,
         constraint: _generation_pb2.OutputConstraint | None = ...,
         answers: _abc.Iterable[Global___Answer] | None = ...,
+        policies: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "constraint", b"constraint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "constraint", b"constraint", "policies", b"policies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,6 +106,10 @@ class ValidateStreamRequest(_message.Message):
     CONSTRAINT_FIELD_NUMBER: _builtins.int
     PIECE_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    records: _builtins.bool
+    """With the constraint: records are told as they are accepted."""
     @_builtins.property
     def constraint(self) -> _generation_pb2.OutputConstraint:
         """First, and once: what the answers have to be."""
@@ -104,16 +118,22 @@ class ValidateStreamRequest(_message.Message):
     def piece(self) -> Global___AnswerPiece: ...
     @_builtins.property
     def end(self) -> Global___AnswerEnd: ...
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With the constraint: judgement policies the answers are held to besides."""
+
     def __init__(
         self,
         *,
         constraint: _generation_pb2.OutputConstraint | None = ...,
         piece: Global___AnswerPiece | None = ...,
         end: Global___AnswerEnd | None = ...,
+        policies: _abc.Iterable[_builtins.str] | None = ...,
+        records: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "end", b"end", "piece", b"piece", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "end", b"end", "piece", b"piece", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "end", b"end", "piece", b"piece", "policies", b"policies", "records", b"records", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["constraint", "piece", "end"]  # noqa: Y015
     _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
@@ -170,32 +190,64 @@ Global___AnswerEnd: _TypeAlias = AnswerEnd  # noqa: Y015
 
 @_typing.final
 class ValidateStreamResponse(_message.Message):
-    """One per choice."""
+    """One verdict per choice. Before it, where records are asked for, one message per records that have become whole."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHOICE_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     EARLY_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
     early: _builtins.bool
     """The answer had not ended: nothing that could have followed would have made it right. The rest of it is not read."""
     @_builtins.property
-    def verdict(self) -> _verdict_pb2.Verdict: ...
+    def verdict(self) -> _verdict_pb2.Verdict:
+        """Absent in a message of records."""
+
+    @_builtins.property
+    def records(self) -> Global___AcceptedRecords: ...
     def __init__(
         self,
         *,
         choice: _builtins.int = ...,
         verdict: _verdict_pb2.Verdict | None = ...,
         early: _builtins.bool = ...,
+        records: Global___AcceptedRecords | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "early", b"early", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "early", b"early", "records", b"records", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ValidateStreamResponse: _TypeAlias = ValidateStreamResponse  # noqa: Y015
+
+@_typing.final
+class AcceptedRecords(_message.Message):
+    """Records of the answer's array, from the first on, that are whole and as the schema wants them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many there are now."""
+    end: _builtins.int
+    """Where in the answer the last of them ends: the first character after it, counted in Unicode code points."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "end", b"end"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptedRecords: _TypeAlias = AcceptedRecords  # noqa: Y015
 
 @_typing.final
 class InspectInputRequest(_message.Message):
@@ -222,18 +274,24 @@ class InspectInputResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SPANS_FIELD_NUMBER: _builtins.int
+    MARKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___SensitiveSpan]:
         """In the order of the texts, then of where they begin; none overlaps another."""
+
+    @_builtins.property
+    def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SensitiveSpan]:
+        """Likewise: where a text speaks as if it could command the model (prompt injection). Signs, not proof."""
 
     def __init__(
         self,
         *,
         spans: _abc.Iterable[Global___SensitiveSpan] | None = ...,
+        marks: _abc.Iterable[Global___SensitiveSpan] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spans", b"spans"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["marks", b"marks", "spans", b"spans"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -275,3 +333,416 @@ class SensitiveSpan(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SensitiveSpan: _TypeAlias = SensitiveSpan  # noqa: Y015
+
+@_typing.final
+class ScoreConfidenceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    JUDGE_SCORE_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """Who answered, and what for: a fitted model may know both."""
+    task: _policy_pb2.Task.ValueType
+    judge_score: _builtins.float
+    """What a judge model said of the answer, 0 to 1."""
+    @_builtins.property
+    def prompt(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was asked. Empty: novelty is unknown."""
+
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledAnswer]:
+        """The answer first; others are further samples, to see whether they agree with it."""
+
+    @_builtins.property
+    def constraint(self) -> _generation_pb2.OutputConstraint:
+        """What the answer had to be: samples of JSON agree by value."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        task: _policy_pb2.Task.ValueType = ...,
+        prompt: _abc.Iterable[_builtins.str] | None = ...,
+        answers: _abc.Iterable[Global___SampledAnswer] | None = ...,
+        judge_score: _builtins.float | None = ...,
+        constraint: _generation_pb2.OutputConstraint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_judge_score", b"_judge_score", "constraint", b"constraint", "judge_score", b"judge_score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_judge_score", b"_judge_score", "answers", b"answers", "constraint", b"constraint", "judge_score", b"judge_score", "prompt", b"prompt", "target", b"target", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__judge_score: _TypeAlias = _typing.Literal["judge_score"]  # noqa: Y015
+    _WhichOneofArgType__judge_score: _TypeAlias = _typing.Literal["_judge_score", b"_judge_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__judge_score) -> _WhichOneofReturnType__judge_score | None: ...
+
+Global___ScoreConfidenceRequest: _TypeAlias = ScoreConfidenceRequest  # noqa: Y015
+
+@_typing.final
+class SampledAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    truncated: _builtins.bool
+    """The answer ended because it was full, not because it was done."""
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.TokenLogprob]:
+        """Of its tokens, in order. Empty: unknown."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        logprobs: _abc.Iterable[_event_pb2.TokenLogprob] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampledAnswer: _TypeAlias = SampledAnswer  # noqa: Y015
+
+@_typing.final
+class ScoreConfidenceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    SIGNS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """How likely the answer is right, 0 to 1. Absent where no sign is known."""
+    model: _builtins.str
+    """The calibrated model that combined them: its name and revision."""
+    @_builtins.property
+    def signs(self) -> Global___ConfidenceSigns: ...
+    def __init__(
+        self,
+        *,
+        score: _builtins.float | None = ...,
+        signs: Global___ConfidenceSigns | None = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score", "signs", b"signs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "model", b"model", "score", b"score", "signs", b"signs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___ScoreConfidenceResponse: _TypeAlias = ScoreConfidenceResponse  # noqa: Y015
+
+@_typing.final
+class ConfidenceSigns(_message.Message):
+    """Signs of confidence; unknown is absent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
+    MIN_LOGPROB_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    NOVELTY_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
+    mean_logprob: _builtins.float
+    """Natural logarithms, over the tokens that carry content."""
+    min_logprob: _builtins.float
+    entropy: _builtins.float
+    """Mean over the same tokens, in nats: a lower bound where the alternatives told do not sum up to 1."""
+    agreement: _builtins.float
+    """Share of the other samples that say the same, 0 to 1."""
+    novelty: _builtins.float
+    """How unlike the prompts that this target has answered well, 0 to 1."""
+    refusal: _builtins.bool
+    """The answer declines, or says that it does not know."""
+    length: _builtins.float
+    """Length of the answer against what is expected, in standard deviations of its logarithm."""
+    judge: _builtins.float
+    def __init__(
+        self,
+        *,
+        mean_logprob: _builtins.float | None = ...,
+        min_logprob: _builtins.float | None = ...,
+        entropy: _builtins.float | None = ...,
+        agreement: _builtins.float | None = ...,
+        novelty: _builtins.float | None = ...,
+        refusal: _builtins.bool | None = ...,
+        length: _builtins.float | None = ...,
+        judge: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "_entropy", b"_entropy", "_judge", b"_judge", "_length", b"_length", "_mean_logprob", b"_mean_logprob", "_min_logprob", b"_min_logprob", "_novelty", b"_novelty", "_refusal", b"_refusal", "agreement", b"agreement", "entropy", b"entropy", "judge", b"judge", "length", b"length", "mean_logprob", b"mean_logprob", "min_logprob", b"min_logprob", "novelty", b"novelty", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "_entropy", b"_entropy", "_judge", b"_judge", "_length", b"_length", "_mean_logprob", b"_mean_logprob", "_min_logprob", b"_min_logprob", "_novelty", b"_novelty", "_refusal", b"_refusal", "agreement", b"agreement", "entropy", b"entropy", "judge", b"judge", "length", b"length", "mean_logprob", b"mean_logprob", "min_logprob", b"min_logprob", "novelty", b"novelty", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__agreement: _TypeAlias = _typing.Literal["agreement"]  # noqa: Y015
+    _WhichOneofArgType__agreement: _TypeAlias = _typing.Literal["_agreement", b"_agreement"]  # noqa: Y015
+    _WhichOneofReturnType__entropy: _TypeAlias = _typing.Literal["entropy"]  # noqa: Y015
+    _WhichOneofArgType__entropy: _TypeAlias = _typing.Literal["_entropy", b"_entropy"]  # noqa: Y015
+    _WhichOneofReturnType__judge: _TypeAlias = _typing.Literal["judge"]  # noqa: Y015
+    _WhichOneofArgType__judge: _TypeAlias = _typing.Literal["_judge", b"_judge"]  # noqa: Y015
+    _WhichOneofReturnType__length: _TypeAlias = _typing.Literal["length"]  # noqa: Y015
+    _WhichOneofArgType__length: _TypeAlias = _typing.Literal["_length", b"_length"]  # noqa: Y015
+    _WhichOneofReturnType__mean_logprob: _TypeAlias = _typing.Literal["mean_logprob"]  # noqa: Y015
+    _WhichOneofArgType__mean_logprob: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob"]  # noqa: Y015
+    _WhichOneofReturnType__min_logprob: _TypeAlias = _typing.Literal["min_logprob"]  # noqa: Y015
+    _WhichOneofArgType__min_logprob: _TypeAlias = _typing.Literal["_min_logprob", b"_min_logprob"]  # noqa: Y015
+    _WhichOneofReturnType__novelty: _TypeAlias = _typing.Literal["novelty"]  # noqa: Y015
+    _WhichOneofArgType__novelty: _TypeAlias = _typing.Literal["_novelty", b"_novelty"]  # noqa: Y015
+    _WhichOneofReturnType__refusal: _TypeAlias = _typing.Literal["refusal"]  # noqa: Y015
+    _WhichOneofArgType__refusal: _TypeAlias = _typing.Literal["_refusal", b"_refusal"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agreement) -> _WhichOneofReturnType__agreement | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__entropy) -> _WhichOneofReturnType__entropy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__judge) -> _WhichOneofReturnType__judge | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__length) -> _WhichOneofReturnType__length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_logprob) -> _WhichOneofReturnType__mean_logprob | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_logprob) -> _WhichOneofReturnType__min_logprob | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty) -> _WhichOneofReturnType__novelty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refusal) -> _WhichOneofReturnType__refusal | None: ...
+
+Global___ConfidenceSigns: _TypeAlias = ConfidenceSigns  # noqa: Y015
+
+@_typing.final
+class RedactRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    PLACEHOLDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds that are replaced. Empty: all that are found."""
+
+    @_builtins.property
+    def placeholders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placeholder]:
+        """Placeholders given before, in the same conversation: what is the same gets the same one."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        placeholders: _abc.Iterable[Global___Placeholder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "placeholders", b"placeholders", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedactRequest: _TypeAlias = RedactRequest  # noqa: Y015
+
+@_typing.final
+class RedactResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    PLACEHOLDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In the order of the request."""
+
+    @_builtins.property
+    def placeholders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placeholder]:
+        """Those of the request, and the new ones."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        placeholders: _abc.Iterable[Global___Placeholder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["placeholders", b"placeholders", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedactResponse: _TypeAlias = RedactResponse  # noqa: Y015
+
+@_typing.final
+class Placeholder(_message.Message):
+    """A word that stands for a piece of a text, such as [EMAIL_1]."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    ORIGINAL_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    original: _builtins.str
+    kind: _builtins.str
+    """As in SensitiveSpan."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        original: _builtins.str = ...,
+        kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "original", b"original", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Placeholder: _TypeAlias = Placeholder  # noqa: Y015
+
+@_typing.final
+class RestoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    PLACEHOLDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def placeholders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placeholder]: ...
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        placeholders: _abc.Iterable[Global___Placeholder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["placeholders", b"placeholders", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreRequest: _TypeAlias = RestoreRequest  # noqa: Y015
+
+@_typing.final
+class RestoreResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreResponse: _TypeAlias = RestoreResponse  # noqa: Y015
+
+@_typing.final
+class ListPoliciesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoliciesRequest: _TypeAlias = ListPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class ListPoliciesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___JudgementPolicy]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[Global___JudgementPolicy] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoliciesResponse: _TypeAlias = ListPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class JudgementPolicy(_message.Message):
+    """Rules that answers are held to under one name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    description: _builtins.str
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___JudgementRule]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        rules: _abc.Iterable[Global___JudgementRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgementPolicy: _TypeAlias = JudgementPolicy  # noqa: Y015
+
+@_typing.final
+class JudgementRule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PLUGIN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    kind: _builtins.str
+    """json, regex, choices, length, language, forbidden, or what a plugin calls itself."""
+    description: _builtins.str
+    """What it asks for, in a sentence."""
+    plugin: _builtins.str
+    """The distribution that brought it, where that is a plugin."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        description: _builtins.str = ...,
+        plugin: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "kind", b"kind", "name", b"name", "plugin", b"plugin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgementRule: _TypeAlias = JudgementRule  # noqa: Y015

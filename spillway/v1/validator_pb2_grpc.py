@@ -44,10 +44,30 @@ class ValidatorServiceStub:
                 request_serializer=spillway_dot_v1_dot_validator__pb2.ValidateStreamRequest.SerializeToString,
                 response_deserializer=spillway_dot_v1_dot_validator__pb2.ValidateStreamResponse.FromString,
                 _registered_method=True)
+        self.ScoreConfidence = channel.unary_unary(
+                '/spillway.v1.ValidatorService/ScoreConfidence',
+                request_serializer=spillway_dot_v1_dot_validator__pb2.ScoreConfidenceRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_validator__pb2.ScoreConfidenceResponse.FromString,
+                _registered_method=True)
         self.InspectInput = channel.unary_unary(
                 '/spillway.v1.ValidatorService/InspectInput',
                 request_serializer=spillway_dot_v1_dot_validator__pb2.InspectInputRequest.SerializeToString,
                 response_deserializer=spillway_dot_v1_dot_validator__pb2.InspectInputResponse.FromString,
+                _registered_method=True)
+        self.Redact = channel.unary_unary(
+                '/spillway.v1.ValidatorService/Redact',
+                request_serializer=spillway_dot_v1_dot_validator__pb2.RedactRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_validator__pb2.RedactResponse.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/spillway.v1.ValidatorService/Restore',
+                request_serializer=spillway_dot_v1_dot_validator__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_validator__pb2.RestoreResponse.FromString,
+                _registered_method=True)
+        self.ListPolicies = channel.unary_unary(
+                '/spillway.v1.ValidatorService/ListPolicies',
+                request_serializer=spillway_dot_v1_dot_validator__pb2.ListPoliciesRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_validator__pb2.ListPoliciesResponse.FromString,
                 _registered_method=True)
 
 
@@ -68,8 +88,36 @@ class ValidatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreConfidence(self, request, context):
+        """Says how likely an answer is right, and by what signs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def InspectInput(self, request, context):
         """Says where texts hold what ought not to leave the site. Texts are neither kept nor logged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Redact(self, request, context):
+        """Puts placeholders in the place of what InspectInput finds. Who asked keeps what they stand for; nobody else does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """Puts back what placeholders stand for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicies(self, request, context):
+        """The judgement policies that answers can be held to by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,10 +136,30 @@ def add_ValidatorServiceServicer_to_server(servicer, server):
                     request_deserializer=spillway_dot_v1_dot_validator__pb2.ValidateStreamRequest.FromString,
                     response_serializer=spillway_dot_v1_dot_validator__pb2.ValidateStreamResponse.SerializeToString,
             ),
+            'ScoreConfidence': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScoreConfidence,
+                    request_deserializer=spillway_dot_v1_dot_validator__pb2.ScoreConfidenceRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_validator__pb2.ScoreConfidenceResponse.SerializeToString,
+            ),
             'InspectInput': grpc.unary_unary_rpc_method_handler(
                     servicer.InspectInput,
                     request_deserializer=spillway_dot_v1_dot_validator__pb2.InspectInputRequest.FromString,
                     response_serializer=spillway_dot_v1_dot_validator__pb2.InspectInputResponse.SerializeToString,
+            ),
+            'Redact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Redact,
+                    request_deserializer=spillway_dot_v1_dot_validator__pb2.RedactRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_validator__pb2.RedactResponse.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=spillway_dot_v1_dot_validator__pb2.RestoreRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_validator__pb2.RestoreResponse.SerializeToString,
+            ),
+            'ListPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicies,
+                    request_deserializer=spillway_dot_v1_dot_validator__pb2.ListPoliciesRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_validator__pb2.ListPoliciesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -159,6 +227,33 @@ class ValidatorService:
             _registered_method=True)
 
     @staticmethod
+    def ScoreConfidence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.ValidatorService/ScoreConfidence',
+            spillway_dot_v1_dot_validator__pb2.ScoreConfidenceRequest.SerializeToString,
+            spillway_dot_v1_dot_validator__pb2.ScoreConfidenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def InspectInput(request,
             target,
             options=(),
@@ -175,6 +270,87 @@ class ValidatorService:
             '/spillway.v1.ValidatorService/InspectInput',
             spillway_dot_v1_dot_validator__pb2.InspectInputRequest.SerializeToString,
             spillway_dot_v1_dot_validator__pb2.InspectInputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Redact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.ValidatorService/Redact',
+            spillway_dot_v1_dot_validator__pb2.RedactRequest.SerializeToString,
+            spillway_dot_v1_dot_validator__pb2.RedactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.ValidatorService/Restore',
+            spillway_dot_v1_dot_validator__pb2.RestoreRequest.SerializeToString,
+            spillway_dot_v1_dot_validator__pb2.RestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spillway.v1.ValidatorService/ListPolicies',
+            spillway_dot_v1_dot_validator__pb2.ListPoliciesRequest.SerializeToString,
+            spillway_dot_v1_dot_validator__pb2.ListPoliciesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,8 +35,16 @@ class ValidatorServiceStub:
     """Judges whole answers. A schema that is itself invalid is an error, SCHEMA_INVALID, not a verdict."""
     ValidateStream: _grpc.StreamStreamMultiCallable[_validator_pb2.ValidateStreamRequest, _validator_pb2.ValidateStreamResponse]
     """Judges answers while they arrive: at the end of each, or as soon as nothing that may follow can make it right."""
+    ScoreConfidence: _grpc.UnaryUnaryMultiCallable[_validator_pb2.ScoreConfidenceRequest, _validator_pb2.ScoreConfidenceResponse]
+    """Says how likely an answer is right, and by what signs."""
     InspectInput: _grpc.UnaryUnaryMultiCallable[_validator_pb2.InspectInputRequest, _validator_pb2.InspectInputResponse]
     """Says where texts hold what ought not to leave the site. Texts are neither kept nor logged."""
+    Redact: _grpc.UnaryUnaryMultiCallable[_validator_pb2.RedactRequest, _validator_pb2.RedactResponse]
+    """Puts placeholders in the place of what InspectInput finds. Who asked keeps what they stand for; nobody else does."""
+    Restore: _grpc.UnaryUnaryMultiCallable[_validator_pb2.RestoreRequest, _validator_pb2.RestoreResponse]
+    """Puts back what placeholders stand for."""
+    ListPolicies: _grpc.UnaryUnaryMultiCallable[_validator_pb2.ListPoliciesRequest, _validator_pb2.ListPoliciesResponse]
+    """The judgement policies that answers can be held to by name."""
 
 @_typing.type_check_only
 class ValidatorServiceAsyncStub(ValidatorServiceStub):
@@ -45,8 +53,16 @@ class ValidatorServiceAsyncStub(ValidatorServiceStub):
     """Judges whole answers. A schema that is itself invalid is an error, SCHEMA_INVALID, not a verdict."""
     ValidateStream: _aio.StreamStreamMultiCallable[_validator_pb2.ValidateStreamRequest, _validator_pb2.ValidateStreamResponse]  # type: ignore[assignment]
     """Judges answers while they arrive: at the end of each, or as soon as nothing that may follow can make it right."""
+    ScoreConfidence: _aio.UnaryUnaryMultiCallable[_validator_pb2.ScoreConfidenceRequest, _validator_pb2.ScoreConfidenceResponse]  # type: ignore[assignment]
+    """Says how likely an answer is right, and by what signs."""
     InspectInput: _aio.UnaryUnaryMultiCallable[_validator_pb2.InspectInputRequest, _validator_pb2.InspectInputResponse]  # type: ignore[assignment]
     """Says where texts hold what ought not to leave the site. Texts are neither kept nor logged."""
+    Redact: _aio.UnaryUnaryMultiCallable[_validator_pb2.RedactRequest, _validator_pb2.RedactResponse]  # type: ignore[assignment]
+    """Puts placeholders in the place of what InspectInput finds. Who asked keeps what they stand for; nobody else does."""
+    Restore: _aio.UnaryUnaryMultiCallable[_validator_pb2.RestoreRequest, _validator_pb2.RestoreResponse]  # type: ignore[assignment]
+    """Puts back what placeholders stand for."""
+    ListPolicies: _aio.UnaryUnaryMultiCallable[_validator_pb2.ListPoliciesRequest, _validator_pb2.ListPoliciesResponse]  # type: ignore[assignment]
+    """The judgement policies that answers can be held to by name."""
 
 class ValidatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -66,11 +82,43 @@ class ValidatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Judges answers while they arrive: at the end of each, or as soon as nothing that may follow can make it right."""
 
     @_abc_1.abstractmethod
+    def ScoreConfidence(
+        self,
+        request: _validator_pb2.ScoreConfidenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validator_pb2.ScoreConfidenceResponse, _abc.Awaitable[_validator_pb2.ScoreConfidenceResponse]]:
+        """Says how likely an answer is right, and by what signs."""
+
+    @_abc_1.abstractmethod
     def InspectInput(
         self,
         request: _validator_pb2.InspectInputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_validator_pb2.InspectInputResponse, _abc.Awaitable[_validator_pb2.InspectInputResponse]]:
         """Says where texts hold what ought not to leave the site. Texts are neither kept nor logged."""
+
+    @_abc_1.abstractmethod
+    def Redact(
+        self,
+        request: _validator_pb2.RedactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validator_pb2.RedactResponse, _abc.Awaitable[_validator_pb2.RedactResponse]]:
+        """Puts placeholders in the place of what InspectInput finds. Who asked keeps what they stand for; nobody else does."""
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request: _validator_pb2.RestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validator_pb2.RestoreResponse, _abc.Awaitable[_validator_pb2.RestoreResponse]]:
+        """Puts back what placeholders stand for."""
+
+    @_abc_1.abstractmethod
+    def ListPolicies(
+        self,
+        request: _validator_pb2.ListPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validator_pb2.ListPoliciesResponse, _abc.Awaitable[_validator_pb2.ListPoliciesResponse]]:
+        """The judgement policies that answers can be held to by name."""
 
 def add_ValidatorServiceServicer_to_server(servicer: ValidatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19spillway/v1/verdict.proto\x12\x0bspillway.v1\"\x8d\x01\n\x07Verdict\x12.\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1c.spillway.v1.VerdictDecision\x12&\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x14.spillway.v1.Finding\x12\x15\n\raccepted_json\x18\x03 \x01(\t\x12\x13\n\x0binstruction\x18\x04 \x01(\t\"e\n\x07\x46inding\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.spillway.v1.FindingKind\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x0bschema_path\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t*\xa6\x01\n\x0fVerdictDecision\x12 \n\x1cVERDICT_DECISION_UNSPECIFIED\x10\x00\x12\x1b\n\x17VERDICT_DECISION_ACCEPT\x10\x01\x12\x1b\n\x17VERDICT_DECISION_REPAIR\x10\x02\x12\x1a\n\x16VERDICT_DECISION_RETRY\x10\x03\x12\x1b\n\x17VERDICT_DECISION_REJECT\x10\x04*\xec\x01\n\x0b\x46indingKind\x12\x1c\n\x18\x46INDING_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INDING_KIND_JSON_MISSING\x10\x01\x12\x1f\n\x1b\x46INDING_KIND_JSON_MALFORMED\x10\x02\x12\x17\n\x13\x46INDING_KIND_SCHEMA\x10\x03\x12\x17\n\x13\x46INDING_KIND_CHOICE\x10\x04\x12\x16\n\x12\x46INDING_KIND_REGEX\x10\x05\x12\x1a\n\x16\x46INDING_KIND_TRUNCATED\x10\x06\x12\x19\n\x15\x46INDING_KIND_REPAIRED\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19spillway/v1/verdict.proto\x12\x0bspillway.v1\"\x8d\x01\n\x07Verdict\x12.\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1c.spillway.v1.VerdictDecision\x12&\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x14.spillway.v1.Finding\x12\x15\n\raccepted_json\x18\x03 \x01(\t\x12\x13\n\x0binstruction\x18\x04 \x01(\t\"s\n\x07\x46inding\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.spillway.v1.FindingKind\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x0bschema_path\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t*\xa6\x01\n\x0fVerdictDecision\x12 \n\x1cVERDICT_DECISION_UNSPECIFIED\x10\x00\x12\x1b\n\x17VERDICT_DECISION_ACCEPT\x10\x01\x12\x1b\n\x17VERDICT_DECISION_REPAIR\x10\x02\x12\x1a\n\x16VERDICT_DECISION_RETRY\x10\x03\x12\x1b\n\x17VERDICT_DECISION_REJECT\x10\x04*\xd5\x02\n\x0b\x46indingKind\x12\x1c\n\x18\x46INDING_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INDING_KIND_JSON_MISSING\x10\x01\x12\x1f\n\x1b\x46INDING_KIND_JSON_MALFORMED\x10\x02\x12\x17\n\x13\x46INDING_KIND_SCHEMA\x10\x03\x12\x17\n\x13\x46INDING_KIND_CHOICE\x10\x04\x12\x16\n\x12\x46INDING_KIND_REGEX\x10\x05\x12\x1a\n\x16\x46INDING_KIND_TRUNCATED\x10\x06\x12\x19\n\x15\x46INDING_KIND_REPAIRED\x10\x07\x12\x17\n\x13\x46INDING_KIND_LENGTH\x10\x08\x12\x19\n\x15\x46INDING_KIND_LANGUAGE\x10\t\x12\x1a\n\x16\x46INDING_KIND_FORBIDDEN\x10\n\x12\x17\n\x13\x46INDING_KIND_CUSTOM\x10\x0b\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.verdict_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICTDECISION']._serialized_start=290
-  _globals['_VERDICTDECISION']._serialized_end=456
-  _globals['_FINDINGKIND']._serialized_start=459
-  _globals['_FINDINGKIND']._serialized_end=695
+  _globals['_VERDICTDECISION']._serialized_start=304
+  _globals['_VERDICTDECISION']._serialized_end=470
+  _globals['_FINDINGKIND']._serialized_start=473
+  _globals['_FINDINGKIND']._serialized_end=814
   _globals['_VERDICT']._serialized_start=43
   _globals['_VERDICT']._serialized_end=184
   _globals['_FINDING']._serialized_start=186
-  _globals['_FINDING']._serialized_end=287
+  _globals['_FINDING']._serialized_end=301
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,12 @@ class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKi
     FINDING_KIND_TRUNCATED: _FindingKind.ValueType  # 6
     FINDING_KIND_REPAIRED: _FindingKind.ValueType  # 7
     """The JSON was broken and has been mended: what was wrong with it."""
+    FINDING_KIND_LENGTH: _FindingKind.ValueType  # 8
+    FINDING_KIND_LANGUAGE: _FindingKind.ValueType  # 9
+    FINDING_KIND_FORBIDDEN: _FindingKind.ValueType  # 10
+    """Content that a judgement policy forbids."""
+    FINDING_KIND_CUSTOM: _FindingKind.ValueType  # 11
+    """What a rule of a plugin found."""
 
 class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper): ...
 
@@ -73,6 +79,12 @@ FINDING_KIND_REGEX: FindingKind.ValueType  # 5
 FINDING_KIND_TRUNCATED: FindingKind.ValueType  # 6
 FINDING_KIND_REPAIRED: FindingKind.ValueType  # 7
 """The JSON was broken and has been mended: what was wrong with it."""
+FINDING_KIND_LENGTH: FindingKind.ValueType  # 8
+FINDING_KIND_LANGUAGE: FindingKind.ValueType  # 9
+FINDING_KIND_FORBIDDEN: FindingKind.ValueType  # 10
+"""Content that a judgement policy forbids."""
+FINDING_KIND_CUSTOM: FindingKind.ValueType  # 11
+"""What a rule of a plugin found."""
 Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
 
 @_typing.final
@@ -116,6 +128,7 @@ class Finding(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SCHEMA_PATH_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
     kind: Global___FindingKind.ValueType
     path: _builtins.str
     """JSON pointer into the answer; empty is the whole."""
@@ -123,6 +136,8 @@ class Finding(_message.Message):
     """JSON pointer into the schema."""
     message: _builtins.str
     """A sentence that a person or a model can act on."""
+    rule: _builtins.str
+    """The rule that was broken, where a judgement policy has it: POLICY.RULE."""
     def __init__(
         self,
         *,
@@ -130,10 +145,11 @@ class Finding(_message.Message):
         path: _builtins.str = ...,
         schema_path: _builtins.str = ...,
         message: _builtins.str = ...,
+        rule: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "path", b"path", "schema_path", b"schema_path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "path", b"path", "rule", b"rule", "schema_path", b"schema_path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
