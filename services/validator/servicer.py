@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import grpc
+
 from services.validator.court import Court
 from services.validator.inspector import Inspector
 from services.validator.messages import constraint, message
@@ -51,6 +53,18 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
                 for span in spans
             ]
         )
+
+    async def ScoreConfidence(self, request: v1.ScoreConfidenceRequest, context: Any) -> v1.ScoreConfidenceResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+
+    async def Redact(self, request: v1.RedactRequest, context: Any) -> v1.RedactResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+
+    async def Restore(self, request: v1.RestoreRequest, context: Any) -> v1.RestoreResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+
+    async def ListPolicies(self, request: v1.ListPoliciesRequest, context: Any) -> v1.ListPoliciesResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
 
 
 async def _steps(requests: AsyncIterator[v1.ValidateStreamRequest]) -> AsyncIterator[Piece | End]:
