@@ -26,7 +26,7 @@ from services.cloud_proxy.quotas import Quotas
 from services.cloud_proxy.rationing import Rationing
 from services.cloud_proxy.route import Route
 from services.cloud_proxy.scopes import all_scopes
-from services.cloud_proxy.servicer import CloudProxyServicer, InferenceServicer
+from services.cloud_proxy.servicer import CloudProxyServicer, InferenceServicer, stamped
 from services.cloud_proxy.settings import (
     NO_PROXY,
     CloudProxySettings,
@@ -44,6 +44,7 @@ from services.cloud_proxy.wires.openai_responses import OpenAIResponses
 from spillway.deadline import Clock
 from spillway.rpc.keys import ROUTE
 from spillway.rpc.server import Server, Service
+from spillway.session.server import Sessions
 from spillway.store.redis import Store
 from spillway.telemetry.tracing import Tracing
 from spillway.v1 import cloud_pb2_grpc, inference_pb2_grpc
@@ -136,10 +137,20 @@ async def build(
             wall=_now,
             window=settings.window_s,
         )
+        sessions = Sessions(
+            lambda request, call: proxy.generate(request.spec, stamped(request), call),
+            settings.server,
+            tracing=tracing,
+            clock=clock,
+        )
         server = Server(
             settings.server,
             [
-                Service(INFERENCE, InferenceServicer(proxy), inference_pb2_grpc.add_InferenceServiceServicer_to_server),
+                Service(
+                    INFERENCE,
+                    InferenceServicer(proxy, sessions),
+                    inference_pb2_grpc.add_InferenceServiceServicer_to_server,
+                ),
                 Service(
                     CLOUD,
                     CloudProxyServicer(proxy, quotas, keyrings),
@@ -150,6 +161,7 @@ async def build(
             clock=clock,
             scopes={INFERENCE: ROUTE, CLOUD: ROUTE},
         )
+        server.ends_with(sessions)
         await server.start()
         stack.push_async_callback(server.close)
         stack.push_async_callback(quotas.close)  # a watch would go on for as long as a server waits for its calls

@@ -16,6 +16,7 @@ from spillway import v1
 from spillway.generation import Folder, check
 from spillway.rpc import metadata
 from spillway.rpc.call import current_call
+from spillway.session.server import Sessions
 from spillway.v1 import cloud_pb2_grpc, inference_pb2_grpc
 
 CAPABILITIES = {
@@ -28,12 +29,13 @@ CAPABILITIES = {
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """Generations by providers."""
 
-    def __init__(self, proxy: CloudProxy) -> None:
+    def __init__(self, proxy: CloudProxy, sessions: Sessions) -> None:
         self._proxy = proxy
+        self._sessions = sessions
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
         folder = Folder()
-        async with aclosing(self._proxy.generate(request.spec, _stamp(request), current_call())) as events:
+        async with aclosing(self._proxy.generate(request.spec, stamped(request), current_call())) as events:
             async for event in events:
                 if event.HasField("started"):
                     await context.send_initial_metadata(_headers(event.started))
@@ -43,14 +45,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: Any
     ) -> AsyncIterator[v1.StreamGenerateResponse]:
-        async with aclosing(self._proxy.generate(request.spec, _stamp(request), current_call())) as events:
+        async with aclosing(self._proxy.generate(request.spec, stamped(request), current_call())) as events:
             async for event in events:
                 if event.HasField("started"):
                     await context.send_initial_metadata(_headers(event.started))
                 yield v1.StreamGenerateResponse(event=event)
 
+    def Session(self, requests: AsyncIterator[v1.SessionRequest], context: Any) -> Any:
+        return self._sessions.serve(requests)
+
     async def Embed(self, request: v1.EmbedRequest, context: Any) -> v1.EmbedResponse:
-        return await self._proxy.embed(request.spec, _stamp(request), current_call())
+        return await self._proxy.embed(request.spec, stamped(request), current_call())
 
     async def CountTokens(self, request: v1.CountTokensRequest, context: Any) -> v1.CountTokensResponse:
         check(request.spec)
@@ -85,7 +90,7 @@ class CloudProxyServicer(cloud_pb2_grpc.CloudProxyServiceServicer):
         )
 
 
-def _stamp(request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.EmbedRequest) -> v1.PolicyStamp | None:
+def stamped(request: v1.GenerateRequest | v1.StreamGenerateRequest | v1.EmbedRequest) -> v1.PolicyStamp | None:
     return request.stamp if request.HasField("stamp") else None
 
 

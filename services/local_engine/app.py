@@ -30,6 +30,7 @@ from spillway.doctor import checkpoint
 from spillway.doctor.inspection import Sources, inspect
 from spillway.doctor.sharing import Lot
 from spillway.rpc.server import Server
+from spillway.session.server import Sessions
 from spillway.settings import SettingsError
 from spillway.store.redis import Store
 from spillway.telemetry.metrics import Metrics
@@ -168,7 +169,9 @@ async def build(
         )
         stack.push_async_callback(engine.close)
         admin = AdminServicer(engine, lambda grace_s: server.stop_soon(grace_s))
-        server = Server(settings.server, services(Servicer(engine), admin), tracing=tracing, scopes=SCOPES)
+        sessions = Sessions(lambda request, call: engine.generate(request.spec, call), settings.server, tracing=tracing)
+        server = Server(settings.server, services(Servicer(engine, sessions), admin), tracing=tracing, scopes=SCOPES)
+        server.ends_with(sessions)
         server.stops_after(engine.idle)
         engine.leaving = lambda: server.draining
         stack.push_async_callback(server.close)

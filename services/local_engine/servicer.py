@@ -18,6 +18,7 @@ from spillway.rpc.call import current_call
 from spillway.rpc.keys import ADMIN
 from spillway.rpc.server import Service
 from spillway.rpc.sign import sign_of_life
+from spillway.session.server import Sessions
 from spillway.v1 import engine_admin_pb2_grpc, engine_pb2_grpc, inference_pb2_grpc
 
 INFERENCE, TELEMETRY = "spillway.v1.InferenceService", "spillway.v1.EngineTelemetryService"
@@ -29,8 +30,9 @@ SCOPES = {ADMIN_SERVICE: ADMIN}
 class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.EngineTelemetryServiceServicer):
     """InferenceService and EngineTelemetryService over one engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, sessions: Sessions) -> None:
         self._engine = engine
+        self._sessions = sessions
         self._headers = (
             (metadata.TARGET, metadata.ascii_value(engine.target)),
             (metadata.MODEL, metadata.ascii_value(engine.model)),
@@ -53,6 +55,9 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
                 if event.HasField("started"):
                     await context.send_initial_metadata(self._headers)
                 yield v1.StreamGenerateResponse(event=event)
+
+    def Session(self, requests: AsyncIterator[v1.SessionRequest], context: Any) -> Any:
+        return self._sessions.serve(requests)
 
     async def Embed(self, request: v1.EmbedRequest, context: Any) -> v1.EmbedResponse:
         async with sign_of_life(context, self._headers) as alive:

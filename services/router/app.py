@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from spillway.deadline import Clock
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Server
+from spillway.session.server import Sessions
 from spillway.store.redis import Store
 from spillway.telemetry.metrics import Metrics
 from spillway.telemetry.tracing import Tracing
@@ -40,7 +42,7 @@ from .quotas import Quotas
 from .resolution import Resolution, Resolve, looked_up
 from .retry_budget import RetryBudget
 from .router import Router
-from .servicer import SCOPES, services
+from .servicer import SCOPES, events, services
 from .settings import RouterSettings
 from .spend import Spend
 from .status import Status
@@ -181,8 +183,10 @@ async def build(
             watching = asyncio.create_task(file.watch(), name="policy file")
             stack.callback(watching.cancel)
         status = Status(settings.name, router, clock, clock(), file, ledger, resolution)
-        served = services(router, status, Leases(store))
+        sessions = Sessions(partial(events, router), settings.server, tracing=tracing, clock=clock)
+        served = services(router, status, Leases(store), sessions)
         server = Server(settings.server, served, tracing=tracing, clock=clock, scopes=SCOPES)
+        server.ends_with(sessions)
         await server.start()
         stack.push_async_callback(server.close)
         http = None

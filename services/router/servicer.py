@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from spillway import v1
 from spillway.errors import RequestInvalid
 from spillway.rpc import metadata
-from spillway.rpc.call import current_call
+from spillway.rpc.call import Call, current_call
 from spillway.rpc.keys import ADMIN
 from spillway.rpc.server import Service
 from spillway.rpc.sign import sign_of_life
+from spillway.session.server import Sessions
 from spillway.v1 import inference_pb2_grpc, router_admin_pb2_grpc, router_pb2_grpc
 
 from .leases import Leases
@@ -29,8 +31,9 @@ SCOPES = {ADMIN_SERVICE: ADMIN}
 class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grpc.RouterServiceServicer):
     """InferenceService and RouterService over one `Router`."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, sessions: Sessions) -> None:
         self._router = router
+        self._sessions = sessions
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
         _by_key(request)
@@ -54,6 +57,9 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
                 yield v1.StreamGenerateResponse(event=event)
         finally:
             await events.aclose()
+
+    def Session(self, requests: AsyncIterator[v1.SessionRequest], context: Any) -> Any:
+        return self._sessions.serve(requests)
 
     async def Embed(self, request: v1.EmbedRequest, context: Any) -> v1.EmbedResponse:
         _by_key(request)
@@ -139,9 +145,17 @@ def _headers(started: v1.Started | v1.EmbedResponse) -> tuple[tuple[str, str], .
     )
 
 
-def services(router: Router, status: Status, leases: Leases) -> list[Service]:
+async def events(router: Router, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
+    """Yield what `router` answers to `request`, which came in a session."""
+    _by_key(request)
+    async with aclosing(await router.stream(request, call)) as told:
+        async for event in told:
+            yield event
+
+
+def services(router: Router, status: Status, leases: Leases, sessions: Sessions) -> list[Service]:
     """What a server needs to serve `router` and tell its `status`, and what `leases` there are."""
-    servicer = RouterServicer(router)
+    servicer = RouterServicer(router, sessions)
     return [
         Service("spillway.v1.InferenceService", servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server),
         Service("spillway.v1.RouterService", servicer, router_pb2_grpc.add_RouterServiceServicer_to_server),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from spillway import v1
 from spillway.errors import RequestInvalid
 from spillway.rpc import metadata
 from spillway.rpc.call import ANONYMOUS, Call, Caller
@@ -24,7 +25,7 @@ def admit(call: Call, headers: Mapping[str, str], keys: KeyRing | None, scope: s
         return call
     hop = headers.get(metadata.HOP, "0")
     if not hop.isdecimal() or len(hop) > 4 or int(hop) > metadata.MAX_HOPS:
-        raise RequestInvalid(f"{metadata.HOP}: more than {metadata.MAX_HOPS} hops; do the targets form a loop?")
+        raise _too_far()
     left = headers.get(metadata.ATTEMPTS_LEFT)
     if left is not None and (not left.isdecimal() or len(left) > 4 or not int(left)):
         raise RequestInvalid(f"{metadata.ATTEMPTS_LEFT}: not a number from 1 to 9999")
@@ -37,6 +38,21 @@ def admit(call: Call, headers: Mapping[str, str], keys: KeyRing | None, scope: s
     return replace(call, caller=_caller(headers, keys, scope), hop=int(hop), attempts_left=attempts_left)
 
 
+def admit_start(call: Call, start: v1.SessionStart, caller: Caller) -> Call:
+    """Return `call`, a generation of a session that `caller` opened, as somebody's.
+
+    Raises RequestInvalid after too many hops.
+    """
+    if start.hop > metadata.MAX_HOPS:
+        raise _too_far()
+    if start.HasField("first_token_ms"):
+        call = call.heard_within(start.first_token_ms / 1000)
+    if start.tenant and (not caller.key_name or ROUTE in caller.scopes):
+        caller = Caller(start.tenant, caller.key_name, caller.scopes)
+    left = start.attempts_left if start.HasField("attempts_left") else None
+    return replace(call, caller=caller, hop=start.hop, attempts_left=left)
+
+
 def _caller(headers: Mapping[str, str], keys: KeyRing | None, scope: str) -> Caller:
     told = headers.get(metadata.TENANT, "")
     if keys is None:
@@ -45,3 +61,7 @@ def _caller(headers: Mapping[str, str], keys: KeyRing | None, scope: str) -> Cal
     if told and ROUTE in caller.scopes:  # a router speaks for its tenants; no one else may
         return Caller(told, caller.key_name, caller.scopes)
     return caller
+
+
+def _too_far() -> RequestInvalid:
+    return RequestInvalid(f"{metadata.HOP}: more than {metadata.MAX_HOPS} hops; do the targets form a loop?")

@@ -7,36 +7,34 @@ become a status and the span ends, whatever happened. One interceptor does it in
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import grpc
 from grpc.aio import AbortError, ServicerContext
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span
 
-from spillway.deadline import Clock, Deadline
-from spillway.errors import Cancelled, DeadlineExceeded, Internal, SpillwayError, StreamInterrupted
-from spillway.logs import get_logger
-from spillway.rpc import metadata
+from spillway.deadline import Clock
+from spillway.errors import StreamInterrupted
+from spillway.rpc import inbound, metadata
 from spillway.rpc.admission import admit
 from spillway.rpc.call import Call, enter
+from spillway.rpc.inbound import Inbound
 from spillway.rpc.keys import GENERATE, KeyRing
+from spillway.rpc.methods import SESSION
 from spillway.rpc.status import MAX_MESSAGE_BYTES, cut, trailers
 from spillway.rpc.watchdog import Watchdog
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
-from spillway.telemetry.tracing import Tracing, extract, fail
-
-log = get_logger(__name__)
+from spillway.telemetry.tracing import Tracing, fail
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "ServicerContext[Any, Any]"
 
 OPEN_SERVICES = ("grpc.health.v1.", "grpc.reflection.", "grpc.channelz.")
 """Served without a key, a span or a deadline of ours."""
-CLOCKS_DIFFER_S = 0.005
-"""A cancel this close to the deadline is the deadline: the caller's clock may strike a little before ours."""
+ENDLESS = frozenset({SESSION})
+"""Rpcs that last as long as their caller wants."""
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -55,8 +53,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         scopes: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
-        self._tracing = tracing
-        self._clock = clock
+        self._inbound = Inbound(settings, tracing=tracing, clock=clock)
         self.keys: KeyRing | None = None
         self._scopes = scopes or {}
         self._wrapped: dict[str, Handler] = {}
@@ -92,7 +89,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(handler.stream_stream, method),
                 request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
+                response_serializer=_serialized if method == SESSION else handler.response_serializer,
             )
         raise TypeError(f"{method}: a stream of requests with one answer has no boundary yet")
 
@@ -142,24 +139,9 @@ class Boundary(grpc.aio.ServerInterceptor):
         """Read what came with an rpc: its call, still anonymous, its headers, and the deadline it did not bring."""
         headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         left = context.time_remaining()
-        limit_s = self._settings.default_deadline_s if left is None else None
-        deadline = Deadline.after(self._settings.default_deadline_s if left is None else left, self._clock)
         request_id = getattr(getattr(request, "spec", None), "request_id", "") or headers.get(metadata.REQUEST_ID, "")
-        request_id = request_id[:128] or os.urandom(16).hex()
-        path = method.lstrip("/")
-        span = self._tracing.start(path, extract(headers), kind=SpanKind.SERVER)
-        if span.is_recording():
-            service, _, name = path.partition("/")
-            span.set_attributes(
-                {
-                    names.RPC_SYSTEM: "grpc",
-                    names.RPC_SERVICE: service,
-                    names.RPC_METHOD: name,
-                    names.REQUEST_ID: request_id,
-                    names.DEADLINE_LEFT_MS: round(deadline.left() * 1000),
-                }
-            )
-        return Call(request_id, deadline, span), headers, limit_s
+        call = self._inbound.begin(method, headers, request_id, left)
+        return call, headers, None if method in ENDLESS else self._inbound.limit_s(left)
 
     def admit(self, call: Call, headers: Mapping[str, str], method: str) -> Call:
         """Return `call` as its caller's; raises what `admission.admit` does."""
@@ -197,7 +179,7 @@ class _Rpc:
             fail(self.span, "ABORTED_BY_HANDLER")
             self.span.end()
             return
-        told = self._told(error)
+        told = inbound.told(error, self.call, self._method, by_default=self.limit_s is not None)
         fail(self.span, told.reason)
         self.span.set_attribute(names.RPC_STATUS, told.code.value[0])
         self.span.end()  # now: the status may wait behind what the reader has not taken
@@ -210,13 +192,7 @@ class _Rpc:
             if not isinstance(error, asyncio.CancelledError):
                 raise
 
-    def _told(self, error: BaseException) -> SpillwayError:
-        if isinstance(error, SpillwayError):
-            return error
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            late = self.call.deadline.left() < CLOCKS_DIFFER_S
-            return DeadlineExceeded() if late else Cancelled("the call was cancelled")
-        if isinstance(error, TimeoutError) and self.limit_s is not None and self.call.deadline.passed:
-            return DeadlineExceeded("the server's default deadline has passed; send a deadline with the call")
-        log.error("rpc.crashed", method=self._method, exc_info=error)
-        return Internal(f"internal error; request id {self.call.request_id}")
+
+def _serialized(frame: bytes) -> bytes:
+    """A session makes its frames itself."""
+    return frame

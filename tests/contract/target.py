@@ -10,6 +10,7 @@ from spillway import v1
 from spillway.deadline import Deadline
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
+from spillway.session.client import Session
 from spillway.v1 import inference_pb2_grpc
 
 LONG = "Please write a long text."
@@ -42,6 +43,9 @@ class Target:
     never: tuple[int, ...] = ()
     """Tokens that end an answer: kept from a long one where nothing else keeps a target going."""
 
+    session: Session | None = None
+    """Where set, what it streams, it streams in this session."""
+
     def __post_init__(self) -> None:
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
 
@@ -66,6 +70,8 @@ class Target:
 
     def stream(self, spec: v1.GenerationSpec, call: Call | None = None) -> Any:
         request = v1.StreamGenerateRequest(spec=spec, stamp=self.stamp)
+        if self.session is not None:
+            return self.session.stream(request, call or self.call(), span_name="contract")
         return self.remote.stream(self.stub.StreamGenerate, request, call or self.call(), span_name="contract")
 
     async def events(self, spec: v1.GenerationSpec, call: Call | None = None) -> list[v1.GenerationEvent]:

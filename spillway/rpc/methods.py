@@ -1,0 +1,8 @@
+"""Full names of rpcs that are told apart from others."""
+
+from __future__ import annotations
+
+from typing import Final
+
+STREAM_GENERATE: Final = "/spillway.v1.InferenceService/StreamGenerate"
+SESSION: Final = "/spillway.v1.InferenceService/Session"

@@ -1,0 +1,244 @@
+"""The client's side of sessions: generations of one peer share an rpc, opened when the first needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
+
+import grpc
+from google.rpc.status_pb2 import Status
+from opentelemetry.trace import Span
+from opentelemetry.util.types import AttributeValue
+
+from spillway import v1
+from spillway.errors import DeadlineExceeded, TargetDown
+from spillway.rpc.call import ANONYMOUS, Call
+from spillway.rpc.methods import SESSION
+from spillway.rpc.remote import Remote, meant
+from spillway.rpc.status import from_rpc_error, from_status
+from spillway.telemetry.tracing import TRACEPARENT, inject
+
+WINDOW: Final = 64
+"""Events of one generation that may be on their way or waiting to be read."""
+
+
+class SessionUnsupported(Exception):
+    """The other side serves no sessions."""
+
+
+class Session:
+    """Generations at `remote` over one rpc. One that breaks fails its generations; the next opens another."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+        self._method = remote.channel.stream_stream(
+            SESSION,
+            request_serializer=v1.SessionRequest.SerializeToString,
+            response_deserializer=v1.RawSessionResponse.FromString,
+        )
+        self._link: _Link | None = None
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        request: v1.StreamGenerateRequest,
+        call: Call,
+        *,
+        span_name: str,
+        attributes: Mapping[str, AttributeValue] | None = None,
+    ) -> AsyncIterator[Generation]:
+        """Begin a generation under `call`; leaving the block ends it on the other side too.
+
+        Raises SessionUnsupported before its first event where there are no sessions; else SpillwayError alone.
+        """
+        with self._remote.span(span_name, call, attributes) as span:
+            if self._link is None or self._link.closed:
+                self._link = _Link(self._method(metadata=self._remote.key_headers()))
+            generation = self._link.start(self._start(request, call, span), call, self._remote.address)
+            try:
+                yield generation
+            finally:
+                generation.leave()
+
+    def _start(self, request: v1.StreamGenerateRequest, call: Call, span: Span) -> v1.SessionStart:
+        if call.deadline.passed:
+            raise DeadlineExceeded(f"the deadline had passed before {self._remote.address} was called")
+        trace = inject(span)
+        start = v1.SessionStart(
+            request=request,
+            deadline_ms=max(1, round(call.deadline.left() * 1000)),
+            credit=WINDOW,
+            traceparent=trace.get(TRACEPARENT, ""),
+            tracestate=trace.get("tracestate", ""),
+            hop=call.hop,
+            request_id=call.request_id,
+        )
+        if call.caller.tenant != ANONYMOUS:
+            start.tenant = call.caller.tenant
+        if call.attempts_left is not None:
+            start.attempts_left = call.attempts_left
+        if call.first_token is not None:
+            start.first_token_ms = round(call.first_token.left() * 1000)
+        return start
+
+    async def close(self) -> None:
+        """End the session, and what runs in it."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    def __repr__(self) -> str:
+        return f"<Session {self._remote.address} {self._link!r}>"
+
+
+class _Link:
+    """One rpc and the generations that are under way in it."""
+
+    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+        self._rpc = rpc
+        self._generations: dict[int, Generation] = {}
+        self._last = 0
+        self._frame = v1.SessionRequest()
+        self._wanted: asyncio.Event = asyncio.Event()
+        self.closed = False
+        self._tasks = {
+            asyncio.create_task(self._write(), name="session frames out"),
+            asyncio.create_task(self._read(), name="session frames in"),
+        }
+
+    def start(self, start: v1.SessionStart, call: Call, address: str) -> Generation:
+        """Send `start` with what else there is to say in this turn of the loop."""
+        self._last = start.id = self._last + 1
+        generation = self._generations[start.id] = Generation(self, start.id, call, address)
+        self._frame.starts.append(start)
+        self._wanted.set()
+        return generation
+
+    def credit(self, number: int, events: int) -> None:
+        self._frame.credits.add(id=number, events=events)
+        self._wanted.set()
+
+    def leave(self, number: int, *, ended: bool) -> None:
+        """Forget a generation; one that has not ended is cancelled."""
+        del self._generations[number]
+        if not ended and not self.closed:
+            self._frame.cancels.append(number)
+            self._wanted.set()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            frame, self._frame = self._frame, v1.SessionRequest()
+            try:
+                await self._rpc.write(frame)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # who reads learns why
+
+    async def _read(self) -> None:
+        error: Exception = TargetDown("the session was closed")
+        try:
+            async for frame in self._rpc:
+                for told in frame.events:
+                    generation = self._generations.get(told.id)
+                    if generation is not None:
+                        generation.take(told)
+            error = TargetDown("the session ended")
+        except grpc.aio.AioRpcError as broken:
+            unsupported = broken.code() is grpc.StatusCode.UNIMPLEMENTED
+            error = SessionUnsupported() if unsupported else from_rpc_error(broken)
+        finally:
+            self.closed = True
+            for generation in self._generations.values():
+                generation.fail(error)
+
+    async def close(self) -> None:
+        """End the rpc."""
+        self._rpc.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+    def __repr__(self) -> str:
+        return f"<{len(self._generations)} generations{' closed' * self.closed}>"
+
+
+class Told:
+    """An event as it came: StreamGenerateResponse's likeness."""
+
+    __slots__ = ("event",)
+
+    def __init__(self, event: v1.GenerationEvent) -> None:
+        self.event = event
+
+
+class Generation:
+    """One generation of a session: iterate over its events. Raises what its status says, or TargetDown."""
+
+    def __init__(self, link: _Link, number: int, call: Call, address: str) -> None:
+        self._link = link
+        self._number = number
+        self._call = call
+        self._address = address
+        self._waiting: deque[v1.RawSessionEvent] = deque()
+        self._taken = 0
+        self._ended = False
+        self._error: BaseException | None = None
+        self._wanted: asyncio.Future[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(call.deadline.left(), self._late)
+
+    def take(self, told: v1.RawSessionEvent) -> None:
+        """Hear of what has happened."""
+        if told.HasField("ended"):
+            self._ended = True
+            status = Status.FromString(told.ended.status)
+            error = from_status(status) or TargetDown(f"{self._address} ended it with status {status.code}")
+            self.fail(meant(error, self._call, self._address) if status.code else StopAsyncIteration())
+            return
+        self._waiting.append(told)
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing comes any more, for `error`."""
+        if self._error is None:
+            self._error = error
+        self._wake()
+
+    def cancel(self) -> None:
+        """Wait for nothing more."""
+        self.fail(asyncio.CancelledError())
+
+    def leave(self) -> None:
+        """Its reader has gone."""
+        self._timer.cancel()
+        self._link.leave(self._number, ended=self._ended)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Told:
+        while not self._waiting:
+            if self._error is not None:
+                raise self._error
+            self._wanted = asyncio.get_running_loop().create_future()
+            await self._wanted
+        told = self._waiting.popleft()
+        self._taken += 1
+        if self._taken * 2 >= WINDOW and not self._ended:
+            self._link.credit(self._number, self._taken)
+            self._taken = 0
+        return Told(v1.GenerationEvent.FromString(told.event))
+
+    def _late(self) -> None:
+        self._waiting.clear()
+        self.fail(DeadlineExceeded(f"no answer from {self._address} before the deadline"))
+
+    def _wake(self) -> None:
+        if self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(None)
+
+    def __repr__(self) -> str:
+        return f"<Generation {self._number}{' ended' * self._ended}>"

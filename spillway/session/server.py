@@ -1,0 +1,203 @@
+"""The server's side of sessions: every generation a task, its events gathered with those of the others into frames."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Final
+
+from spillway import v1
+from spillway.deadline import Clock
+from spillway.errors import Cancelled, DeadlineExceeded, QueueFull, RequestInvalid, StreamInterrupted, TargetDraining
+from spillway.rpc import inbound
+from spillway.rpc.admission import admit_start
+from spillway.rpc.call import Call, current_call, enter
+from spillway.rpc.inbound import Inbound
+from spillway.rpc.methods import STREAM_GENERATE
+from spillway.rpc.status import to_status
+from spillway.session.outbox import Outbox
+from spillway.settings import ServerSettings
+from spillway.telemetry import names
+from spillway.telemetry.tracing import TRACEPARENT, Tracing, fail
+
+Generate = Callable[[v1.StreamGenerateRequest, Call], AsyncGenerator[v1.GenerationEvent]]
+"""What StreamGenerate answers, without its wrapping."""
+
+MAX_GENERATIONS: Final = 4096
+"""Of one session at once."""
+MAX_CREDIT: Final = 2**20
+_CANCELLED: Final = to_status(Cancelled("the call was cancelled")).SerializeToString()
+
+
+class Sessions:
+    """Serves the sessions of one server. Ends with it: a session that is idle then is closed."""
+
+    def __init__(
+        self, generate: Generate, settings: ServerSettings, *, tracing: Tracing, clock: Clock = time.monotonic
+    ) -> None:
+        self._generate = generate
+        self._stall_s = settings.write_stall_s
+        self._inbound = Inbound(settings, tracing=tracing, clock=clock)
+        self._running: set[_Session] = set()
+        self._draining = False
+
+    async def serve(self, requests: AsyncIterator[v1.SessionRequest]) -> AsyncGenerator[bytes]:
+        """Yield the frames of one session. Raises RequestInvalid for an id that was given twice."""
+        session = _Session(self, current_call())
+        self._running.add(session)
+        reading = asyncio.create_task(session.read(requests), name="session")
+        try:
+            if self._draining:
+                session.drain()
+            async for frame in session.outbox.frames():
+                yield frame
+            if reading.done():
+                reading.result()
+        finally:
+            reading.cancel()
+            self._running.discard(session)
+            await session.close()
+            await asyncio.wait({reading})
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new generations; sessions end with their last."""
+        self._draining = True
+        for session in self._running:
+            session.drain()
+
+    def __repr__(self) -> str:
+        return f"<Sessions {len(self._running)}>"
+
+
+class _Session:
+    def __init__(self, sessions: Sessions, call: Call) -> None:
+        self._sessions = sessions
+        self._call = call
+        self._generations: dict[int, _Generation] = {}
+        self._last = 0
+        self._ending = False
+        self.outbox = Outbox()
+
+    async def read(self, requests: AsyncIterator[v1.SessionRequest]) -> None:
+        """Do what the client says, until it says no more; the session then ends with its last generation."""
+        try:
+            async for request in requests:
+                for start in request.starts:
+                    self._start(start)
+                for number in request.cancels:
+                    if (generation := self._generations.get(number)) is not None:
+                        generation.task.cancel()
+                for credit in request.credits:
+                    if (generation := self._generations.get(credit.id)) is not None:
+                        generation.give(credit.events)
+        except RequestInvalid:
+            self.outbox.close()
+            raise
+        self.drain()
+
+    def drain(self) -> None:
+        """End with the last generation."""
+        self._ending = True
+        self._rest()
+
+    def _start(self, start: v1.SessionStart) -> None:
+        if start.id <= self._last:
+            raise RequestInvalid.at("starts.id", f"{start.id} is not above all that were given before")
+        self._last = start.id
+        generation = _Generation(start.credit)
+        self._generations[start.id] = generation
+        generation.task = asyncio.create_task(self._run(start, generation))
+        generation.task.add_done_callback(lambda _: self._ended(start.id, generation))
+
+    async def _run(self, start: v1.SessionStart, generation: _Generation) -> None:
+        """Carry out one generation, and say how it ended."""
+        sessions, outbox, number = self._sessions, self.outbox, start.id
+        left_s = start.deadline_ms / 1000 if start.HasField("deadline_ms") else None
+        request_id = start.request.spec.request_id or start.request_id
+        call = sessions._inbound.begin(STREAM_GENERATE, _trace(start), request_id, left_s)
+        limit = asyncio.timeout(call.deadline.left())
+        try:
+            async with limit:
+                call = admit_start(call, start, self._call.caller)
+                if call.span.is_recording():
+                    call.span.set_attribute(names.TENANT, call.caller.tenant)
+                enter(call)
+                if self._ending:
+                    raise TargetDraining("this server is about to stop")
+                if len(self._generations) > MAX_GENERATIONS:
+                    raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource="session")
+                async with aclosing(sessions._generate(start.request, call)) as events:
+                    async for event in events:
+                        if not generation.credit:
+                            await generation.credited(sessions._stall_s)
+                        generation.credit -= 1
+                        tokens = (event.delta.tokens or 1) if event.HasField("delta") else 0
+                        outbox.put(number, event.SerializeToString(), tokens)
+            generation.status = b""
+        # Whatever it is, it is told as StreamGenerate tells it, and the session goes on.
+        except BaseException as error:
+            if isinstance(error, TimeoutError) and limit.expired() and left_s is not None:
+                error = DeadlineExceeded()
+            meant = inbound.told(error, call, STREAM_GENERATE, by_default=left_s is None)
+            fail(call.span, meant.reason)
+            call.span.set_attribute(names.RPC_STATUS, meant.code.value[0])
+            generation.status = to_status(meant).SerializeToString()
+        finally:
+            call.span.end()
+
+    def _ended(self, number: int, generation: _Generation) -> None:
+        """Say so; of a generation that was cancelled before it began too."""
+        del self._generations[number]
+        self.outbox.end(number, generation.status)
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._ending and not self._generations:
+            self.outbox.close()
+
+    async def close(self) -> None:
+        """End what still runs."""
+        tasks = {generation.task for generation in self._generations.values()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def __repr__(self) -> str:
+        return f"<Session {len(self._generations)} generations, {self.outbox!r}>"
+
+
+class _Generation:
+    """What a generation may still send."""
+
+    __slots__ = ("_more", "credit", "status", "task")
+
+    task: asyncio.Task[None]
+
+    def __init__(self, credit: int) -> None:
+        self.status = _CANCELLED
+        self.credit = max(1, credit)
+        self._more: asyncio.Future[None] | None = None
+
+    def give(self, events: int) -> None:
+        """The reader takes so many more."""
+        self.credit = min(MAX_CREDIT, self.credit + events)
+        if self._more is not None and not self._more.done() and events:
+            self._more.set_result(None)
+
+    async def credited(self, stall_s: float) -> None:
+        """Return when there is credit. Raises StreamInterrupted where the reader gives none for so many seconds."""
+        self._more = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(stall_s):
+                await self._more
+        except TimeoutError:
+            raise StreamInterrupted(f"the reader took nothing for {stall_s:g} s") from None
+        finally:
+            self._more = None
+
+
+def _trace(start: v1.SessionStart) -> dict[str, str]:
+    return {TRACEPARENT: start.traceparent, "tracestate": start.tracestate} if start.traceparent else {}
