@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,15 +13,19 @@ from google.protobuf.message import Message
 
 from spillway import embedding, v1
 from spillway.errors import UNSUPPORTED_RPC, Cancelled, SpillwayError, TargetDown, TargetTimeout
+from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.watchdog import Watchdog
+from spillway.session.client import Session, SessionUnsupported
 from spillway.telemetry import names
 from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 
 from .chain import ITS_OWN
 from .journal import Attempt, Journal
 from .target import Target
+
+log = get_logger(__name__)
 
 Response = TypeVar("Response", bound=Message)
 
@@ -31,8 +36,9 @@ class TargetClient:
     Raises SpillwayError alone; every attempt is settled in its journal, whatever happens.
     """
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Remote, *, sessions: bool = True) -> None:
         self._remote = remote
+        self._session = Session(remote) if sessions else None
         stub = inference_pb2_grpc.InferenceServiceStub(remote.channel)
         # A unary call is a stream of one message on the wire. Called as one, it shows the answer's headers, which a
         # target sends with its first token; grpc.aio's own unary call holds them back until the answer is whole.
@@ -122,9 +128,7 @@ class TargetClient:
         model, usage, finished, tokens = "", None, False, 0
         call = call.heard_within(silence_s)
         try:
-            async with self._remote.stream(
-                self._stream, request, call, span_name=names.ATTEMPT, attributes=_told(attempt)
-            ) as rpc:
+            async with self._opened(request, call, attempt) as rpc:
                 dog = Watchdog(silence_s, rpc.cancel)
                 try:
                     dog.watch()
@@ -153,6 +157,14 @@ class TargetClient:
                     dog.stop()
                 if not finished or usage is None:
                     raise TargetDown("the stream ended without Finished and Usage")
+        except SessionUnsupported:
+            log.info("target.without_sessions", target=attempt.target.name)
+            self._session = None
+            plain = self.stream(attempt, request, call, journal, silence_s, idle_s, judged=judged)
+            async with aclosing(plain):
+                async for event in plain:
+                    yield event
+            return
         except BaseException as error:
             if judged and isinstance(error, GeneratorExit):
                 raise
@@ -161,6 +173,14 @@ class TargetClient:
             raise self._fail(error, journal, attempt, silence_s, model, usage) from None
         if not judged:
             journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=model, usage=usage)
+
+    def _opened(
+        self, request: v1.StreamGenerateRequest, call: Call, attempt: Attempt
+    ) -> AbstractAsyncContextManager[Any]:
+        """Ask for a stream: in the session with the target, or of its own where it serves none."""
+        if self._session is not None:
+            return self._session.stream(request, call, span_name=names.ATTEMPT, attributes=_told(attempt))
+        return self._remote.stream(self._stream, request, call, span_name=names.ATTEMPT, attributes=_told(attempt))
 
     async def count_tokens(self, target: Target, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:
         """Return the prompt's tokens as the target counts them."""
@@ -178,6 +198,8 @@ class TargetClient:
 
     async def close(self, grace_s: float | None = None) -> None:
         """Close the channel, once its calls have ended or `grace_s` seconds have passed; None: at once."""
+        if self._session is not None:
+            await self._session.close(grace_s)
         await self._remote.close(grace_s)
 
     def _fail(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self
 
 import grpc
@@ -84,11 +84,11 @@ class Session:
             start.first_token_ms = round(call.first_token.left() * 1000)
         return start
 
-    async def close(self) -> None:
-        """End the session, and what runs in it."""
+    async def close(self, grace_s: float | None = None) -> None:
+        """End the session, once its generations have ended or `grace_s` seconds have passed; None: at once."""
         link, self._link = self._link, None
         if link is not None:
-            await link.close()
+            await link.close(grace_s)
 
     def __repr__(self) -> str:
         return f"<Session {self._remote.address} {self._link!r}>"
@@ -102,7 +102,9 @@ class _Link:
         self._generations: dict[int, Generation] = {}
         self._last = 0
         self._frame = v1.SessionRequest()
-        self._wanted: asyncio.Event = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.closed = False
         self._tasks = {
             asyncio.create_task(self._write(), name="session frames out"),
@@ -114,6 +116,7 @@ class _Link:
         self._last = start.id = self._last + 1
         generation = self._generations[start.id] = Generation(self, start.id, call, address)
         self._frame.starts.append(start)
+        self._idle.clear()
         self._wanted.set()
         return generation
 
@@ -124,6 +127,8 @@ class _Link:
     def leave(self, number: int, *, ended: bool) -> None:
         """Forget a generation; one that has not ended is cancelled."""
         del self._generations[number]
+        if not self._generations:
+            self._idle.set()
         if not ended and not self.closed:
             self._frame.cancels.append(number)
             self._wanted.set()
@@ -155,8 +160,12 @@ class _Link:
             for generation in self._generations.values():
                 generation.fail(error)
 
-    async def close(self) -> None:
-        """End the rpc."""
+    async def close(self, grace_s: float | None) -> None:
+        """End the rpc, once its generations have ended or `grace_s` seconds have passed."""
+        if grace_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self._idle.wait()
         self._rpc.cancel()
         for task in self._tasks:
             task.cancel()
