@@ -150,6 +150,7 @@ async def build(
                     INFERENCE,
                     InferenceServicer(proxy, sessions),
                     inference_pb2_grpc.add_InferenceServiceServicer_to_server,
+                    sessions,
                 ),
                 Service(
                     CLOUD,
@@ -161,7 +162,6 @@ async def build(
             clock=clock,
             scopes={INFERENCE: ROUTE, CLOUD: ROUTE},
         )
-        server.ends_with(sessions)
         await server.start()
         stack.push_async_callback(server.close)
         stack.push_async_callback(quotas.close)  # a watch would go on for as long as a server waits for its calls

@@ -113,10 +113,10 @@ class AdminServicer(engine_admin_pb2_grpc.EngineAdminServiceServicer):
         return self._engine.adapters
 
 
-def services(servicer: Servicer, admin: AdminServicer) -> list[Service]:
+def services(servicer: Servicer, admin: AdminServicer, sessions: Sessions) -> list[Service]:
     """What a server needs to serve both."""
     return [
         Service(ADMIN_SERVICE, admin, engine_admin_pb2_grpc.add_EngineAdminServiceServicer_to_server),
-        Service(INFERENCE, servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server),
+        Service(INFERENCE, servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server, sessions),
         Service(TELEMETRY, servicer, engine_pb2_grpc.add_EngineTelemetryServiceServicer_to_server),
     ]

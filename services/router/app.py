@@ -186,7 +186,6 @@ async def build(
         sessions = Sessions(partial(events, router), settings.server, tracing=tracing, clock=clock)
         served = services(router, status, Leases(store), sessions)
         server = Server(settings.server, served, tracing=tracing, clock=clock, scopes=SCOPES)
-        server.ends_with(sessions)
         await server.start()
         stack.push_async_callback(server.close)
         http = None

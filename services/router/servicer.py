@@ -157,7 +157,12 @@ def services(router: Router, status: Status, leases: Leases, sessions: Sessions)
     """What a server needs to serve `router` and tell its `status`, and what `leases` there are."""
     servicer = RouterServicer(router, sessions)
     return [
-        Service("spillway.v1.InferenceService", servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server),
+        Service(
+            "spillway.v1.InferenceService",
+            servicer,
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server,
+            sessions,
+        ),
         Service("spillway.v1.RouterService", servicer, router_pb2_grpc.add_RouterServiceServicer_to_server),
         Service(
             ADMIN_SERVICE, AdminServicer(status, leases), router_admin_pb2_grpc.add_RouterAdminServiceServicer_to_server

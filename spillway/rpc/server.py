@@ -26,6 +26,14 @@ from spillway.telemetry.tracing import Tracing
 log = get_logger(__name__)
 
 
+class Listener(Protocol):
+    """Another way into the same service, which ends with its server."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls, and let running ones end within `grace_s` seconds. May be called again."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A servicer and how it is added to a server."""
@@ -33,14 +41,8 @@ class Service:
     name: str
     servicer: Any
     add: Callable[[Any, grpc.aio.Server], None]
-
-
-class Listener(Protocol):
-    """Another way into the same service, which ends with its server."""
-
-    async def stop(self, grace_s: float) -> None:
-        """Take no new calls, and let running ones end within `grace_s` seconds. May be called again."""
-        ...
+    beside: Listener | None = None
+    """What ends with it, such as its sessions."""
 
 
 class Server:
@@ -61,7 +63,7 @@ class Server:
             interceptors=[self._boundary], options=server_options(max_receive_bytes=settings.max_receive_bytes)
         )
         self._admin: grpc.aio.Server | None = None
-        self._beside: list[Listener] = []
+        self._beside = [service.beside for service in services if service.beside is not None]
         for service in services:
             service.add(service.servicer, self._server)
         names = [service.name for service in services]

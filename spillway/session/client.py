@@ -106,10 +106,8 @@ class _Link:
         self._idle = asyncio.Event()
         self._idle.set()
         self.closed = False
-        self._tasks = {
-            asyncio.create_task(self._write(), name="session frames out"),
-            asyncio.create_task(self._read(), name="session frames in"),
-        }
+        self._writing = asyncio.create_task(self._write(), name="session frames out")
+        self._reading = asyncio.create_task(self._read(), name="session frames in")
 
     def start(self, start: v1.SessionStart, call: Call, address: str) -> Generation:
         """Send `start` with what else there is to say in this turn of the loop."""
@@ -157,6 +155,7 @@ class _Link:
             error = SessionUnsupported() if unsupported else from_rpc_error(broken)
         finally:
             self.closed = True
+            self._writing.cancel()
             for generation in self._generations.values():
                 generation.fail(error)
 
@@ -167,9 +166,8 @@ class _Link:
                 async with asyncio.timeout(grace_s):
                     await self._idle.wait()
         self._rpc.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
+        self._reading.cancel()
+        await asyncio.wait({self._reading, self._writing})
 
     def __repr__(self) -> str:
         return f"<{len(self._generations)} generations{' closed' * self.closed}>"

@@ -19,6 +19,7 @@ from spillway.rpc import metadata
 from spillway.rpc.call import Call, current_call
 from spillway.rpc.server import Server, Service
 from spillway.session.server import Sessions
+from spillway.settings import ServerSettings
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.faults import Cut, Fault, Garbage, Refuse, Script, Silence, SlowFirst, Stall
 from spillway.testing.server import LOOPBACK, serving
@@ -216,9 +217,9 @@ class FakeEngine:
 class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.EngineTelemetryServiceServicer):
     """The fake engine's rpcs."""
 
-    def __init__(self, engine: FakeEngine) -> None:
+    def __init__(self, engine: FakeEngine, sessions: Sessions) -> None:
         self._engine = engine
-        self._sessions = Sessions(engine.generate, LOOPBACK, tracing=Tracing("fake engine"))
+        self._sessions = sessions
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
         folder = Folder()
@@ -267,11 +268,19 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer, engine_pb2_grpc.Engi
         return load.watch(request, self._engine.load)
 
 
-def services(engine: FakeEngine) -> list[Service]:
-    """What a server needs to serve `engine`."""
-    servicer = Servicer(engine)
+def services(
+    engine: FakeEngine, *, settings: ServerSettings = LOOPBACK, tracing: Tracing | None = None
+) -> list[Service]:
+    """What a server with `settings` needs to serve `engine`."""
+    sessions = Sessions(engine.generate, settings, tracing=tracing or Tracing("fake engine"))
+    servicer = Servicer(engine, sessions)
     return [
-        Service("spillway.v1.InferenceService", servicer, inference_pb2_grpc.add_InferenceServiceServicer_to_server),
+        Service(
+            "spillway.v1.InferenceService",
+            servicer,
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server,
+            sessions,
+        ),
         Service(
             "spillway.v1.EngineTelemetryService", servicer, engine_pb2_grpc.add_EngineTelemetryServiceServicer_to_server
         ),
