@@ -28,6 +28,9 @@ KNOWN = frozenset(
 )
 """Every option this project sets. `spillway.channel` only keeps two channels from sharing a connection."""
 
+CONNECT_MS = 3_000
+"""How long connecting may take: gRPC takes it from its least backoff. Who refuses is asked again much sooner."""
+
 _MESSAGES = {"grpc.max_send_message_length": -1}
 
 
@@ -43,7 +46,7 @@ def channel_options(*, max_receive_bytes: int, name: str = "") -> list[Option]:
             "grpc.keepalive_permit_without_calls": 1,
             "grpc.http2.max_pings_without_data": 0,
             "grpc.initial_reconnect_backoff_ms": 100,
-            "grpc.min_reconnect_backoff_ms": 100,
+            "grpc.min_reconnect_backoff_ms": CONNECT_MS,
             "grpc.max_reconnect_backoff_ms": 2_000,
             **({"spillway.channel": name, "grpc.use_local_subchannel_pool": 1} if name else {}),
         }
