@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from services.validator.sensitive.card import cards
 from services.validator.sensitive.email import emails
@@ -15,11 +15,15 @@ from services.validator.sensitive.span import Detector, Span, disjoint, plain
 
 DETECTORS: Sequence[Detector] = (cards, ibans, national_ids, phones, emails, ip_addresses, secrets)
 
+KINDS = frozenset({"card", "iban", "national_id", "phone", "email", "ip_address", "secret"})
+"""What they find."""
 
-def inspect(text: str, detectors: Sequence[Detector] = DETECTORS) -> list[Span]:
-    """Return the sensitive pieces of `text` in order, none overlapping another."""
+
+def inspect(text: str, detectors: Sequence[Detector] = DETECTORS, *, kinds: Set[str] = frozenset()) -> list[Span]:
+    """Return the sensitive pieces of `text` in order, none overlapping another; of `kinds` alone if there are any."""
     read = plain(text)
-    return disjoint((span for find in detectors for span in find(read)), len(read))
+    found = (span for find in detectors for span in find(read))
+    return disjoint((span for span in found if not kinds or span.kind in kinds), len(read))
 
 
 def inspect_all(texts: Sequence[str]) -> list[list[Span]]:
