@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from services.validator.sensitive.inspection import KINDS, inspect
+from services.validator.sensitive.inspection import KINDS, Recognise, inspect_all
 from spillway.errors import RequestInvalid
 from spillway.placeholders import Placeholder, TooLong, redacted, restored
 
@@ -23,9 +23,11 @@ class Redacted:
         return f"<Redacted {len(self.texts)} texts, {self.places} places, {len(self.placeholders)} placeholders>"
 
 
-def redact(texts: Sequence[str], kinds: Set[str], known: Sequence[Placeholder]) -> Redacted:
+def redact(
+    texts: Sequence[str], kinds: Set[str], known: Sequence[Placeholder], recognise: Recognise | None = None
+) -> Redacted:
     """Return `texts` with placeholders for what is of `kinds`; for all that is found where there are none."""
-    found = [inspect(text, kinds=kinds) for text in texts]
+    found = inspect_all(texts, recognise, kinds=kinds)
     pieces = [[(span.start, span.end, span.kind) for span in spans] for spans in found]
     told, placeholders = redacted(texts, pieces, known, KINDS)
     return Redacted(told, placeholders, sum(map(len, found)), frozenset(span.kind for spans in found for span in spans))
