@@ -112,7 +112,7 @@ _SAID: Final = (
     ),
     _said(
         "override",
-        "your the",
+        "your",
         "(?: new| real| actual| true) (?:instructions?|task|orders|objective|goal|mission) "
         "(?:is|are) (?:now )?(?:to|as)",
     ),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,3 +145,40 @@ async def test_a_recogniser_that_nobody_has_is_told_at_the_start() -> None:
 
 def test_the_one_that_is_always_there_needs_no_entry_point() -> None:
     assert repr(load("patterns")) == "<Patterns name, address>"
+
+
+@pytest.mark.conformance
+def test_how_much_the_one_that_is_always_there_finds_in_the_texts_of_others() -> None:
+    file = Path(os.environ.get("SPILLWAY_DATA", ""), "pii", "synthetic_texts.jsonl")
+    if not os.environ.get("SPILLWAY_DATA") or not file.exists():
+        # The texts are measuring data, which is not in the repository.
+        pytest.skip("SPILLWAY_DATA does not name the measuring data")
+    whole: Counter[str] = Counter()
+    covered: Counter[str] = Counter()
+    touched: Counter[str] = Counter()
+    wanted: Counter[str] = Counter()
+    beside: Counter[str] = Counter()
+    told: Counter[str] = Counter()
+    for row in map(json.loads, file.read_text().strip().split("\n")):
+        (places,) = Patterns().find([row["text"]])
+        for kind, types in (("name", ("PERSON", "TITLE")), ("address", ("STREET_ADDRESS", "ZIP_CODE", "GPE"))):
+            ours = {(start, end) for start, end, of in places if of == kind}
+            labels = [(span["start"], span["end"]) for span in row["spans"] if span["type"] in types]
+            told[kind] += len(ours)
+            beside[kind] += sum(not any(overlap(one, label) for label in labels) for one in ours)
+            for label in [(span["start"], span["end"]) for span in row["spans"] if span["type"] == types[0]]:
+                wanted[kind] += 1
+                whole[kind] += label in ours
+                seen = sum(overlap(one, label) for one in ours)
+                covered[kind] += seen >= 0.9 * (label[1] - label[0])
+                touched[kind] += seen > 0
+    for kind in wanted:
+        print(f"{kind}: {whole[kind]} whole, {covered[kind]} covered, {touched[kind]} touched of {wanted[kind]}")
+        print(f"{beside[kind]} of {told[kind]} are none")
+    assert whole["name"] >= 0.45 * wanted["name"]
+    assert touched["address"] >= 0.5 * wanted["address"]
+    assert all(beside[kind] <= 0.1 * told[kind] for kind in told)
+
+
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> int:
+    return max(0, min(one[1], other[1]) - max(one[0], other[0]))
