@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from services.validator.judgement import Judge
-from services.validator.sensitive.inspection import see
+from services.validator.sensitive.inspection import KINDS, see
 from services.validator.sensitive.recogniser import load, recognised
 from services.validator.sensitive.redaction import redact, restore
 from services.validator.settings import JudgementSettings
@@ -64,7 +64,7 @@ def looking(recogniser: str) -> tuple[Looks, Set[str]]:
     recognise = partial(recognised, found, recogniser)
     looks: Looks = {
         INSPECT: partial(see, recognise=recognise),
-        REDACT: partial(redact, recognise=recognise),
+        REDACT: partial(redact, recognise=recognise, findable=KINDS | found.kinds),
         RESTORE: restore,
     }
     return looks, frozenset(found.kinds)

@@ -26,14 +26,17 @@ _LISTS: Final = {
 _TURNS: Final = "follow|read|sigue|sigan|lee|suivez|lisez|befolge|befolgen|lies"
 """After such a word it is something else that is to be ignored."""
 _NOT: Final = frozenset({"not", "never", "t", "pas", "jamais", "nicht", "nie", "nunca"})
-_MARKUP: Final = re.compile(
-    r"<\|(?:im_start|im_end|system|user|assistant|endoftext|eot_id|start_header_id|end_header_id)\|>|\[/?inst\]|<</?sys>>"
-    r"|</?(?:start|end)_of_turn>|\bnew (?:system )?instructions?:"
-    r"|^ {0,3}#{2,4} ?(?:system|instruction)s?\b[ :]*$|^ {0,3}\[?system(?: (?:message|prompt"
-    r"|override|note))?\]?:(?= )",
-    re.MULTILINE,
+# Each begins with a sign that is rare, by which it is looked for: a text has few of them.
+_MARKUP: Final = (
+    re.compile(
+        r"<(?:\|(?:im_start|im_end|system|user|assistant|endoftext|eot_id|start_header_id|end_header_id)\|>|</?sys>>"
+        r"|/?(?:start|end)_of_turn>)"
+    ),
+    re.compile(r"\[(?:/?inst|system(?: (?:message|prompt|override|note))?)\]"),
+    re.compile(r"new(?<!\wnew) (?:system )?instructions?:"),
+    re.compile(r"\n {0,3}(#{2,4} ?(?:system|instruction)s?[ :]*)(?=\n|\Z)"),
+    re.compile(r"\n {0,3}(system(?: (?:message|prompt|override|note))?:)(?= )"),
 )
-_MARKS: Final = ("<|", "inst]", "sys>", "_of_turn", "##", "system", "instructions:")
 _HIDDEN: Final = re.compile(
     "[\U000e0020-\U000e007f]{4,}|[\u202a-\u202e\u2066-\u2069]|[\u200b-\u200d\u2060-\u2064\ufeff]{3,}"
 )
@@ -327,9 +330,10 @@ def marks(text: str) -> Iterator[Span]:
             for kind, pattern in rules:
                 if found := pattern.match(window):
                     yield _span(head.start(), words[found[0].count(" ")].end(), kind)
-    if any(mark in lowered for mark in _MARKS):
-        for match in _MARKUP.finditer(lowered):
-            yield _span(match.start(), match.end(), "injection.markup")
+    lines = f"\n{lowered}"
+    for pattern in _MARKUP:
+        for match in pattern.finditer(lines):
+            yield _span(match.start(match.lastindex or 0) - 1, match.end(match.lastindex or 0) - 1, "injection.markup")
 
 
 def hidden(text: str) -> Iterator[Span]:

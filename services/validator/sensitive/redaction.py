@@ -26,17 +26,23 @@ class Redacted:
 
 
 def redact(
-    texts: Sequence[str], kinds: Set[str], known: Sequence[Placeholder], recognise: Recognise | None = None
+    texts: Sequence[str],
+    kinds: Set[str],
+    known: Sequence[Placeholder],
+    recognise: Recognise | None = None,
+    *,
+    findable: Set[str] = KINDS,
 ) -> Redacted:
     """Return `texts` with placeholders for what is of `kinds`; for all that is found where there are none.
 
-    What is found in one place, or known from a call before, is replaced wherever a text says it again.
+    `findable` are all kinds that are ever found. What is found in one place, or known from a call before, is replaced
+    wherever a text says it again.
     """
     before = [(one.original, one.kind) for one in known if one.kind != ESCAPED and (not kinds or one.kind in kinds)]
     said = with_echoes(texts, inspect_all(texts, recognise, kinds=kinds), before)
     found = [disjoint(spans, len(text)) for text, spans in zip(texts, said, strict=True)]
     pieces = [[(span.start, span.end, span.kind) for span in spans] for spans in found]
-    told, placeholders = redacted(texts, pieces, known, KINDS)
+    told, placeholders = redacted(texts, pieces, known, findable)
     return Redacted(told, placeholders, sum(map(len, found)), frozenset(span.kind for spans in found for span in spans))
 
 
