@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from services.validator.court import Court
 from services.validator.inspector import Inspector
+from services.validator.redactor import Redactor
 from services.validator.servicer import NAME, ValidatorServicer
 from services.validator.settings import ValidatorSettings
 from services.validator.workers import Workers
@@ -40,11 +41,12 @@ async def build(
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing("validator", settings.telemetry)
         stack.callback(tracing.close)
-        workers = Workers(settings.judgement, settings.workers)
+        workers = Workers(settings.judgement, settings.workers, settings.inspection.recogniser)
         stack.push_async_callback(workers.close)
         servicer = ValidatorServicer(
             Court(settings, workers=workers, tracing=tracing),
             Inspector(settings.inspection, workers=workers, tracing=tracing),
+            Redactor(settings.inspection, workers=workers, tracing=tracing),
         )
         service = Service(NAME, servicer, validator_pb2_grpc.add_ValidatorServiceServicer_to_server)
         server = Server(settings.server, [service], tracing=tracing, clock=clock)
