@@ -50,7 +50,7 @@ class Asked:
 
     @property
     def group(self) -> str:
-        """What is alike, and unknown to the model: the template. Easy questions, whose templates it knows, are alone."""
+        """What is alike and unknown to the model: the template. Easy questions, whose templates it knows, are alone."""
         return self.turns[-1].content if self.kind == EASY else self.template
 
     @property

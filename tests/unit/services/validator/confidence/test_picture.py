@@ -12,8 +12,7 @@ def test_a_curve_has_a_dot_for_each_tenth_that_has_answers_and_names_are_escaped
     drawn = ElementTree.fromstring(
         calibration_picture("a & b", [("<one>", scores, right), ("two", scores[1:], right[1:])])
     )
-    assert [text.text for text in drawn.iter(f"{SVG}text")][0] == "a & b"
-    assert "<one> (4 answers)" in [text.text for text in drawn.iter(f"{SVG}text")]
+    assert {"a & b", "<one> (4 answers)"} <= {text.text for text in drawn.iter(f"{SVG}text")}
     assert len(list(drawn.iter(f"{SVG}polyline"))) == 2
     dots = [dot for dot in drawn.iter(f"{SVG}circle") if dot.get("opacity")]
     assert len(dots) == 3

@@ -18,32 +18,42 @@ from services.validator.confidence.refusal import refuses
 LOGPROBS = st.floats(-50, 0)
 
 
-def carried(*texts: str, json_: bool = False, names: frozenset[str] = frozenset()) -> list[str]:
+def carried(*texts: str, names: frozenset[str] = frozenset()) -> list[str]:
     answer = Sample("".join(texts), tuple(Token(text, -1.0) for text in texts))
-    return [token.text for token in content(Question(answer, kind="json" if json_ else "text", names=names))]
+    return [token.text for token in content(Question(answer, kind="json" if names else "text", names=names))]
 
 
-def test_of_prose_letters_and_digits_are_content() -> None:
-    assert carried("It", " is", " ", "42", ",", "\n", "é", ".") == ["It", " is", "42", "é"]
+def test_all_but_white_space_is_content() -> None:
+    assert carried("It", " is", " ", "42", ",", "\n", "<|end|>") == ["It", " is", "42", ",", "<|end|>"]
 
 
-def test_of_json_the_values_are_content_and_names_only_where_no_schema_fixes_them() -> None:
-    tokens = ('{"', "label", '": "', "bill", 'ing"', ', "n": ', "1", "2", ', "x": ', "null", "}")
-    assert carried(*tokens, json_=True, names=frozenset({"label", "n", "x"})) == ["bill", 'ing"', "1", "2", "null"]
-    assert carried(*tokens, json_=True, names=frozenset({"n"}))[0] == "label"
+def test_the_names_that_a_schema_fixes_are_no_content() -> None:
+    tokens = ('{"', "lab", "el", '": "', "bill", 'ing"', ", ", '"n', '": ', "1", "}")
+    assert carried(*tokens, names=frozenset({"label", "n"})) == [
+        '{"',
+        '": "',
+        "bill",
+        'ing"',
+        ", ",
+        '"n',
+        '": ',
+        "1",
+        "}",
+    ]
+    assert "lab" in carried(*tokens, names=frozenset({"n"}))
 
 
-def test_what_stands_in_a_string_is_content_whatever_it_looks_like() -> None:
-    assert carried('{"a": "', '{\\"b\\": 1}', '"}', json_=True, names=frozenset({"a"})) == ['{\\"b\\": 1}']
+def test_what_looks_like_a_name_inside_a_value_is_content() -> None:
+    tokens = ('{"', "a", '": "', "{\\", '"', "a", "\\", '": 1}', '"}')
+    assert carried(*tokens, names=frozenset({"a"})).count("a") == 1
 
 
 def test_json_that_breaks_off_is_read_as_far_as_it_goes() -> None:
-    assert carried('{"a": "', "some", " th", json_=True, names=frozenset({"a"})) == ["some", " th"]
+    assert carried('{"', "a", '": "', "some", " a", names=frozenset({"a"})) == ['{"', '": "', "some", " a"]
 
 
 def test_an_answer_without_content_is_all_content() -> None:
-    assert carried("{", "}", json_=True) == ["{", "}"]
-    assert carried("...") == ["..."]
+    assert carried(" ", "\n") == [" ", "\n"]
 
 
 def test_the_names_that_a_schema_fixes_are_found_at_any_depth() -> None:
@@ -135,7 +145,7 @@ def test_agreement_is_a_share_and_an_answer_agrees_with_itself(answer: str, othe
 REFUSALS = [
     "I do not know.",
     "I don't know the answer to that.",
-    "**I’m sorry, but I can't help with that.**",
+    "**I\u2019m sorry, but I can't help with that.**",
     "As an AI language model, I cannot provide medical advice.",
     "Unfortunately, I don't have enough information to answer.",
     "I'm sorry. I don't have access to real-time data.",
@@ -187,5 +197,5 @@ def test_only_the_beginning_of_an_answer_can_refuse() -> None:
 @given(st.text(max_size=300))
 def test_whatever_an_answer_is_it_can_be_read(text: str) -> None:
     refuses(text)
-    carried(text, json_=True)
+    carried(text, text[::-1], names=frozenset({text[:3]}))
     agreement(text, [text], "json")
