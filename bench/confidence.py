@@ -27,13 +27,13 @@ from services.validator.confidence.picture import calibration_picture
 
 FOLDER = Path(".spillway/confidence")
 QUESTIONS = Path("routing/questions.jsonl")
-EACH, FOREIGN, SEED = 220, 440, 6
+EACH, FOREIGN, SEED = 330, 540, 6
 THRESHOLD = 0.8
 ALONE, FITTED = "log probabilities alone", "the fitted model"
 
 
 def run() -> Iterator[Told]:
-    """Ask, fit, score; per kind of question and per task. Nothing without SPILLWAY_DATA, which has foreign questions."""
+    """Ask, fit, score; per kind of question and per task. Nothing without SPILLWAY_DATA: it has foreign ones."""
     data = os.environ.get("SPILLWAY_DATA")
     if not data:
         return
