@@ -82,7 +82,7 @@ class Scorer:
 
 
 def _size(texts: Iterable[tuple[str, str]], most: int) -> int:
-    """Return the UTF-8 bytes of `texts`. Raises RequestInvalid naming the field with which they are more than `most`."""
+    """Return the bytes of `texts` in UTF-8. Raises RequestInvalid, naming the field that goes past `most`."""
     size = 0
     for field, text in texts:
         size += len(text.encode())
