@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import statistics
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from services.validator.confidence.formula import FEATURES, Formula, calibrated, features
+from services.validator.confidence.formula import FEATURES, NEVER_UNKNOWN, SIGNS, Formula, calibrated, features
 from services.validator.confidence.isotonic import isotonic
 from services.validator.confidence.measure import brier
 from services.validator.confidence.model import Expectation, Section, log_length, read_signs
@@ -131,10 +132,19 @@ def _expecting(outcomes: Sequence[Outcome], formula: Formula) -> Section:
 
 
 def weigh(signs: Sequence[Signs], right: Sequence[bool], plain: Formula) -> Formula:
-    """Return the weights that `signs` speak for, not calibrated. A feature that none has keeps its plain weight."""
+    """Return the weights that `signs` speak for, not calibrated.
+
+    A sign that no outcome has keeps its plain weight. One that all have counts as their mean where it is unknown: of
+    answers without it nothing was seen.
+    """
     told = [features(each) for each in signs]
-    used = [name for name in FEATURES if any(name in each for each in told)]
+    counts = Counter(name for each in told for name in each)
+    used = [name for name in FEATURES if counts[name] > 0 and (name in SIGNS or counts[name] < len(told))]
     rows = [[1.0, *(each.get(name, 0.0) for name in used)] for each in told]
     prior = [plain.intercept, *(plain.weights.get(name, 0.0) for name in used)]
     found = fitted(rows, right, prior, precision=[1e-3, *(PRECISION for _ in used)])
-    return Formula(found[0], dict(plain.weights) | dict(zip(used, found[1:], strict=True)))
+    weights = dict(plain.weights) | dict(zip(used, found[1:], strict=True))
+    for sign in SIGNS:
+        if sign in used and sign not in NEVER_UNKNOWN and not counts[f"no_{sign}"]:
+            weights[f"no_{sign}"] = weights[sign] * statistics.fmean(each.get(sign, 0.0) for each in told)
+    return Formula(found[0], weights)

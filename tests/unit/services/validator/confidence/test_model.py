@@ -224,3 +224,15 @@ def test_a_task_has_a_section_of_its_own_only_where_that_does_better() -> None:
         found = fit([*half, *other], Formula(0.0, {}), lambda _: None)
         sections.append({each.section.task for each in found})
     assert sections == [{""}, {"", "classify", "extract"}]
+
+
+def test_an_unknown_sign_is_taken_for_a_usual_one_where_all_outcomes_had_it() -> None:
+    model = fitted()
+    known, unknown, foreign = (model.score(question(prompt)).score for prompt in ("refund order", "", "basalt fugue"))
+    assert known is not None
+    assert foreign is not None
+    assert unknown is None  # nothing at all is known then
+    asked = replace(question(""), judge=0.5)
+    told = model.score(asked).score
+    assert told is not None
+    assert foreign < told < known
