@@ -29,7 +29,7 @@ class Line(BaseModel):
     prompt: str | list[str] = ""
     answer: str
     logprobs: list[tuple[str, Logprob] | tuple[str, Logprob, Alternatives]] = []
-    right: bool
+    right: bool = Field(strict=True)
     truncated: bool = False
     samples: list[str] = []
     judge: float | None = Field(None, ge=0, le=1)
