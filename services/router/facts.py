@@ -100,6 +100,8 @@ class Facts:
     validation: Validation = Validation.UNSPECIFIED
     strategy: StrategyName = StrategyName.UNSPECIFIED
     confidence_threshold: float | None = None
+    samples: int | None = None
+    """Answers that a cascade takes of a target, as the caller says; 1 where samples say nothing."""
     context: ContextName = ContextName.UNSPECIFIED
     inspect: bool = False
     """The caller wants the prompt inspected."""

@@ -35,6 +35,7 @@ POLICY_COUNTS = {
     "failover",
     "strategy",
     "confidence_threshold",
+    "samples",
 }
 
 
