@@ -29,7 +29,7 @@ class Scorer:
             return {names.TARGET: request.target, **known}
 
         call = call.until(call.deadline.within(self._timeout_s))
-        return await self._remote.unary(self._score, request, call, span_name=names.SCORE, told=told)
+        return await self._remote.unary(self._score, request, call, span_name=names.SCORE_CONFIDENCE, told=told)
 
     def __repr__(self) -> str:
         return f"<Scorer over {self._remote!r}, {self._timeout_s:g} s>"

@@ -61,7 +61,7 @@ class Vouching:
                 answer, found = await self._scored(self._scorer, work, candidate, answer)
             except SpillwayError as error:
                 log.warning("answer.unscored", target=candidate.target.name, why=error.reason)
-                found = replace(found, away=f"the validator did not answer ({error.reason})")
+                found = replace(found, away=f"the validator did not say ({error.reason})")
         attempt.confidence = found
         if found.score is None:
             return replace(answer, doubted=answer.verdict is None)
@@ -82,6 +82,7 @@ class Vouching:
 
         async def score(choices: Sequence[v1.Choice], judged: float | None = None) -> v1.ScoreConfidenceResponse:
             asked = v1.ScoreConfidenceRequest(answers=map(_told, choices), judge_score=judged)
+            asked.answers[0].logprobs.extend(choices[0].content.logprobs)
             asked.MergeFrom(request)
             return await scorer.score(asked, work.call)
 
@@ -147,9 +148,8 @@ class Vouching:
 
 
 def _told(choice: v1.Choice) -> v1.SampledAnswer:
-    content = choice.content
     truncated = choice.finish.reason == v1.FINISH_REASON_LENGTH
-    return v1.SampledAnswer(text=content.text, logprobs=content.logprobs, truncated=truncated)
+    return v1.SampledAnswer(text=choice.content.text, truncated=truncated)
 
 
 def _score(response: v1.ScoreConfidenceResponse) -> float | None:

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from services.validator.confidence_file import ConfidenceFile
 from services.validator.court import Court
 from services.validator.inspector import Inspector
+from services.validator.scorer import Scorer
 from services.validator.servicer import NAME, ValidatorServicer
 from services.validator.settings import ValidatorSettings
 from services.validator.workers import Workers
@@ -36,15 +38,22 @@ class App:
 async def build(
     settings: ValidatorSettings, *, tracing: Tracing | None = None, clock: Clock = time.monotonic
 ) -> AsyncIterator[App]:
-    """Serve a validator for the block. Raises OSError if the port is taken or a worker does not start."""
+    """Serve a validator for the block.
+
+    Raises OSError if the port is taken or a worker does not start, SettingsError for a confidence model that is none.
+    """
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing("validator", settings.telemetry)
         stack.callback(tracing.close)
         workers = Workers(settings.judgement, settings.workers)
         stack.push_async_callback(workers.close)
+        confidence = await asyncio.to_thread(ConfidenceFile, settings.confidence)
+        watching = asyncio.create_task(confidence.watch(), name="confidence model")
+        stack.callback(watching.cancel)
         servicer = ValidatorServicer(
             Court(settings, workers=workers, tracing=tracing),
             Inspector(settings.inspection, workers=workers, tracing=tracing),
+            Scorer(settings.confidence, file=confidence, tracing=tracing),
         )
         service = Service(NAME, servicer, validator_pb2_grpc.add_ValidatorServiceServicer_to_server)
         server = Server(settings.server, [service], tracing=tracing, clock=clock)

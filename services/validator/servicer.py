@@ -11,6 +11,8 @@ import grpc
 from services.validator.court import Court
 from services.validator.inspector import Inspector
 from services.validator.messages import constraint, message
+from services.validator.score_messages import score_message
+from services.validator.scorer import Scorer
 from services.validator.verdict import Answer, End, Piece
 from spillway import v1
 from spillway.errors import FieldViolation, RequestInvalid
@@ -21,11 +23,12 @@ NAME = "spillway.v1.ValidatorService"
 
 
 class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
-    """Converts, asks the court or the inspector, converts."""
+    """Converts, asks the court, the inspector or the scorer, converts."""
 
-    def __init__(self, court: Court, inspector: Inspector) -> None:
+    def __init__(self, court: Court, inspector: Inspector, scorer: Scorer) -> None:
         self._court = court
         self._inspector = inspector
+        self._scorer = scorer
 
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         answers = [Answer(answer.text, answer.truncated) for answer in request.answers]
@@ -55,7 +58,7 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
         )
 
     async def ScoreConfidence(self, request: v1.ScoreConfidenceRequest, context: Any) -> v1.ScoreConfidenceResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        return score_message(await self._scorer.score(current_call(), request))
 
     async def Redact(self, request: v1.RedactRequest, context: Any) -> v1.RedactResponse:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED)

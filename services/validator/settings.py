@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from spillway.settings import Section, ServerSettings, ServiceSettings
@@ -29,6 +31,18 @@ class InspectionSettings(Section):
     inline_chars: int = Field(8 * 2**10, ge=0, description="characters looked through without a worker")
 
 
+class ConfidenceSettings(Section):
+    """The calibrated model, and bounds of what is scored."""
+
+    model_file: Path | None = Field(None, description="what `spillway confidence fit` wrote; absent: the plain default")
+    reload_s: float = Field(5.0, gt=0, description="time between two looks at the file")
+    aliases: dict[str, str] = Field({}, description="target -> the target whose sections of the model stand for it")
+    max_answers: int = Field(64, gt=0, description="most answers in one call: the answer and its samples")
+    max_bytes: int = Field(4 * 2**20, gt=0, description="prompt and answers of one call, in UTF-8 bytes")
+    max_tokens: int = Field(65_536, gt=0, description="log probabilities in one call, alternatives counted")
+    inline_chars: int = Field(16 * 2**10, ge=0, description="characters and log probabilities read without a thread")
+
+
 class WorkerSettings(Section):
     """Processes for what would hold up the event loop; a judgement that passes a bound here is ended by the kernel."""
 
@@ -47,4 +61,5 @@ class ValidatorSettings(ServiceSettings):
     server: ServerSettings = ServerSettings(listen="127.0.0.1:7073")
     judgement: JudgementSettings = JudgementSettings()
     inspection: InspectionSettings = InspectionSettings()
+    confidence: ConfidenceSettings = ConfidenceSettings()
     workers: WorkerSettings = WorkerSettings()
