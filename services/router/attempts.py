@@ -296,7 +296,8 @@ class Attempts:
         journal.admit()
         may_try = work.plan.when_all_open == "try"
         only = may_try and candidate is work.plan.taken[-1] and not journal.attempts
-        await self._loads.take(candidate.target, (each.target for each in work.plan.taken), work.call.deadline)
+        others = () if work.aside else (each.target for each in work.plan.taken)  # they have no say in it
+        await self._loads.take(candidate.target, others, work.call.deadline)
         hold = None
         try:
             hold = await self._hold(work, candidate)

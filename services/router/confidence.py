@@ -42,16 +42,16 @@ class Confidence:
     def told(self) -> str:
         """It in words."""
         by = " by its own probabilities" if self.by == PROBABILITIES else ""
-        return f"confidence {_rounded(self.score)}{by}{f', as {self.away}' if self.away else ''}"
+        score = "unknown" if self.score is None else f"{self.score:.2f}"
+        return f"confidence {score}{by}{f', as {self.away}' if self.away else ''}"
 
     def against(self, threshold: float) -> str:
         """Why it is not enough, in words."""
-        return "unknown" if self.score is None else f"{_rounded(self.score)} < {threshold:.2f}"
-
-
-def _rounded(score: float | None) -> str:
-    # Down, so that what is below a threshold never reads as if it had reached it.
-    return "unknown" if score is None else f"{math.floor(score * 100) / 100:.2f}"
+        if self.score is None:
+            return "unknown"
+        # What is below the threshold must not read as if it had reached it.
+        found = min(round(self.score, 2), math.floor(threshold * 100 - 1e-6) / 100)
+        return f"{found:.2f} < {threshold:.2f}"
 
 
 def score(logprobs: Iterable[float]) -> float | None:

@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+
 from services.router.admission_settings import AdmissionSettings
 from services.router.app import build
 from services.router.breaker_settings import BreakersSettings, RetryBudgetSettings
@@ -117,6 +119,11 @@ class FakeValidator(validator_pb2_grpc.ValidatorServiceServicer):
         """It judges whole answers alone."""
         raise TargetDown("this validator follows no answers")
 
+    async def ScoreConfidence(self, request: v1.ScoreConfidenceRequest, context: Any) -> v1.ScoreConfidenceResponse:
+        """It is of a version before there were scores."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        raise AssertionError
+
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         self.requests.append(request)
         return v1.ValidateResponse(verdicts=[self._verdict(answer) for answer in request.answers])
@@ -162,11 +169,15 @@ async def running_mesh(
     admission: AdmissionSettings | None = None,
     document: Mapping[str, Any] | None = None,
     store: StoreSettings | None = None,
+    beside: Mapping[str, FakeEngine] | None = None,
+    validator_timeout_s: float = 0.5,
+    concurrency: int | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us).
 
     `cloud_address` puts another server in the place of the fake cloud; `capabilities` are what both are declared with,
-    `retention_days` what it is; `document` is more of the policy.
+    `retention_days` what it is; `document` is more of the policy, `beside` more targets on the site, by name;
+    `concurrency` the local target's.
     """
     local = local or FakeEngine(model="small")
     cloud = FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
@@ -179,13 +190,27 @@ async def running_mesh(
             validator_address = await stack.enter_async_context(serving_validator(judge))
         asked = None
         if validator_address:
-            asked = ValidatorSettings(address=validator_address, timeout_s=0.5, inspect_timeout_s=inspect_timeout_s)
+            asked = ValidatorSettings(
+                address=validator_address, timeout_s=validator_timeout_s, inspect_timeout_s=inspect_timeout_s
+            )
+        more = []
+        for name, engine in (beside or {}).items():
+            address = (await stack.enter_async_context(serving_engine(engine))).address
+            more.append(
+                TargetSettings(name=name, kind="local", tier="large", address=address, capabilities=capabilities)
+            )
         settings = RouterSettings(
             server=server,
             targets=(
                 TargetSettings(
-                    name="local", kind="local", address=on_site.address, context_window=2048, capabilities=capabilities
+                    name="local",
+                    kind="local",
+                    address=on_site.address,
+                    context_window=2048,
+                    capabilities=capabilities,
+                    concurrency=concurrency,
                 ),
+                *more,
                 TargetSettings(
                     name="cloud",
                     kind="cloud",
