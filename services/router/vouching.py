@@ -92,8 +92,8 @@ class Vouching:
             return answer, _confidence(least(map(_score, scores)))
         answers = [answer, *await self._samples(work, candidate)]
         said = [each.response.choices[0] for each in answers]
-        found = await score(said) if len(answers) > 1 or work.plan.judge is None else None
-        if found is not None and len(answers) > 1 and found.signs.agreement < MAJORITY:
+        found = await score(said)  # before the judge: without the validator there is no use in its opinion
+        if len(answers) > 1 and found.signs.agreement < MAJORITY:
             turned = [[said[at], *said[:at], *said[at + 1 :]] for at in range(len(said))]
             others = [at for at in range(1, len(said)) if not answers[at].refused]
             scores = [found, *await asyncio.gather(*(score(turned[at]) for at in others))]
@@ -102,9 +102,8 @@ class Vouching:
             answer, said = answers[place], turned[place]
         if work.plan.judge is not None:
             judged = await self._opinion(work, work.plan.judge, answer)
-            if judged is not None or found is None:
+            if judged is not None:
                 found = await score(said, judged)
-        assert found is not None
         return answer, _confidence(_score(found))
 
     async def _samples(self, work: Work, candidate: Candidate) -> list[Answer]:

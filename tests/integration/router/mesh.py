@@ -86,6 +86,7 @@ class Mesh:
 
 
 Verdicts = Callable[[v1.Answer], v1.Verdict]
+Scores = Callable[[v1.ScoreConfidenceRequest], float]
 Finds = Callable[[str], Awaitable[list[str]]]
 """The kinds of what stands in a text."""
 
@@ -98,7 +99,8 @@ async def emails(text: str) -> list[str]:
 class FakeValidator(validator_pb2_grpc.ValidatorServiceServicer):
     """Judges and inspects by functions."""
 
-    def __init__(self, verdict: Verdicts, finds: Finds) -> None:
+    def __init__(self, verdict: Verdicts, finds: Finds, scores: Scores | None = None) -> None:
+        self._scores = scores
         self._verdict = verdict
         self._finds = finds
         self.requests: list[v1.ValidateRequest] = []
@@ -120,9 +122,10 @@ class FakeValidator(validator_pb2_grpc.ValidatorServiceServicer):
         raise TargetDown("this validator follows no answers")
 
     async def ScoreConfidence(self, request: v1.ScoreConfidenceRequest, context: Any) -> v1.ScoreConfidenceResponse:
-        """It is of a version before there were scores."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
-        raise AssertionError
+        if self._scores is None:  # it is of a version before there were any
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        assert self._scores is not None
+        return v1.ScoreConfidenceResponse(score=self._scores(request))
 
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         self.requests.append(request)
@@ -172,6 +175,7 @@ async def running_mesh(
     beside: Mapping[str, FakeEngine] | None = None,
     validator_timeout_s: float = 0.5,
     concurrency: int | None = None,
+    scores: Scores | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us).
 
@@ -186,7 +190,7 @@ async def running_mesh(
         away = await stack.enter_async_context(serving_engine(cloud))
         judge = None
         if verdict is not None and not validator_address:
-            judge = FakeValidator(verdict, finds)
+            judge = FakeValidator(verdict, finds, scores)
             validator_address = await stack.enter_async_context(serving_validator(judge))
         asked = None
         if validator_address:
