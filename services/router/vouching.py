@@ -74,7 +74,7 @@ class Vouching:
         request = v1.ScoreConfidenceRequest(
             target=candidate.target.called,
             task=work.policy.task,
-            prompt=read_prompt(work.spec).texts,
+            prompt=read_prompt(_prompt(work.spec)).texts,
         )
         # A grammar is in the dialect of one target: to the validator its answers are text.
         if work.spec.constraint.WhichOneof("constraint") not in (None, "grammar"):
@@ -144,6 +144,17 @@ class Vouching:
 
     def __repr__(self) -> str:
         return f"<Vouching by {self._scorer!r}>"
+
+
+def _prompt(spec: v1.GenerationSpec) -> v1.GenerationSpec:
+    """What was said, without what the answer has to be: that is the same in many prompts, and hides what is new."""
+    match spec.WhichOneof("input"):
+        case "chat":
+            return v1.GenerationSpec(chat=spec.chat)
+        case "text":
+            return v1.GenerationSpec(text=spec.text)
+        case _:
+            return v1.GenerationSpec()
 
 
 def _told(choice: v1.Choice) -> v1.SampledAnswer:
