@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cancelling, collisions, decision, engine_rate, limits, mesh, priorities, providers
+from bench import cancelling, collisions, confidence, decision, engine_rate, limits, mesh, priorities, providers
 
 PARTS = {
     "decision": decision.run,
@@ -14,6 +14,7 @@ PARTS = {
     "cancel": cancelling.run,
     "priority": priorities.run,
     "collisions": collisions.run,
+    "confidence": confidence.run,
     "providers": providers.run,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.load import percentile
+from services.validator.confidence.measure import Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +90,23 @@ class Calls:
             f"{self.cloud / self.calls:6.1%} from the cloud, waited p50 {waits[0]:.0f} p95 {waits[1]:.0f} ms, "
             f"{self.collisions} met in the runtime"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How well scores tell right answers from wrong ones: `before` is exp(mean logprob) over all tokens."""
+
+    load: str
+    through: str
+    before: Measured
+    after: Measured
+
+    def __str__(self) -> str:
+        figures = [
+            f"{name} AUROC {'-' if each.auroc is None else f'{each.auroc:.3f}'} Brier {each.brier:.3f} "
+            f"ECE {each.calibration_error:.3f} keeps {each.kept:6.1%} "
+            f"right {'-' if each.precise is None else f'{each.precise:.1%}'}"
+            for name, each in (("before", self.before), ("after", self.after))
+        ]
+        head = f"{self.load:42} {self.through:24} {self.after.count:5} answers, {self.after.right:6.1%} right"
+        return "; ".join([head, *figures])

@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from services.validator.confidence.artefact import MAX_BYTES, ArtefactInvalid, read
+from services.validator.confidence.artefact import MAX_BYTES, PLAIN, ArtefactInvalid, read
 from services.validator.confidence.model import Model
 from services.validator.settings import ConfidenceSettings
 from spillway.logs import get_logger
 from spillway.settings import SettingsError
 
 log = get_logger(__name__)
-
-DEFAULT = Path(__file__).parent / "confidence" / "default.json"
 
 
 class ConfidenceFile:
@@ -26,7 +24,7 @@ class ConfidenceFile:
     def __init__(self, settings: ConfidenceSettings) -> None:
         self._path = settings.model_file
         self._every_s = settings.reload_s
-        self._default = read(DEFAULT.read_bytes())
+        self._default = read(PLAIN.read_bytes())
         self._seen: bytes | None = None
         self._complaint = ""
         self.model: Model = self._default
@@ -59,7 +57,7 @@ class ConfidenceFile:
             self._complaint = why
             return
         self._complaint = ""
-        log.info("confidence.adopted", path=str(self._path), model=self.model.name)
+        log.info("confidence.adopted", path=str(self._path), model=repr(self.model))
 
     def __repr__(self) -> str:
         return f"<ConfidenceFile {self._path or 'default'} {self.model!r}>"

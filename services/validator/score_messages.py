@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 from services.validator.confidence.model import Score
-from services.validator.confidence.question import Kind, Question, Sample, Token
-from services.validator.schema import parse
+from services.validator.confidence.question import Kind, Question, Sample, Token, property_names
+from services.validator.document import NotJson
 from spillway import v1
+from spillway.errors import SchemaInvalid
 
 KINDS: dict[str | None, Kind] = {"json_schema": "json", "json_object": "json", "choices": "choices"}
 
@@ -58,15 +59,8 @@ def _token(told: v1.TokenLogprob) -> Token:
 
 @lru_cache(maxsize=64)
 def _names(schema: str) -> frozenset[str]:
-    """Return the names of `properties` anywhere in a schema."""
-    found: set[str] = set()
-    left = [parse(schema)]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            properties = value.get("properties")
-            found.update(properties if isinstance(properties, dict) else ())
-            left.extend(value.values())
-        elif isinstance(value, list):
-            left.extend(value)
-    return frozenset(found)
+    try:
+        return property_names(schema)
+    except NotJson as error:
+        said = f"it is not JSON that can be read: {error}"
+        raise SchemaInvalid.at("constraint.json_schema", said) from None

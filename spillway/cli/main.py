@@ -20,6 +20,8 @@ app = typer.Typer(
 
 policy = typer.Typer(help="The router's policy.", no_args_is_help=True)
 app.add_typer(policy, name="policy")
+confidence = typer.Typer(help="How sure answers are.", no_args_is_help=True)
+app.add_typer(confidence, name="confidence")
 breaker = typer.Typer(help="The router's breakers.", no_args_is_help=True)
 app.add_typer(breaker, name="breaker")
 lease = typer.Typer(help="The leases of runtimes that take few calls at once.", no_args_is_help=True)
@@ -287,6 +289,23 @@ def policy_reload(address: Address = None, key: Key = None) -> None:
     from spillway.cli import operator as command
 
     raise typer.Exit(command.reload_policy(address=address, key=key))
+
+
+@confidence.command("fit")
+def confidence_fit(
+    outcomes: Annotated[Path, typer.Argument(help="Answers of which it is known whether they are right: JSON lines.")],
+    out: Annotated[Path, typer.Option(help="Where the model is written, for validator.confidence.model_file.")],
+    picture: Annotated[Path | None, typer.Option(help="Where the calibration curve is drawn, as SVG.")] = None,
+    name: Annotated[str, typer.Option(help="What the model calls itself in scores.")] = "fitted",
+) -> None:
+    """Fit the model that scores how likely answers are right, and say how good it is."""
+    import subprocess
+    import sys
+
+    options = [str(outcomes), "--out", str(out), "--name", name]
+    options += [] if picture is None else ["--picture", str(picture)]
+    command = [sys.executable, "-m", "services.validator.confidence.fit", *options]
+    raise typer.Exit(subprocess.run(command).returncode)
 
 
 @breaker.command("reset")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -14,6 +15,8 @@ from services.validator.confidence.formula import FEATURES, Formula
 from services.validator.confidence.model import Expectation, Model, Section
 from services.validator.confidence.novelty import Reference
 
+PLAIN = Path(__file__).with_name("plain.json")
+"""The model for targets that nothing is known of: weights set by hand."""
 MAX_BYTES = 8 * 2**20
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -86,8 +89,8 @@ def read(content: bytes) -> Model:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise ArtefactInvalid(f"{'.'.join(map(str, first['loc'])) or 'model'}: {first['msg']}") from None
-    revision = hashlib.sha256(content).hexdigest()[:12]
-    return Model(f"{artefact.name}@{revision}", tuple(map(_section, artefact.sections)))
+    name = f"{artefact.name}@{hashlib.sha256(content).hexdigest()[:12]}"
+    return Model(tuple(_section(part, name) for part in artefact.sections))
 
 
 def written(name: str, sections: Iterable[Section]) -> bytes:
@@ -109,11 +112,12 @@ def _part(section: Section) -> SectionPart:
     )
 
 
-def _section(part: SectionPart) -> Section:
+def _section(part: SectionPart, model: str) -> Section:
     return Section(
         Formula(part.intercept, part.weights, part.calibration),
         part.target,
         part.task,
         None if part.length is None else Expectation(part.length.mean, part.length.deviation),
         Reference.read(part.reference) if part.reference else None,
+        model,
     )

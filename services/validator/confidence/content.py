@@ -1,47 +1,34 @@
-"""Which tokens of an answer carry its content.
+"""Which tokens of an answer carry its content: all but white space, and but the property names that a schema fixes.
 
-A brace, a quote, a name that the schema fixes are near certain in every answer, right or wrong; counted in, they hide
-the few tokens that decide.
+Quotes, commas and full stops stay in: where a value or a sentence ends is a decision like others. Left out they cost
+the bundled model .05 of AUROC on extraction and .04 on summaries (docs/confidence.md).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from services.validator.confidence.question import Question, Token
 
-_JSON = re.compile(r'"(?P<string>[^"\\]*+(?:\\.[^"\\]*+)*+)"?(?P<name>\s*+:)?|[^\s"{}\[\],:]++', re.DOTALL)
-_WORD = re.compile(r"[^\W_]++")
+_STRING = re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"?(\s*+:)?', re.DOTALL)
 
 
 def content(question: Question) -> Sequence[Token]:
     """Return the tokens of the answer that hold a character of content; all of them where none does.
 
-    Of JSON that is the inside of strings, numbers and words, without the property names that the schema fixes; of all
-    else letters and digits. Tokens that are not the answer's text piece by piece (special ones, halves of characters)
-    are held against their own text.
+    Special tokens, such as one that ends the answer, are held against their own text like others.
     """
     tokens = question.answer.tokens
-    text = "".join(token.text for token in tokens)
-    carrying = bytearray(len(text))
-    for start, end in _json(text, question.names) if question.kind == "json" else _words(text):
-        carrying[start:end] = b"\1" * (end - start)
+    fixed = bytearray(sum(len(token.text) for token in tokens))
+    if question.names:
+        for string in _STRING.finditer("".join(token.text for token in tokens)):
+            if string[2] is not None and string[1] in question.names:
+                fixed[string.start(1) : string.end(1)] = b"\1" * len(string[1])
     kept, at = [], 0
     for token in tokens:
         before, at = at, at + len(token.text)
-        if carrying.find(1, before, at) >= 0:
+        space = len(token.text) - len(token.text.lstrip())
+        if fixed.find(0, before + space, at) >= 0:
             kept.append(token)
     return kept or tokens
-
-
-def _words(text: str) -> Iterator[tuple[int, int]]:
-    return (match.span() for match in _WORD.finditer(text))
-
-
-def _json(text: str, names: frozenset[str]) -> Iterator[tuple[int, int]]:
-    for match in _JSON.finditer(text):
-        if match["string"] is None:
-            yield match.span()
-        elif match["name"] is None or match["string"] not in names:
-            yield match.span("string")

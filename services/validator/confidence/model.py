@@ -41,6 +41,8 @@ class Section:
     task: str = ""
     expectation: Expectation | None = None
     reference: Reference | None = None
+    model: str = ""
+    """Name and revision of the model it comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,13 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Sections under one name and revision."""
+    """Sections, those that come first before others."""
 
-    name: str
     sections: tuple[Section, ...]
 
     def over(self, below: Model) -> Model:
         """This model, with the sections of `below` for what it says nothing of."""
-        return Model(self.name, (*self.sections, *below.sections))
+        return Model((*self.sections, *below.sections))
 
     def section(self, target: str, task: str) -> Section:
         """Return the first section of the target and the task, of the target, of the task, or of all, in this order."""
@@ -75,10 +76,11 @@ class Model:
         """Return how likely the answer of `question` is right, and by what signs."""
         section = self.section(question.target, question.task)
         signs = read_signs(question, section)
-        return Score(section.formula.score(signs) if signs.telling else None, signs, self.name)
+        return Score(section.formula.score(signs) if signs.telling else None, signs, section.model)
 
     def __repr__(self) -> str:
-        return f"<Model {self.name} {len(self.sections)} sections>"
+        names = dict.fromkeys(section.model for section in self.sections)
+        return f"<Model {', '.join(names)} {len(self.sections)} sections>"
 
 
 def read_signs(question: Question, section: Section) -> Signs:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from services.validator.document import read
+
 Kind = Literal["json", "choices", "text"]
 """What the answer had to be. An expression or nothing is text."""
+_MAX_DEPTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +46,18 @@ class Question:
     kind: Kind = "text"
     names: frozenset[str] = frozenset()
     """Property names that a schema fixes."""
+
+
+def property_names(schema: str) -> frozenset[str]:
+    """Return the names of `properties` anywhere in a JSON schema. Raises NotJson."""
+    found: set[str] = set()
+    left = [read(schema, max_depth=_MAX_DEPTH)]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            properties = value.get("properties")
+            found.update(properties if isinstance(properties, dict) else ())
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+    return frozenset(found)

@@ -31,8 +31,8 @@ _OPENERS = (
 """What may stand before a refusal, and means nothing alone."""
 
 _ABLE = (
-    r"(?:help|assist|answer|provide|fulfil|comply|complete|determine|access|give|discuss|engage|generate|create|write|"
-    r"produce|process|verify|translate|respond|do (?:that|this)|share|tell you|browse|open|see (?:any|the))\b"
+    r"(?:help|assist|answer|provide|fulfil|comply|determine|discuss|engage|generate|translate|respond|tell you|"
+    r"do (?:that|this)|access (?:the internet|real-time|external|any|your)|browse the|give (?:you|medical|legal))\b"
 )
 _ENGLISH = (
     rf"i (?:(?:really|just|honestly|simply|still) )?(?:do not|don't) (?:(?:actually|really) )?know{_END}",

@@ -42,7 +42,7 @@ async def refused(stub: Any, request: v1.ScoreConfidenceRequest) -> errors.Spill
 
 
 async def test_with_log_probabilities_alone_the_score_is_their_geometric_mean(stub: Any) -> None:
-    request = v1.ScoreConfidenceRequest(answers=[sampled(("bill", -0.1), ("ing", -0.3), (".", -9.0))])
+    request = v1.ScoreConfidenceRequest(answers=[sampled(("bill", -0.1), ("ing", -0.3), ("\n", -9.0))])
     told = await stub.ScoreConfidence(request, timeout=60)
     assert told.score == pytest.approx(math.exp(-0.2))
     assert told.signs.mean_logprob == pytest.approx(-0.2)
@@ -54,8 +54,8 @@ async def test_with_log_probabilities_alone_the_score_is_their_geometric_mean(st
     assert told.model.startswith("plain@")
 
 
-async def test_of_json_only_the_values_count(stub: Any) -> None:
-    answer = sampled(('{"', -5.0), ("label", -5.0), ('": "', -5.0), ("billing", -0.25), ('"}', -5.0))
+async def test_names_that_the_schema_fixes_do_not_count(stub: Any) -> None:
+    answer = sampled(('{"', -0.25), ("label", -5.0), ('": "', -0.25), ("billing", -0.25), ('"}', -0.25))
     request = v1.ScoreConfidenceRequest(answers=[answer], constraint=v1.OutputConstraint(json_schema=SCHEMA))
     told = await stub.ScoreConfidence(request, timeout=60)
     assert told.signs.mean_logprob == -0.25
