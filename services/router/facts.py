@@ -92,6 +92,7 @@ class Facts:
     counted_tokens: int | None = None
     """Tokens of the prompt by a local target's own tokenizer, where it was asked."""
     max_tokens: int | None = None
+    choices: int = 1
     allowed: frozenset[str] = frozenset()
     denied: frozenset[str] = frozenset()
     max_cost_nano_usd: int | None = None

@@ -45,6 +45,8 @@ def with_judge(plan: Plan, name: str, decide: Callable[[Facts], Plan]) -> Plan:
     It is shown what the prompt holds, so it is left out by the same rules as any target that would answer.
     """
     facts = plan.facts
+    if facts.choices > 1:
+        return replace(plan, reason=f"{plan.reason}; no judge: several choices are wanted")
     if unreadable := sorted(facts.needs & UNREADABLE):
         return replace(plan, reason=f"{plan.reason}; no judge: {name} cannot be shown {', '.join(unreadable)}")
     shown = facts.prompt_tokens + (facts.max_tokens or _ASSUMED_ANSWER_TOKENS) + _BESIDE_TOKENS

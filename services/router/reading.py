@@ -66,6 +66,7 @@ def _generation(said: Facts, spec: v1.GenerationSpec) -> Facts:
         json=constraint in ("json_schema", "json_object"),
         chat=spec.WhichOneof("input") == "chat",
         constrained=bool(constraint or spec.tools),
+        choices=max(1, spec.sampling.n),
         samples=1 if spec.tools or spec.sampling.n > 1 else said.samples,
         prompt_bytes=prompt_bytes(spec),
         images=image_count(spec),

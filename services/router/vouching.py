@@ -90,9 +90,11 @@ class Vouching:
         if len(choices) > 1:  # the caller wants them to differ, so they are no samples of each other
             scores = await asyncio.gather(*(score([choice]) for choice in choices))
             return answer, _confidence(least(map(_score, scores)))
+        found = await score(choices)  # first of all: without the validator nobody need be asked for more
         answers = [answer, *await self._samples(work, candidate)]
         said = [each.response.choices[0] for each in answers]
-        found = await score(said)  # before the judge: without the validator there is no use in its opinion
+        if len(answers) > 1:
+            found = await score(said)
         if len(answers) > 1 and found.signs.agreement < MAJORITY:
             turned = [[said[at], *said[:at], *said[at + 1 :]] for at in range(len(said))]
             others = [at for at in range(1, len(said)) if not answers[at].refused]

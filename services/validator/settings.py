@@ -34,7 +34,9 @@ class InspectionSettings(Section):
 class ConfidenceSettings(Section):
     """The calibrated model, and bounds of what is scored."""
 
-    model_file: Path | None = Field(None, description="what `spillway confidence fit` wrote; absent: those of the package alone")
+    model_file: Path | None = Field(
+        None, description="what `spillway confidence fit` wrote; absent: those of the package alone"
+    )
     reload_s: float = Field(5.0, gt=0, description="time between two looks at the file")
     aliases: dict[str, str] = Field({}, description="target -> the target whose sections of the model stand for it")
     max_answers: int = Field(64, gt=0, description="most answers in one call: the answer and its samples")

@@ -95,10 +95,11 @@ async def test_what_the_validator_holds_unlikely_is_handed_on_however_sure_its_m
 @pytest.mark.parametrize("away", ["nobody is there", "an older one"])
 async def test_without_the_validator_the_answers_own_probabilities_decide_and_the_reason_says_so(away: str) -> None:
     gone = {"validator_address": "127.0.0.1:1", "verdict": None} if away == "nobody is there" else {}
-    async with running_mesh(cascade(samples=3), **gone) as mesh:
+    async with running_mesh(cascade(samples=3, judge="cloud"), **gone) as mesh:
         mesh.local.probability = 0.85
         answer = await mesh.generate(text())
         assert answer.started.target == "local"
+        assert mesh.outcomes() == ["local:answered"], "nobody is asked for what nobody can weigh"
         assert "confidence 0.85 by its own probabilities, as the validator did not say (" in answer.started.route_reason
         mesh.local.probability = 0.75
         answer = await mesh.generate(text())

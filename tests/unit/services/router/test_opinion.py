@@ -96,6 +96,7 @@ def test_a_judge_is_left_out_by_the_rules_for_whoever_answers() -> None:
         plan = judged(facts, target)
         assert plan.judge is None
         assert plan.reason.startswith(f"local first; no judge: x: {why}")
+    assert judged(replace(FACTS, choices=2), JUDGE).reason == "local first; no judge: several choices are wanted"
     assert judged(FACTS).reason == "local first; no judge: x: there is no such target"
 
 
