@@ -18,8 +18,7 @@ from typing import Any
 from bench.outcome_cases import asked
 from bench.outcomes import engine, outcomes
 from bench.row import Told
-from services.validator.confidence import artefact
-from services.validator.confidence.fitting import fit
+from services.validator.confidence import artefact, fitting
 from services.validator.confidence.measure import measured
 from services.validator.confidence.model import Model
 from services.validator.confidence.outcome import read
@@ -27,35 +26,35 @@ from services.validator.confidence.picture import calibration_picture
 
 FOLDER = Path(".spillway/confidence")
 QUESTIONS = Path("routing/questions.jsonl")
-EACH, FOREIGN, SEED = 220, 440, 6
+EACH, FOREIGN = 330, 540
+SEEDS = {"fit": 6, "test": 7}
 THRESHOLD = 0.8
 ALONE, FITTED = "log probabilities alone", "the fitted model"
 
 
 def run() -> Iterator[Told]:
-    """Ask, fit, score; per kind of question and per task. Nothing without SPILLWAY_DATA, which has foreign questions."""
+    """Ask, fit, score; per kind of question and per task. Nothing without SPILLWAY_DATA: it has foreign ones."""
     data = os.environ.get("SPILLWAY_DATA")
     if not data:
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
-    questions = list(asked(Path(data) / QUESTIONS, EACH, FOREIGN, SEED))
+    halves = {name: FOLDER / f"{name}.jsonl" for name in SEEDS}
     with engine(FOLDER / "engine.yaml") as address:
-        rows = asyncio.run(outcomes(address, questions))
-    halves = {name: FOLDER / f"{name}.jsonl" for name in ("fit", "test")}
-    for name, path in halves.items():
-        half = [row for one, row in zip(questions, rows, strict=True) if one.tested == (name == "test")]
-        path.write_text("".join(json.dumps(row) + "\n" for row in half))
-    yield from judged(halves["fit"], halves["test"])
+        for name, seed in SEEDS.items():
+            drawn = asked(Path(data) / QUESTIONS, EACH, FOREIGN, seed)
+            rows = asyncio.run(outcomes(address, [one for one in drawn if one.tested == (name == "test")]))
+            halves[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    yield from judged(**halves)
 
 
-def judged(fit_to: Path, tested: Path) -> Iterator[Told]:
+def judged(fit: Path, test: Path) -> Iterator[Told]:
     """Fit to one file of outcomes and tell how the model scores those of the other."""
     plain = artefact.read(artefact.PLAIN.read_bytes())
-    with fit_to.open("rb") as file:
-        found = fit(list(read(file)), plain.sections[0].formula, lambda line: print(line, flush=True))
+    with fit.open("rb") as file:
+        found = fitting.fit(list(read(file)), plain.sections[0].formula, lambda line: print(line, flush=True))
     content = artefact.written("bundled", [each.section for each in found])
     (FOLDER / "bundled.json").write_bytes(content)
-    scored = list(_scored(tested.read_bytes().splitlines(), artefact.read(content)))
+    scored = list(_scored(test.read_bytes().splitlines(), artefact.read(content)))
     curves = [(name, [row[name] for row in scored], [row["right"] for row in scored]) for name in (ALONE, FITTED)]
     title = "The bundled model, templates it was not fitted to"
     (FOLDER / "calibration.svg").write_text(calibration_picture(title, curves))

@@ -32,7 +32,8 @@ LABELLED = 3
 class Asked:
     """A question; `wanted` is the right answer, None where no answer of this model is right.
 
-    `template` names what it is made from: the matter of a customer's message, the subject of a foreign question.
+    `template` names what it is made from: the matter of a customer's message, the reply to small talk, the first word
+    or the subject of a foreign question.
     """
 
     kind: str
@@ -93,7 +94,8 @@ def _one(chance: random.Random, split: Split, task: str) -> tuple[tuple[Turn, ..
         talk = Conversation(chance, split)
         if task == "smalltalk":
             talk.smalltalk()
-            template = talk.turns[-1].content
+            question, reply = talk.turns[-2].content, talk.turns[-1].content
+            template = question.split()[0].lower() if reply == UNKNOWN else reply
         else:
             template = talk.task(task).gist
         if sum(turn.role == "assistant" for turn in talk.turns) == 1:

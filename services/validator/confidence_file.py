@@ -1,4 +1,4 @@
-"""The calibrated model in force: the default of the package, with that of a file before it.
+"""The calibrated model in force: that of a file over those of the package, for the bundled language model and for all.
 
 The file is read at the start, and again whenever what it says has changed; a bad one changes nothing. The content is
 compared, not the file's date, so an editor's rename and a mounted ConfigMap are seen.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from services.validator.confidence.artefact import MAX_BYTES, PLAIN, ArtefactInvalid, read
+from services.validator.confidence.artefact import BUNDLED, MAX_BYTES, PLAIN, ArtefactInvalid, read
 from services.validator.confidence.model import Model
 from services.validator.settings import ConfidenceSettings
 from spillway.logs import get_logger
@@ -24,7 +24,7 @@ class ConfidenceFile:
     def __init__(self, settings: ConfidenceSettings) -> None:
         self._path = settings.model_file
         self._every_s = settings.reload_s
-        self._default = read(PLAIN.read_bytes())
+        self._default = read(BUNDLED.read_bytes()).over(read(PLAIN.read_bytes()))
         self._seen: bytes | None = None
         self._complaint = ""
         self.model: Model = self._default

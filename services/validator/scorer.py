@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from services.validator.confidence.model import Score
 from services.validator.confidence_file import ConfidenceFile
@@ -36,7 +36,7 @@ class Scorer:
         span = self._tracing.start(names.SCORE, call.span)
         try:
             size = self._check(request)
-            inline = size <= self._settings.inline_chars
+            inline = size <= self._settings.inline_size
             found = self._scored(request) if inline else await asyncio.to_thread(self._scored, request)
             if found.score is not None:
                 span.set_attribute(names.CONFIDENCE, found.score)
@@ -53,7 +53,7 @@ class Scorer:
         return self._file.model.score(question(request, target))
 
     def _check(self, request: v1.ScoreConfidenceRequest) -> int:
-        """Return how much there is to read, in characters and log probabilities."""
+        """Return how much there is to read, in bytes and log probabilities."""
         bounds = self._settings
         if not request.answers:
             raise RequestInvalid.at("answers", "is empty: give at least one answer")
@@ -62,14 +62,10 @@ class Scorer:
             raise RequestInvalid.at("answers", said)
         if request.HasField("judge_score") and not 0 <= request.judge_score <= 1:
             raise RequestInvalid.at("judge_score", "is not between 0 and 1")
-        texts = [("constraint.json_schema", request.constraint.json_schema)]
-        texts += [(f"prompt[{index}]", text) for index, text in enumerate(request.prompt)]
-        texts += [(f"answers[{index}].text", answer.text) for index, answer in enumerate(request.answers)]
-        size = 0
-        for field, text in texts:
-            size += len(text.encode())
-            if size > bounds.max_bytes:
-                raise RequestInvalid.at(field, f"ends past {bounds.max_bytes} bytes; no more are read at once")
+        prompt = [(f"prompt[{index}]", text) for index, text in enumerate(request.prompt)]
+        answers = [("constraint.json_schema", request.constraint.json_schema)]
+        answers += [(f"answers[{index}].text", answer.text) for index, answer in enumerate(request.answers)]
+        size = _size(prompt, bounds.max_prompt_bytes) + _size(answers, bounds.max_answer_bytes)
         told = 0
         for index, answer in enumerate(request.answers):
             told += sum(1 + len(token.top) for token in answer.logprobs)
@@ -83,6 +79,16 @@ class Scorer:
 
     def __repr__(self) -> str:
         return f"<Scorer {self._file!r}>"
+
+
+def _size(texts: Iterable[tuple[str, str]], most: int) -> int:
+    """Return the bytes of `texts` in UTF-8. Raises RequestInvalid, naming the field that goes past `most`."""
+    size = 0
+    for field, text in texts:
+        size += len(text.encode())
+        if size > most:
+            raise RequestInvalid.at(field, f"ends past {most} bytes; no more are read at once")
+    return size
 
 
 def _wrong(answer: v1.SampledAnswer) -> Iterator[FieldViolation]:

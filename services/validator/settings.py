@@ -40,9 +40,10 @@ class ConfidenceSettings(Section):
     reload_s: float = Field(5.0, gt=0, description="time between two looks at the file")
     aliases: dict[str, str] = Field({}, description="target -> the target whose sections of the model stand for it")
     max_answers: int = Field(64, gt=0, description="most answers in one call: the answer and its samples")
-    max_bytes: int = Field(4 * 2**20, gt=0, description="prompt and answers of one call, in UTF-8 bytes")
+    max_prompt_bytes: int = Field(4 * 2**20, gt=0, description="prompt of one call, in UTF-8 bytes; its ends are read")
+    max_answer_bytes: int = Field(2**20, gt=0, description="schema and answers of one call, in UTF-8 bytes")
     max_tokens: int = Field(65_536, gt=0, description="log probabilities in one call, alternatives counted")
-    inline_chars: int = Field(16 * 2**10, ge=0, description="characters and log probabilities read without a thread")
+    inline_size: int = Field(16 * 2**10, ge=0, description="bytes and log probabilities read without a thread")
 
 
 class WorkerSettings(Section):

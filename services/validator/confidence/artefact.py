@@ -17,6 +17,8 @@ from services.validator.confidence.novelty import Reference
 
 PLAIN = Path(__file__).with_name("plain.json")
 """The model for targets that nothing is known of: weights set by hand."""
+BUNDLED = Path(__file__).with_name("bundled.json")
+"""The one for the bundled language model, under the target `bundled`: fitted by `python -m bench --only confidence`."""
 MAX_BYTES = 8 * 2**20
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import statistics
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from services.validator.confidence.formula import FEATURES, Formula, calibrated, features
+from services.validator.confidence.formula import FEATURES, NEVER_UNKNOWN, SIGNS, Formula, calibrated, features
 from services.validator.confidence.isotonic import isotonic
+from services.validator.confidence.measure import brier
 from services.validator.confidence.model import Expectation, Section, log_length, read_signs
 from services.validator.confidence.novelty import Reference
 from services.validator.confidence.outcome import Outcome
@@ -24,6 +26,7 @@ FEWEST, FEWEST_EACH = 100, 15
 """Outcomes that a section wants: in all, and right ones and wrong ones."""
 PRECISION = 1.0
 """Of the prior on each weight, around the plain formula's; the intercept is left free."""
+CLEARLY = 0.95
 _SHORTEST_SPREAD = 0.05
 Tell = Callable[[str], None]
 
@@ -44,22 +47,30 @@ class Fitted:
 
 
 def fit(outcomes: Sequence[Outcome], plain: Formula, tell: Tell) -> list[Fitted]:
-    """Return a section for each target that has enough outcomes, and one for each of its tasks that has.
+    """Return a section for each target that has enough outcomes, and one for each of its tasks that gains by it.
 
-    `plain` is what weights are where outcomes say nothing. Raises TooFew where there is no section at all.
+    A task gains where its section's Brier score on its outcomes is clearly better than the target's, by
+    cross-validation: few outcomes of one task tell less than many of all. `plain` is what weights are where outcomes
+    say nothing. Raises TooFew where there is no section at all.
     """
     found, lacking = [], []
     for target in sorted({outcome.question.target for outcome in outcomes}):
         of_target = [outcome for outcome in outcomes if outcome.question.target == target]
-        for task in sorted({"", *(outcome.question.task for outcome in of_target)}):
-            chosen = [outcome for outcome in of_target if task in ("", outcome.question.task)]
-            good = sum(outcome.right for outcome in chosen)
-            name = f"{target}, {task or 'all tasks'}"
-            if len(chosen) < FEWEST or min(good, len(chosen) - good) < FEWEST_EACH:
-                lacking.append(f"{name}: {good} right, {len(chosen) - good} wrong")
-                continue
-            tell(f"{name}: {len(chosen)} outcomes")
-            found.append(_fitted(chosen, target, task, plain))
+        if not _enough(of_target):
+            good = sum(outcome.right for outcome in of_target)
+            lacking.append(f"{target}: {good} right, {len(of_target) - good} wrong")
+            continue
+        tell(f"{target}: {len(of_target)} outcomes")
+        found.append(whole := _fitted(of_target, target, "", plain))
+        for task in sorted({outcome.question.task for outcome in of_target} - {""}):
+            places = [index for index, outcome in enumerate(of_target) if outcome.question.task == task]
+            if len(places) < len(of_target) and _enough(chosen := [of_target[index] for index in places]):
+                tell(f"{target}, {task}: {len(chosen)} outcomes")
+                own = _fitted(chosen, target, task, plain)
+                if brier(own.scores, own.right) < CLEARLY * brier([whole.scores[at] for at in places], own.right):
+                    found.append(own)
+                else:
+                    tell(f"{target}, {task}: no better alone than with the other tasks")
     if not found:
         raise TooFew(
             f"at least {FEWEST} outcomes of one target are needed, {FEWEST_EACH} right and {FEWEST_EACH} wrong ones "
@@ -68,6 +79,11 @@ def fit(outcomes: Sequence[Outcome], plain: Formula, tell: Tell) -> list[Fitted]
     for line in lacking:
         tell(f"left out, too few: {line}")
     return found
+
+
+def _enough(outcomes: Sequence[Outcome]) -> bool:
+    good = sum(outcome.right for outcome in outcomes)
+    return len(outcomes) >= FEWEST and min(good, len(outcomes) - good) >= FEWEST_EACH
 
 
 def _fitted(outcomes: Sequence[Outcome], target: str, task: str, plain: Formula) -> Fitted:
@@ -116,10 +132,19 @@ def _expecting(outcomes: Sequence[Outcome], formula: Formula) -> Section:
 
 
 def weigh(signs: Sequence[Signs], right: Sequence[bool], plain: Formula) -> Formula:
-    """Return the weights that `signs` speak for, not calibrated. A feature that none has keeps its plain weight."""
+    """Return the weights that `signs` speak for, not calibrated.
+
+    A sign that no outcome has keeps its plain weight. One that all have counts as their mean where it is unknown: of
+    answers without it nothing was seen.
+    """
     told = [features(each) for each in signs]
-    used = [name for name in FEATURES if any(name in each for each in told)]
+    counts = Counter(name for each in told for name in each)
+    used = [name for name in FEATURES if counts[name] > 0 and (name in SIGNS or counts[name] < len(told))]
     rows = [[1.0, *(each.get(name, 0.0) for name in used)] for each in told]
     prior = [plain.intercept, *(plain.weights.get(name, 0.0) for name in used)]
     found = fitted(rows, right, prior, precision=[1e-3, *(PRECISION for _ in used)])
-    return Formula(found[0], dict(plain.weights) | dict(zip(used, found[1:], strict=True)))
+    weights = dict(plain.weights) | dict(zip(used, found[1:], strict=True))
+    for sign in SIGNS:
+        if sign in used and sign not in NEVER_UNKNOWN and not counts[f"no_{sign}"]:
+            weights[f"no_{sign}"] = weights[sign] * statistics.fmean(each.get(sign, 0.0) for each in told)
+    return Formula(found[0], weights)

@@ -39,7 +39,8 @@ def features(signs: Signs) -> dict[str, float]:
 SIGNS = (
     "mean_logprob", "min_logprob", "entropy", "agreement", "novelty", "refusal", "length", "judge", "truncated",
 )  # fmt: skip
-FEATURES = (*SIGNS, *(f"no_{sign}" for sign in SIGNS))
+NEVER_UNKNOWN = frozenset({"refusal", "truncated"})
+FEATURES = (*SIGNS, *(f"no_{sign}" for sign in SIGNS if sign not in NEVER_UNKNOWN))
 """Names of all features."""
 
 

@@ -27,6 +27,11 @@ def auroc(scores: Sequence[float], right: Sequence[bool]) -> float | None:
     return (ranks - good * (good + 1) / 2) / (good * (len(right) - good))
 
 
+def brier(scores: Sequence[float], right: Sequence[bool]) -> float:
+    """Return the mean squared distance of scores from 1 for right answers and 0 for wrong ones (Brier 1950)."""
+    return sum((score - was) ** 2 for score, was in zip(scores, right, strict=True)) / len(scores)
+
+
 @dataclass(frozen=True, slots=True)
 class Bin:
     """Answers of about the same score: their number, their mean score, and the share of them that was right."""
@@ -71,7 +76,7 @@ def measured(scores: Sequence[float], right: Sequence[bool], threshold: float) -
         count,
         sum(right) / count,
         auroc(scores, right),
-        sum((score - was) ** 2 for score, was in zip(scores, right, strict=True)) / count,
+        brier(scores, right),
         sum(each.count * abs(each.score - each.right) for each in bins(scores, right)) / count,
         len(above) / count,
         sum(above) / len(above) if above else None,

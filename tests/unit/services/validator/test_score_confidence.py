@@ -18,7 +18,7 @@ from spillway.testing.server import LOOPBACK
 from spillway.v1 import validator_pb2_grpc
 
 SCHEMA = json.dumps({"type": "object", "properties": {"label": {"type": "string"}}})
-BOUNDS = ConfidenceSettings(max_answers=3, max_bytes=4000, max_tokens=100, inline_chars=50)
+BOUNDS = ConfidenceSettings(max_answers=3, max_prompt_bytes=4000, max_answer_bytes=4000, max_tokens=100, inline_size=50)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,26 @@ def test_a_model_file_that_is_none_stops_the_start(tmp_path: Path) -> None:
             (tmp_path / "model.json").write_text(content)
         with pytest.raises(SettingsError, match=r"validator\.confidence\.model_file"):
             ConfidenceFile(ConfidenceSettings(model_file=tmp_path / "model.json"))
+
+
+def test_a_task_has_a_section_of_its_own_only_where_that_does_better() -> None:
+    half = outcomes(240)
+    alike = [replace(each, question=replace(each.question, task="extract")) for each in half]
+    contrary = [replace(each, right=not each.right) for each in alike]
+    sections = []
+    for other in (alike, contrary):
+        found = fit([*half, *other], Formula(0.0, {}), lambda _: None)
+        sections.append({each.section.task for each in found})
+    assert sections == [{""}, {"", "classify", "extract"}]
+
+
+def test_an_unknown_sign_is_taken_for_a_usual_one_where_all_outcomes_had_it() -> None:
+    model = fitted()
+    known, unknown, foreign = (model.score(question(prompt)).score for prompt in ("refund order", "", "basalt fugue"))
+    assert known is not None
+    assert foreign is not None
+    assert unknown is None  # nothing at all is known then
+    asked = replace(question(""), judge=0.5)
+    told = model.score(asked).score
+    assert told is not None
+    assert foreign < told < known
