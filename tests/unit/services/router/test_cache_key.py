@@ -35,7 +35,6 @@ POLICY_COUNTS = {
     "failover",
     "strategy",
     "confidence_threshold",
-    "samples",
 }
 
 
