@@ -17,6 +17,8 @@ MAX_PROMPT_BYTES = 8 * 2**20
 """Longest prompt that is looked at, in UTF-8 bytes; longer ones cannot fit any context."""
 MAX_STOP_STRINGS = 16
 MAX_CHOICES = 16
+MAX_SAMPLES = 8
+"""Most answers that are taken of one target to see whether they agree."""
 _ROLES = frozenset(v1.Role.values()) - {v1.ROLE_UNSPECIFIED}
 
 
@@ -38,8 +40,10 @@ def check(spec: v1.GenerationSpec) -> None:
 
 
 def check_routing(policy: v1.RoutingPolicy) -> None:
-    """Raise RequestInvalid naming every choice of `policy` that this version does not know."""
+    """Raise RequestInvalid naming every choice of `policy` that this version does not know, and bounds."""
     wrong = list(_unknown_choices(policy, "policy"))
+    if policy.HasField("samples") and not 1 <= policy.samples <= MAX_SAMPLES:
+        wrong.append(FieldViolation("policy.samples", f"must be between 1 and {MAX_SAMPLES}"))
     if wrong:
         said = "; ".join(f"{violation.field}: {violation.description}" for violation in wrong[:3])
         raise RequestInvalid(said, fields=wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -26,6 +26,7 @@ from .patience import idle_s, probe_tokens, share_s, silence_s
 from .plan import Candidate
 from .reading import tell_data_policy
 from .retry_budget import RetryBudget
+from .route_reason import reason
 from .spend import Hold, Spend
 from .work import Planned, Work
 
@@ -35,8 +36,6 @@ FOLLOW_WINDOW_MS = 40
 """Deltas of an answer that is judged as it comes are merged for so long: nobody reads them."""
 
 Made = TypeVar("Made")
-Doubt = Callable[[v1.GenerateResponse, v1.Verdict | None], bool]
-"""Whether an answer that was not refused is still not good enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,10 @@ class Answer:
     def refused(self) -> bool:
         """The validator does not accept it."""
         return self.verdict is not None and not accepted(self.verdict)
+
+
+Vouch = Callable[[Attempt, Answer], Awaitable[Answer]]
+"""Says how sure one may be of the answer of an attempt that is not settled; returns it, or another in its place."""
 
 
 class Attempts:
@@ -86,7 +89,7 @@ class Attempts:
         failures: Failures,
         *,
         spec: v1.GenerationSpec | None = None,
-        doubt: Doubt | None = None,
+        vouch: Vouch | None = None,
     ) -> Answer | None:
         """Ask one target until it gives an answer that is not refused, as often as the policy allows; else None.
 
@@ -95,7 +98,7 @@ class Attempts:
         spec = spec or work.spec
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
-                asked = partial(self._asked, work, candidate, spec=spec, doubt=doubt)
+                asked = partial(self._asked, work, candidate, spec=spec, vouch=vouch)
                 answer = await self.once(work, candidate, asked)
             except SpillwayError as error:
                 failures.add(error)
@@ -108,6 +111,12 @@ class Attempts:
                 return None
             spec = correction(spec, answer.verdict)
         return None
+
+    async def aside(self, work: Work, candidate: Candidate, spec: v1.GenerationSpec) -> Answer:
+        """Ask one target, once, for what helps to judge another attempt's answer. Raises SpillwayError."""
+        work.journal.beside += 1
+        side = replace(work, aside=True)
+        return await self._asked(side, candidate, await self._begin(side, candidate), spec=spec)
 
     async def once(self, work: Planned, candidate: Candidate, ask: Callable[[Attempt], Awaitable[Made]]) -> Made:
         """Have `ask` make an attempt at one target, and another where it fails in a fleeting way.
@@ -125,7 +134,7 @@ class Attempts:
                 attempt = again
 
     async def _asked(
-        self, work: Work, candidate: Candidate, attempt: Attempt, *, spec: v1.GenerationSpec, doubt: Doubt | None
+        self, work: Work, candidate: Candidate, attempt: Attempt, *, spec: v1.GenerationSpec, vouch: Vouch | None = None
     ) -> Answer:
         """Carry out `attempt` and have its answer judged. Raises SpillwayError."""
         target = candidate.target
@@ -142,8 +151,13 @@ class Attempts:
         outcome = v1.ATTEMPT_OUTCOME_CANCELLED
         try:
             verdict = await self._verdict(work, response, verdicts)
-            attempt.kind = kind_of(work) if verdict is not None else ""
-            answer = Answer(response, verdict, doubt is not None and doubt(response, verdict))
+            # What is refused of a sample is not counted against its target: the sampling is ours.
+            attempt.kind = kind_of(work) if verdict is not None and not attempt.aside else ""
+            answer = Answer(response, verdict)
+            if vouch is not None and not answer.refused:
+                work.journal.leave(attempt)
+                self._loads.give_back(target.name)
+                answer = await vouch(attempt, answer)
             if answer.refused:
                 outcome = v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR
             elif answer.doubted:
@@ -155,9 +169,10 @@ class Attempts:
             raise
         finally:
             work.journal.settle(attempt, outcome, model=response.started.model, usage=response.usage)
-        if verdict is not None:
-            response.usage.verdict.CopyFrom(verdict)
-        self._sign(response.started, work, candidate)
+        if answer.verdict is not None:
+            answer.response.usage.verdict.CopyFrom(answer.verdict)
+        if not attempt.aside:
+            self._sign(answer.response.started, work, candidate)
         return answer
 
     def _follows(self, work: Work) -> bool:
@@ -281,7 +296,8 @@ class Attempts:
         journal.admit()
         may_try = work.plan.when_all_open == "try"
         only = may_try and candidate is work.plan.taken[-1] and not journal.attempts
-        await self._loads.take(candidate.target, (each.target for each in work.plan.taken), work.call.deadline)
+        others = () if work.aside else (each.target for each in work.plan.taken)  # they have no say in it
+        await self._loads.take(candidate.target, others, work.call.deadline)
         hold = None
         try:
             hold = await self._hold(work, candidate)
@@ -291,7 +307,7 @@ class Attempts:
             if hold is not None:
                 self._spend.settle(hold, 0)
             raise
-        attempt = journal.begin(candidate.target, probe, hold)
+        attempt = journal.begin(candidate.target, probe, hold, aside=work.aside)
         await journal.intend(attempt)
         return attempt
 
@@ -360,32 +376,10 @@ class Attempts:
     def _sign(self, started: v1.Started, work: Work, candidate: Candidate) -> None:
         started.request_id = work.call.request_id
         started.target = candidate.target.name
-        started.route_reason = self.reason(work, candidate, started.route_reason)
-
-    def reason(self, work: Planned, candidate: Candidate, told: str = "") -> str:
-        """Why this target has answered, in one line; `told` is what it said itself."""
-        number = len(work.journal.attempts)
-        failed = "; ".join(
-            f"{attempt.target.name} {attempt.record.reason or _WORDS[attempt.record.outcome]}"
-            for attempt in work.journal.attempts[:-1]
-            if attempt.settled
-        )
-        there = f"; there {told}" if candidate.target.router else ""
-        reason = f"{candidate.reasons[0]} (attempt {number}, after {failed})" if failed else candidate.reasons[0]
-        inspection = work.plan.facts.inspection
-        found = f"; {inspection.told}" if inspection is not None and inspection.result != "clean" else ""
-        return reason + found + there
+        started.route_reason = reason(work, candidate, started.route_reason)
 
     def __repr__(self) -> str:
         return f"<Attempts of {self._router} over {self._fleet!r}>"
-
-
-_WORDS = {
-    v1.ATTEMPT_OUTCOME_ANSWERED: "answered",
-    v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR: "was refused",
-    v1.ATTEMPT_OUTCOME_CANCELLED: "did not go on",
-    v1.ATTEMPT_OUTCOME_NOT_CONFIDENT: "was not confident",
-}
 
 
 def kind_of(work: Planned) -> str:

@@ -44,7 +44,7 @@ def wishes(policy: v1.RoutingPolicy, plan: Plan, target: Target) -> v1.RoutingPo
         return None
     told = v1.RoutingPolicy()
     told.CopyFrom(policy)
-    for field in ("allowed_targets", "strategy", "confidence_threshold", "cache", "inspect_input"):
+    for field in ("allowed_targets", "strategy", "confidence_threshold", "samples", "cache", "inspect_input"):
         told.ClearField(field)
     told.delivery.mode = v1.DeliveryMode.ValueType(plan.delivery)
     told.delivery.accepts_restart = False

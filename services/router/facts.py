@@ -92,6 +92,7 @@ class Facts:
     counted_tokens: int | None = None
     """Tokens of the prompt by a local target's own tokenizer, where it was asked."""
     max_tokens: int | None = None
+    choices: int = 1
     allowed: frozenset[str] = frozenset()
     denied: frozenset[str] = frozenset()
     max_cost_nano_usd: int | None = None
@@ -100,6 +101,8 @@ class Facts:
     validation: Validation = Validation.UNSPECIFIED
     strategy: StrategyName = StrategyName.UNSPECIFIED
     confidence_threshold: float | None = None
+    samples: int | None = None
+    """Answers that a cascade takes of a target, as the caller says; 1 where samples say nothing."""
     context: ContextName = ContextName.UNSPECIFIED
     inspect: bool = False
     """The caller wants the prompt inspected."""

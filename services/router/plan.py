@@ -39,6 +39,7 @@ class Limits:
     idle_s: float = 30.0
     probe_tokens: int = 8
     confidence_threshold: float = 0.8
+    samples: int = 1
     hedge_after_s: float = 1.0
     max_attempts: int = 8
     continue_on: str = "same_weights"
@@ -120,6 +121,8 @@ class Plan:
     """Of a plan that took nothing: context policies under which the prompt would fit."""
     budget: Budget | None = None
     """The tenant's, against which every attempt counts that costs something."""
+    judge: Candidate | None = None
+    """The target that says whether another's answer is right, where one may."""
     stays: bool = False
     """The content is too sensitive to leave, wherever to."""
 

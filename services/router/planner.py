@@ -22,7 +22,7 @@ from spillway.telemetry.tracing import Tracing
 from .breaker import SOUND, Standing, State
 from .breakers import Breakers
 from .chain import wishes
-from .facts import Facts
+from .facts import Facts, StrategyName
 from .fitter import Fitter
 from .fleet import Fleet
 from .inspection import Inspection
@@ -30,6 +30,7 @@ from .inspector import Inspector
 from .loads import Loads
 from .measures import Measures
 from .observation import kind_of_spec
+from .opinion import with_judge
 from .plan import Plan
 from .policy import Policy, worth_counting
 from .quotas import Quota, Quotas
@@ -65,6 +66,7 @@ class Planner:
         measures: Measures,
         tracing: Tracing,
         max_waiting: int,
+        scores: bool,
     ) -> None:
         self.book = book
         self._fleet = fleet
@@ -77,6 +79,7 @@ class Planner:
         self._measures = measures
         self._tracing = tracing
         self._max_waiting = max_waiting
+        self._scores = scores
 
     async def plan(
         self,
@@ -126,6 +129,8 @@ class Planner:
                 counting = partial(self._count_locally, book=book, standings=standings, call=call.under(span))
                 fitter = Fitter(rules, targets, standings, draw, counting, *self._quoted())
                 plan = await fitter.fitted(spec, plan)
+            if plan.strategy is StrategyName.CASCADE and plan.taken:
+                plan = self._vouched(rules, plan, targets, standings, draw)
             span.set_attribute(names.ROUTE_REASON, plan.reason)
             return plan
         finally:
@@ -216,6 +221,22 @@ class Planner:
         self, rules: Policy, facts: Facts, targets: Sequence[Target], standings: Mapping[str, Standing], draw: float
     ) -> Plan:
         return rules.decide(facts, targets, standings, draw, self._loads.snapshot(), *self._quoted())
+
+    def _vouched(
+        self, rules: Policy, plan: Plan, targets: Sequence[Target], standings: Mapping[str, Standing], draw: float
+    ) -> Plan:
+        """Return `plan` with what is done to learn how right answers are, which takes a validator."""
+        limits = plan.limits
+        kept = f"{plan.reason}; kept from confidence {limits.confidence_threshold:.2f} on"
+        if not self._scores:
+            return replace(plan, limits=replace(limits, samples=1), reason=f"{kept} by own probabilities: no validator")
+        plan = replace(plan, reason=f"{kept}, by {limits.samples} samples" if limits.samples > 1 else kept)
+        if not rules.judge:
+            return plan
+        # A judge that may be down is not waited for: its sign can be missed.
+        alone = replace(rules, order=(), when_all_open="fail")
+        judges = [target for target in targets if rules.judge in (target.name, target.called)]
+        return with_judge(plan, rules.judge, lambda facts: self._decided(alone, facts, judges, standings, draw))
 
     def _quoted(self) -> tuple[Mapping[str, Quota], float]:
         """Return what is known of quotas, and now."""

@@ -52,6 +52,7 @@ class Policy:
     mixes_vectors: bool = False
     """Targets of different models embed for one another."""
     inspect: bool = False
+    judge: str = ""
     sensitivity_of: Mapping[str, Sensitivity] = field(default_factory=dict)
 
     def resolve(self, asked: DataPolicy) -> DataPolicy:
@@ -67,7 +68,7 @@ class Policy:
 
     def names(self, facts: Facts) -> set[str]:
         """What the request and the policy call targets by."""
-        return {facts.model, *facts.allowed, *self.order}
+        return {facts.model, *facts.allowed, *self.order, self.judge}
 
     def decide(
         self,
@@ -132,6 +133,8 @@ class Policy:
         limits = self.limits
         if facts.confidence_threshold is not None:
             limits = replace(limits, confidence_threshold=facts.confidence_threshold)
+        if facts.samples is not None:
+            limits = replace(limits, samples=facts.samples)
         if taken:
             reason = f"{taken[0].target.name}: {taken[0].reasons[0]}"
         else:

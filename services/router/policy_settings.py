@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from spillway.generation import MAX_SAMPLES
 from spillway.settings import Section
 
 CapabilityName = Literal[
@@ -129,6 +130,10 @@ class PolicySettings(Section):
     )
     strategy: Literal["direct", "cascade", "hedge", "draft_refine", "draft_verify"] = "direct"
     confidence_threshold: float = Field(0.8, ge=0, le=1, description="cascade: least confidence of a kept answer")
+    samples: int = Field(
+        1, ge=1, le=MAX_SAMPLES, description="cascade: answers of a target before the last, to see whether they agree"
+    )
+    judge: str = Field("", description="cascade: the target that is asked whether an answer is right; empty: none")
     hedge_after_s: float = Field(1.0, gt=0, description="hedge: lateness of the first token that starts the next")
     constrained_retries: int = Field(1, ge=0, le=3, description="second tries at one target after a refused answer")
     max_retries_per_target: int = Field(

@@ -50,6 +50,7 @@ def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: 
         validation=Validation(policy.validation),
         strategy=StrategyName(policy.strategy),
         confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
+        samples=policy.samples if policy.HasField("samples") else None,
         context=ContextName(policy.context_policy),
         inspect=policy.inspect_input,
     )
@@ -65,6 +66,8 @@ def _generation(said: Facts, spec: v1.GenerationSpec) -> Facts:
         json=constraint in ("json_schema", "json_object"),
         chat=spec.WhichOneof("input") == "chat",
         constrained=bool(constraint or spec.tools),
+        choices=max(1, spec.sampling.n),
+        samples=1 if spec.tools or spec.sampling.n > 1 else said.samples,
         prompt_bytes=prompt_bytes(spec),
         images=image_count(spec),
         counted_tokens=len(spec.tokens.ids) or None,

@@ -252,7 +252,8 @@ class Router:
         return plan, journal
 
     def _settled(self, attempt: Attempt, call: Call, *, embeds: bool) -> None:
-        self.loads.give_back(attempt.target.name)
+        if not attempt.left:
+            self.loads.give_back(attempt.target.name)
         if attempt.record.HasField("first_token_ms") and not embeds:  # vectors have no first token
             self.gate.admission.first_token(attempt.record.first_token_ms / 1000, self._clock())
         if attempt.hold is not None:

@@ -241,6 +241,7 @@ def compiled(
             idle_s=settings.idle_s,
             probe_tokens=settings.probe_tokens,
             confidence_threshold=settings.confidence_threshold,
+            samples=settings.samples,
             hedge_after_s=settings.hedge_after_s,
             max_attempts=settings.max_attempts,
             continue_on=settings.continue_on,
@@ -255,6 +256,7 @@ def compiled(
         ),
         mixes_vectors=settings.embed_with == "any_model",
         inspect=settings.inspect,
+        judge=settings.judge,
         sensitivity_of=levels(settings.sensitivity_of),
     )
 

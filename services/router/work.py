@@ -23,6 +23,8 @@ class Planned:
     journal: Journal
     stamped: bool = False
     """It came from another router."""
+    aside: bool = False
+    """What is asked is not the answer itself, but helps to judge one."""
 
 
 @dataclass(frozen=True, slots=True)
