@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from services.validator.instruction import instruction
@@ -29,11 +29,18 @@ _SEVERITY = list(Decision)
 class Court:
     """Checks what is brought, judges it, and tells the trace what was decided."""
 
-    def __init__(self, settings: ValidatorSettings, *, workers: Workers, tracing: Tracing) -> None:
+    def __init__(
+        self,
+        settings: ValidatorSettings,
+        *,
+        workers: Workers,
+        tracing: Tracing,
+        registered: Mapping[str, str] | None = None,
+    ) -> None:
         self._settings = settings
         self._workers = workers
         self._tracing = tracing
-        self._judge = Judge(settings.judgement)
+        self._judge = Judge(settings.judgement, registered)
 
     async def judge(self, call: Call, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
         """Return one verdict per answer, in order.
@@ -111,9 +118,19 @@ class Court:
             field = f"constraint.{constraint.kind}"
             kind = SchemaInvalid if constraint.kind == "json_schema" else RequestInvalid
             raise kind(f"{field}: {said}", fields=[FieldViolation(field, said)])
+        self._check_schemas(constraint)
         wrong = list(self._violations(constraint, answers))
         if wrong:
             raise RequestInvalid("; ".join(f"{one.field}: {one.description}" for one in wrong[:3]), fields=wrong)
+
+    def _check_schemas(self, constraint: Constraint) -> None:
+        bounds, brought = self._settings.judgement, constraint.schemas
+        if len(brought) > bounds.max_schemas:
+            raise _outside("constraint.schemas", f"has {len(brought)} entries; at most {bounds.max_schemas} are read")
+        if (size := sum(len(text.encode()) for _, text in brought)) > bounds.max_schemas_bytes:
+            raise _outside(
+                "constraint.schemas", f"have {size} bytes together; at most {bounds.max_schemas_bytes} are read"
+            )
 
     def _violations(self, constraint: Constraint, answers: Sequence[Answer]) -> Iterator[FieldViolation]:
         bounds = self._settings.judgement

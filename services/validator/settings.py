@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from pydantic import Field
 
 from spillway.settings import Section, ServerSettings, ServiceSettings
@@ -13,6 +16,10 @@ class JudgementSettings(Section):
     max_answers: int = Field(64, gt=0, description="most answers in one call")
     max_answer_bytes: int = Field(2**20, gt=0, description="longest answer, in UTF-8 bytes")
     max_schema_bytes: int = Field(256 * 2**10, gt=0, description="longest schema or expression, in UTF-8 bytes")
+    max_schemas: int = Field(64, gt=0, description="most schemas that a caller brings along with one")
+    max_schemas_bytes: int = Field(2**20, gt=0, description="all of them together, in UTF-8 bytes")
+    max_schema_depth: int = Field(200, gt=0, le=200, description="deepest nesting of a schema")
+    max_registered_bytes: int = Field(4 * 2**20, gt=0, description="all of `validator.schemas`, in UTF-8 bytes")
     max_depth: int = Field(128, gt=0, le=200, description="deepest nesting of an answer's JSON")
     max_findings: int = Field(32, gt=0, description="most findings told of one answer")
     max_message_chars: int = Field(300, ge=40, description="longest message of a finding, in characters")
@@ -45,6 +52,9 @@ class ValidatorSettings(ServiceSettings):
     """Section `validator` of the configuration."""
 
     server: ServerSettings = ServerSettings(listen="127.0.0.1:7073")
+    schemas: Mapping[str, Path] = Field(
+        default_factory=dict, description="JSON files of schemas that every other may refer to, by absolute URI"
+    )
     judgement: JudgementSettings = JudgementSettings()
     inspection: InspectionSettings = InspectionSettings()
     workers: WorkerSettings = WorkerSettings()

@@ -60,11 +60,13 @@ def main() -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this one
     settings, memory_bytes = JudgementSettings.model_validate_json(sys.argv[1]), int(sys.argv[2])
+    (size,) = LENGTH.unpack(sys.stdin.buffer.read(LENGTH.size))
+    registered = pickle.loads(sys.stdin.buffer.read(size))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else may write among the answers
-    serve(sys.stdin.buffer, answers, Judge(settings))
+    serve(sys.stdin.buffer, answers, Judge(settings, registered))
 
 
 if __name__ == "__main__":

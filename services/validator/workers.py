@@ -10,7 +10,7 @@ import asyncio
 import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,9 @@ class Worker:
         self._process = process
 
     @classmethod
-    async def start(cls, judgement: JudgementSettings, settings: WorkerSettings) -> Worker:
+    async def start(
+        cls, judgement: JudgementSettings, settings: WorkerSettings, registered: Mapping[str, str]
+    ) -> Worker:
         """Start a process and wait until it is ready. Raises OSError if it is not in time."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.validator.worker"),
@@ -44,22 +46,26 @@ class Worker:
         worker = cls(process)
         try:
             async with asyncio.timeout(settings.start_limit_s):
+                await worker._write(dict(registered))
                 ready, _ = await worker._read()
             if ready != READY:
                 raise OSError("a worker of the validator spoke out of turn")
         except BaseException as error:
             await worker.end()
-            if isinstance(error, TimeoutError | asyncio.IncompleteReadError):
+            if isinstance(error, TimeoutError | asyncio.IncompleteReadError | ConnectionError):
                 raise OSError("a worker of the validator did not start") from None
             raise
         return worker
 
     async def ask(self, *question: Any) -> tuple[int, Any]:
         """Return what the worker says. Raises IncompleteReadError or ConnectionError if it died of the question."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(frame(question))
-        await self._process.stdin.drain()
+        await self._write(question)
         return await self._read()
+
+    async def _write(self, told: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(frame(told))
+        await self._process.stdin.drain()
 
     async def _read(self) -> tuple[int, Any]:
         assert self._process.stdout is not None
@@ -85,9 +91,15 @@ class Worker:
 
 
 class Workers:
-    """A few workers and the calls that wait for one. A worker that was ended is replaced when it is next needed."""
+    """A few workers and the calls that wait for one. A worker that was ended is replaced when it is next needed.
 
-    def __init__(self, judgement: JudgementSettings, settings: WorkerSettings) -> None:
+    `registered` are the texts of schemas that every other one may refer to, by their URI.
+    """
+
+    def __init__(
+        self, judgement: JudgementSettings, settings: WorkerSettings, registered: Mapping[str, str] | None = None
+    ) -> None:
+        self._registered = registered or {}
         self._judgement = judgement
         self._settings = settings
         self._turns = asyncio.Semaphore(settings.processes)
@@ -176,7 +188,7 @@ class Workers:
             await self._running.pop().end()
 
     async def _new(self) -> Worker:
-        worker = await Worker.start(self._judgement, self._settings)
+        worker = await Worker.start(self._judgement, self._settings, self._registered)
         self._running.add(worker)
         return worker
 
