@@ -18,7 +18,8 @@ LATEST: Final = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 _OUTWARD: Final = re.compile(r'"\$(?:ref|dynamicRef|recursiveRef)"\s*:\s*"[^"#]')
 _PLAIN_URI: Final = re.compile(
-    r"(?!.*/\.{1,2}(?:/|$))[a-z][a-z0-9+.\-]*:(?://[a-z0-9.\-]+(?::\d+)?)?[\w.~!$&'()*+,;=:@/?\-]*", re.ASCII
+    r"(?!.*/\.{1,2}(?:/|$))[a-z][a-z0-9+.\-]*:(?://[a-z0-9.\-]+(?::(?!80/|443/)\d+)?(?=/)|(?!//))[\w.~!$&'()*+,;=:@/?\-]*",
+    re.ASCII,
 )
 """A URI that has one spelling alone, whoever reads it."""
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[^\s#]+")
