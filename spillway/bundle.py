@@ -193,7 +193,7 @@ class _Gathering:
     def _name(self, uri: str) -> str:
         """The name of the document `uri`: like the URI's last word, and nothing else's."""
         if uri not in self.names:
-            last = uri.rstrip("/").rsplit("/", 1)[-1].removesuffix(".json")
+            last = re.split("[/:]", uri.rstrip("/"))[-1].removesuffix(".json")
             stem = re.sub(r"\W+", "_", last, flags=re.ASCII).strip("_") or "schema"
             shelf = self.root.value.get(self.shelf, {})
             if not isinstance(shelf, Mapping):

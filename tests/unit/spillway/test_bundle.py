@@ -28,11 +28,11 @@ def test_names_are_nobody_elses_and_older_drafts_keep_them_under_definitions() -
     found = bundle(
         root, {A: {"$schema": DRAFT7, "type": "null"}, "urn:x:a": {"$schema": DRAFT7, "$ref": "#/not", "not": {}}}
     )
-    assert found.schema["allOf"] == [{"$ref": "#/definitions/a_1"}, {"$ref": "#/definitions/urn_x_a"}]
+    assert found.schema["allOf"] == [{"$ref": "#/definitions/a_1"}, {"$ref": "#/definitions/a_2"}]
     assert found.schema["definitions"] == {
         "a": {},
         "a_1": {"type": "null"},
-        "urn_x_a": {"$ref": "#/definitions/urn_x_a/not", "not": {}},
+        "a_2": {"$ref": "#/definitions/a_2/not", "not": {}},
     }
 
 
