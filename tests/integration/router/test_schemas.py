@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ URI = "https://x.example/label"
 GOOD, WRONG = '{"label": "billing"}', '{"label": "refund"}'
 
 
-def asked(**constraint: object) -> v1.GenerationSpec:
+def asked(**constraint: Any) -> v1.GenerationSpec:
     message = v1.Message(role=v1.ROLE_USER, parts=[v1.Part(text="which?")])
     wanted = v1.OutputConstraint(json_schema=json.dumps({"$ref": URI}), **constraint)
     return v1.GenerationSpec(chat=v1.Chat(messages=[message]), constraint=wanted)
