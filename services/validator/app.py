@@ -35,7 +35,11 @@ class App:
 
 @asynccontextmanager
 async def build(
-    settings: ValidatorSettings, *, tracing: Tracing | None = None, clock: Clock = time.monotonic
+    settings: ValidatorSettings,
+    *,
+    tracing: Tracing | None = None,
+    clock: Clock = time.monotonic,
+    serve: type[ValidatorServicer] = ValidatorServicer,
 ) -> AsyncIterator[App]:
     """Serve a validator for the block.
 
@@ -47,7 +51,7 @@ async def build(
         registered = read_schemas(settings)
         workers = Workers(settings.judgement, settings.workers, registered)
         stack.push_async_callback(workers.close)
-        servicer = ValidatorServicer(
+        servicer = serve(
             Court(settings, workers=workers, tracing=tracing, registered=registered),
             Inspector(settings.inspection, workers=workers, tracing=tracing),
         )

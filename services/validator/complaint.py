@@ -75,7 +75,7 @@ def say(error: jsonschema_rs.ValidationError) -> str:
         case Kind.UniqueItems():
             return "the array has an item more than once; each may be there only once"
         case Kind.Contains():
-            return f"the array has {_CONTAINED[error.schema_path[-1]]} of the kind that `contains` asks for"
+            return f"the array has {_CONTAINED[str(error.schema_path[-1])]} of the kind that `contains` asks for"
         case Kind.AdditionalItems(limit):
             return f"the array has {_count(error.instance, 'item')}; at most {limit} are allowed"
         case Kind.UnevaluatedItems(_):

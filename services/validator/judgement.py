@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from services.validator import expression, repair
 from services.validator.extraction import Candidate, candidates
@@ -59,10 +58,10 @@ class Judge:
             wanted = None if found.weight is None else found
         return Watch(constraint, wanted, max_depth=self._settings.max_depth)
 
-    def form(self, constraint: Constraint) -> Any:
-        """Return the schema that `constraint` asks for, None where it has none or is too heavy to be looked at."""
+    def form(self, constraint: Constraint) -> str | None:
+        """Return the form that `constraint` asks for, None where it has none or is too heavy to be looked at."""
         heavy = constraint.kind != "json_schema" or (constraint.text, constraint.schemas) not in self._schemas
-        return None if heavy else self._schemas.get(constraint.text, constraint.schemas).value
+        return None if heavy else self._schemas.get(constraint.text, constraint.schemas).form
 
     def quick(self, constraint: Constraint, answers: Sequence[Answer], *, work: int, size: int) -> bool:
         """Whether judging takes at most `work` steps (schema nodes times answer nodes) over `size` bytes of answers.

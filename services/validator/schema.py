@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 from urllib.parse import urljoin
 
@@ -14,6 +15,7 @@ from jsonschema_rs import ValidationErrorKind as Kind
 from services.validator.complaint import VALUE, hopeless, say
 from services.validator.document import pointer
 from services.validator.fragments import Fragments
+from services.validator.instruction import shape
 from services.validator.registered import FIELD, Registered, field_of, invalid, parse, refuse
 from services.validator.verdict import Finding, FindingKind
 from services.validator.weight import weigh
@@ -98,6 +100,11 @@ class Schema:
                 self.weight = None
         except ValueError as error:
             raise _mistake(error, reading) from None
+
+    @cached_property
+    def form(self) -> str:
+        """The form of the values that it takes, in one line."""
+        return shape(self.value)
 
     def accepts(self, value: Any) -> bool:
         """Whether `value` satisfies the schema."""

@@ -110,3 +110,18 @@ def test_a_schema_told_as_one_document_means_the_same(draft: str) -> None:
             told += 1
             assert Schema(one).accepts(row["data"]) == row["valid"], (row["group"], row["test"], one)
     assert told == {"draft2020-12": 21, "draft7": 17}[draft]
+
+
+@RECORDED
+def test_real_schemas_judge_their_instances_as_labelled() -> None:
+    agreed, total = 0, 0
+    for row in map(json.loads, (DATA / "real_schemas.jsonl").read_text().splitlines()):
+        constraint = Constraint("json_schema", json.dumps(row["schema"]))
+        verdicts = JUDGE.judge(constraint, [Answer(json.dumps(test["data"])) for test in row["tests"]])
+        total += len(verdicts)
+        agreed += sum(
+            (verdict.decision is Decision.ACCEPT) == test["valid"]
+            for verdict, test in zip(verdicts, row["tests"], strict=True)
+        )
+    assert total == 3383
+    assert agreed >= 0.998 * total

@@ -212,46 +212,48 @@ def test_an_answer_is_followed_through_references_to_others(text: str, early: bo
     assert not early or verdicts.index(next(filter(None, verdicts))) < text.index("street")
 
 
-class TestSettings:
-    """Schemas of the settings."""
+def settings_of(folder: Path, schemas: dict[str, Any], **judgement: Any) -> ValidatorSettings:
+    paths = {}
+    for number, (uri, told) in enumerate(schemas.items()):
+        paths[uri] = folder / f"{number}.json"
+        paths[uri].write_text(told if isinstance(told, str) else json.dumps(told))
+    return ValidatorSettings(schemas=paths, judgement=JudgementSettings(**judgement))
 
-    @staticmethod
-    def settings(folder: Path, schemas: dict[str, Any], **judgement: Any) -> ValidatorSettings:
-        paths = {}
-        for number, (uri, told) in enumerate(schemas.items()):
-            paths[uri] = folder / f"{number}.json"
-            paths[uri].write_text(told if isinstance(told, str) else json.dumps(told))
-        return ValidatorSettings(schemas=paths, judgement=JudgementSettings(**judgement))
 
-    def test_they_are_known_to_every_schema_and_no_caller_may_give_them_another_meaning(self, tmp_path: Path) -> None:
-        known = {"https://x.example/address": ADDRESS, "https://x.example/zip": ZIP}
-        settled = Registered().joined(read_schemas(self.settings(tmp_path, known)).items())
-        person = Schema(json.dumps(PERSON), settled=settled)
-        assert person.accepts({"home": {"zip": "75001"}})
-        assert not person.accepts({"home": {}})
-        assert person.weight is not None
-        for own in ({"https://x.example/zip": {}}, {"urn:example:z": {"$id": "https://x.example/zip"}}):
-            with pytest.raises(SchemaInvalid, match="registered already") as caught:
-                Schema(json.dumps(PERSON), brought(own), settled)
-            assert caught.value.fields[0].field == f"constraint.schemas[{next(iter(own))}]"
+def test_schemas_of_the_settings_are_known_to_every_schema_and_no_caller_may_give_them_another_meaning(
+    tmp_path: Path,
+) -> None:
+    known = {"https://x.example/address": ADDRESS, "https://x.example/zip": ZIP}
+    settled = Registered().joined(read_schemas(settings_of(tmp_path, known)).items())
+    person = Schema(json.dumps(PERSON), settled=settled)
+    assert person.accepts({"home": {"zip": "75001"}})
+    assert not person.accepts({"home": {}})
+    assert person.weight is not None
+    others: list[dict[str, Any]] = [{"https://x.example/zip": {}}, {"urn:example:z": {"$id": "https://x.example/zip"}}]
+    for own in others:
+        with pytest.raises(SchemaInvalid, match="registered already") as caught:
+            Schema(json.dumps(PERSON), brought(own), settled)
+        assert caught.value.fields[0].field == f"constraint.schemas[{next(iter(own))}]"
 
-    @pytest.mark.parametrize(
-        ("schemas", "says"),
-        [
-            ({"urn:example:a": "{"}, r"validator\.schemas\.urn:example:a: .*0\.json: it is not JSON"),
-            ({"urn:example:a": {"type": "no"}}, r"validator\.schemas\.urn:example:a: .*0\.json: at '/type'"),
-            ({"urn:example:a": {}, "urn:example:b": {"$ref": "urn:example:c"}}, r"example:b: .*1\.json: at '/\$ref'"),
-            ({"a": {}}, r"validator\.schemas\.a: .*absolute URI"),
-            ({"urn:example:a": {"title": "x" * 2_000}}, "max_registered_bytes allows 1000"),
-        ],
-    )  # fmt: skip
-    def test_a_mistake_in_them_is_a_mistake_of_the_settings(
-        self, tmp_path: Path, schemas: dict[str, Any], says: str
-    ) -> None:
-        with pytest.raises(SettingsError, match=says):
-            read_schemas(self.settings(tmp_path, schemas, max_registered_bytes=1000))
 
-    def test_a_file_that_is_not_there_is_named(self, tmp_path: Path) -> None:
-        settings = ValidatorSettings(schemas={"urn:example:a": tmp_path / "no.json"})
-        with pytest.raises(SettingsError, match=r"validator\.schemas\.urn:example:a: cannot read .*no\.json"):
-            read_schemas(settings)
+@pytest.mark.parametrize(
+    ("schemas", "says"),
+    [
+        ({"urn:example:a": "{"}, r"validator\.schemas\.urn:example:a: .*0\.json: it is not JSON"),
+        ({"urn:example:a": {"type": "no"}}, r"validator\.schemas\.urn:example:a: .*0\.json: at '/type'"),
+        ({"urn:example:a": {}, "urn:example:b": {"$ref": "urn:example:c"}}, r"example:b: .*1\.json: at '/\$ref'"),
+        ({"a": {}}, r"validator\.schemas\.a: .*absolute URI"),
+        ({"urn:example:a": {"title": "x" * 2_000}}, "max_registered_bytes allows 1000"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_schema_of_the_settings_is_a_mistake_of_the_settings(
+    tmp_path: Path, schemas: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(SettingsError, match=says):
+        read_schemas(settings_of(tmp_path, schemas, max_registered_bytes=1000))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    settings = ValidatorSettings(schemas={"urn:example:a": tmp_path / "no.json"})
+    with pytest.raises(SettingsError, match=r"validator\.schemas\.urn:example:a: cannot read .*no\.json"):
+        read_schemas(settings)
