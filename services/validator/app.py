@@ -48,7 +48,7 @@ async def build(
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing("validator", settings.telemetry)
         stack.callback(tracing.close)
-        registered = read_schemas(settings)
+        registered = await asyncio.to_thread(read_schemas, settings)
         workers = Workers(settings.judgement, settings.workers, registered)
         stack.push_async_callback(workers.close)
         servicer = serve(
