@@ -50,10 +50,8 @@ class Court:
         span = self._tracing.start(names.JUDGE, call.span)
         try:
             self._check(constraint, answers)
-            bounds = self._settings.workers
-            if self._judge.quick(constraint, answers, work=bounds.inline_work, size=bounds.inline_bytes):
-                verdicts = self._judge.judge(constraint, answers)
-            else:
+            verdicts = self._at_once(constraint, answers)
+            if verdicts is None:
                 verdicts = await self._workers.judge(constraint, answers)
             for place, answer in enumerate(answers):
                 if mendable(constraint, answer, verdicts[place]):
@@ -96,6 +94,15 @@ class Court:
             if verdict is not None:
                 watches[step.choice] = None
                 yield Told(step.choice, self._instructed(constraint, verdict), early=True)
+
+    def _at_once(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict] | None:
+        """Return the verdicts where that takes little; None where they are for a worker to find."""
+        bounds = self._settings.workers
+        if self._judge.quick(constraint, answers, work=bounds.inline_work, size=bounds.inline_bytes):
+            return self._judge.judge(constraint, answers)
+        if self._judge.quick(constraint, answers, work=bounds.inline_accept_work, size=bounds.inline_bytes):
+            return self._judge.accepted(constraint, answers)
+        return None
 
     async def _mended(self, constraint: Constraint, answer: Answer, refused: Verdict) -> Verdict:
         """Return the verdict on `answer` once it is mended; as it was where that takes too much."""

@@ -41,6 +41,7 @@ class WorkerSettings(Section):
 
     processes: int = Field(2, gt=0, description="worker processes, started with the service")
     inline_work: int = Field(5_000, ge=0, description="schema nodes times answer nodes judged without a worker")
+    inline_accept_work: int = Field(20_000, ge=0, description="the same, of answers that are right")
     inline_bytes: int = Field(64 * 2**10, ge=0, description="UTF-8 bytes of answers judged without a worker")
     time_limit_s: float = Field(2.0, gt=0, description="longest judgement or inspection of one call")
     start_limit_s: float = Field(20.0, gt=0, description="longest start of a worker")

@@ -132,7 +132,7 @@ async def test_a_wrong_request_is_refused_naming_the_field(
 
 
 async def test_a_worker_judges_as_the_service_does() -> None:
-    async with validator(workers=WorkerSettings(processes=1, inline_work=0)) as served:
+    async with validator(workers=WorkerSettings(processes=1, inline_work=0, inline_accept_work=0)) as served:
         accepted, refused = await served.validate(schema(LIST), '{"value": 1}', '{"next": {}, "value": 1}')
         with pytest.raises(errors.SchemaInvalid) as caught:
             await served.validate(schema({"allOf": [{"$ref": "#"}, {"$ref": "http://x.example/a"}]}), "1")
@@ -212,7 +212,9 @@ async def test_a_worker_knows_the_schemas_of_the_settings(tmp_path: Path) -> Non
     file = tmp_path / "list.json"
     file.write_text(json.dumps({**LIST, "properties": {"next": {"$ref": "urn:example:list"}}}))
     settings = ValidatorSettings(
-        server=LOOPBACK, schemas={"urn:example:list": file}, workers=WorkerSettings(processes=1, inline_work=0)
+        server=LOOPBACK,
+        schemas={"urn:example:list": file},
+        workers=WorkerSettings(processes=1, inline_work=0, inline_accept_work=0),
     )
     async with build(settings) as app, grpc.aio.insecure_channel(app.server.address) as channel:
         served = Validator(app, channel)
