@@ -143,7 +143,11 @@ async def calls() -> list[Row]:
                 constraint=v1.OutputConstraint(json_schema=constraint.text), answers=[v1.Answer(text=text)]
             )
             await stub.Validate(asked, timeout=60)  # type: ignore[misc]
-            quick = judge.quick(constraint, [Answer(text)], work=bounds.inline_work, size=bounds.inline_bytes)
+            judged = [Answer(text)]
+            quick = judge.quick(constraint, judged, work=bounds.inline_work, size=bounds.inline_bytes) or (
+                judge.quick(constraint, judged, work=bounds.inline_accept_work, size=bounds.inline_bytes)
+                and judge.accepted(constraint, judged) is not None
+            )
             (at_once if quick else sent).append(asked)
         nothing = v1.ListPoliciesRequest()
         acts: dict[str, Callable[[], Awaitable[object]]] = {
@@ -155,9 +159,15 @@ async def calls() -> list[Row]:
         found = await taken({name: act for name, act in acts.items() if not name.startswith("0 ")})
     empty_cpu, empty_wall = found["an empty call"]
     return [
-        Row(name, "validator", cpu, "call", f"{cpu / empty_cpu:.2f} empty calls; wall {wall:.0f} us, {wall / empty_wall:.2f}")
+        Row(
+            name,
+            "validator",
+            cpu,
+            "call",
+            f"{cpu / empty_cpu:.2f} empty calls; wall {wall:.0f} us, {wall / empty_wall:.2f}",
+        )
         for name, (cpu, wall) in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def in_turn(

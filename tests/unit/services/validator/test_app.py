@@ -257,14 +257,15 @@ def test_a_judgement_short_of_memory_or_stack_is_told_as_that(
     assert answer(judge, asked) == (TOO_MUCH, None)
 
 
-async def test_the_example_of_the_docs_says_what_the_docs_say() -> None:
+@pytest.mark.parametrize("place", [1, 5])
+async def test_the_examples_of_the_docs_say_what_the_docs_say(place: int) -> None:
     document = Path(__file__).parents[4] / "docs" / "validator.md"
     blocks = document.read_text().split("```")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", blocks[1].removeprefix("python"), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", blocks[place].removeprefix("python"), stdout=asyncio.subprocess.PIPE
     )
     told, _ = await process.communicate()
-    assert blocks[3].strip() in told.decode()  # among what the service logs
+    assert blocks[place + 2].strip() in told.decode()  # among what the service logs
 
 
 async def test_a_judgement_that_eats_memory_ends_its_worker_alone() -> None:
