@@ -60,8 +60,9 @@ class Reading:
         value, known = parse(text, max_depth=settled.max_depth), settled.joined(brought)
         dialect = value.get("$schema") if isinstance(value, dict) else None
         usual = dialect is None or (isinstance(dialect, str) and dialect.removesuffix("#") in _DRAFTS)
-        if usual and not refers_out(text) and (weight := weigh(value)) is not None:
-            return cls(value, known, value, weight, ())
+        if usual and not refers_out(text):
+            weight = weigh(value)  # None also where escapes have hidden a reference
+            return cls(value, known, value, weight, None if weight is None else ())
         try:
             if not usual:
                 raise Unbundled("its draft is one of its own")
@@ -85,8 +86,8 @@ class Schema:
         """The schema as one document; as it was written where it is heavy."""
         self.fragments = Fragments(self.value)
         self.weight = reading.weight
-        own = reading.value.get("$id", "") if isinstance(reading.value, dict) else ""
-        self._base = str(own).partition("#")[0]
+        named = reading.value if isinstance(reading.value, dict) else {}
+        self._base = str(named.get("$id", named.get("id", ""))).partition("#")[0]  # draft 4 has id
         try:
             options: dict[str, Any] = {"validate_formats": True, "retriever": refuse, "mask": VALUE}
             if reading.reached != ():
@@ -152,6 +153,7 @@ class Schemas:
         self._settled = settled
         self._kept: OrderedDict[tuple[str, Brought], Schema] = OrderedDict()
         self._bytes = 0
+        self._heavy: OrderedDict[tuple[str, Brought], None] = OrderedDict()
 
     def get(self, text: str, brought: Brought = ()) -> Schema:
         """Return the schema of `text` and what was `brought` along. Raises SchemaInvalid."""
@@ -172,9 +174,17 @@ class Schemas:
 
         A text this long is not even read; its mistakes are found by who compiles it. Raises SchemaInvalid.
         """
-        if (text, brought) in self._kept:
+        key = (text, brought)
+        if key in self._kept:
             return True
-        return _size(text, brought) <= HEAVY_BYTES and Reading.of(text, brought, self._settled).weight is not None
+        if _size(*key) > HEAVY_BYTES or key in self._heavy:
+            return False
+        if Reading.of(text, brought, self._settled).weight is not None:
+            return True
+        self._heavy[key] = None
+        if len(self._heavy) > self._limit:
+            self._heavy.popitem(last=False)
+        return False
 
     def __contains__(self, key: tuple[str, Brought]) -> bool:
         return key in self._kept

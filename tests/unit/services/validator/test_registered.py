@@ -189,6 +189,17 @@ def test_one_that_comes_along_is_weighed_where_it_is_referred_to() -> None:
     assert schema({"$ref": "urn:example:a"}, decoy).weight is None
 
 
+def test_a_schema_is_known_by_its_own_name_in_its_findings() -> None:
+    for name in ({"$id": "https://x.example/p"}, {"$schema": DRAFT4, "id": "https://x.example/p#"}):
+        found, _ = schema({**name, "properties": {"a": {"type": "null"}}}).findings({"a": 1}, limit=9, max_chars=300)
+        assert [one.schema_path for one in found] == ["/properties/a/type"]
+
+
+def test_a_reference_that_is_written_with_escapes_is_found() -> None:
+    text = json.dumps({"$ref": "urn:example:a"}).replace("$", "\\u0024")
+    assert not Schema(text, brought({"urn:example:a": {"type": "null"}})).accepts(1)
+
+
 def test_what_is_brought_along_is_part_of_what_is_kept() -> None:
     schemas = Schemas(limit=9, limit_bytes=10_000)
     text = '{"$ref": "urn:example:a"}'
@@ -198,6 +209,8 @@ def test_what_is_brought_along_is_part_of_what_is_kept() -> None:
         assert schemas.get(text, with_it) is schemas.get(text, with_it)
     assert len(schemas) == 2
     assert not schemas.at_hand(text, brought({"urn:example:a": {"title": "x" * 40_000}}))
+    for _ in range(2):  # that it is heavy is found once, and remembered
+        assert not schemas.at_hand(text, brought({"urn:example:a": {"$ref": "#"}}))
 
 
 @pytest.mark.parametrize(
