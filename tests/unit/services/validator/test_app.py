@@ -198,6 +198,19 @@ async def test_what_is_hostile_is_judged_where_it_can_be_stopped() -> None:
         assert not judge.quick(constraint, answers, work=bounds.inline_work, size=bounds.inline_bytes), name
 
 
+@pytest.mark.parametrize(
+    ("regex", "answer"),
+    [("(a+)+", "a" * 60_000 + "!"), ("(x+x+)+y", "x" * 60_000), ("(a{1000}){1000}", "a"), ("a?" * 900 + "a" * 900, "a" * 900)],
+)  # fmt: skip
+async def test_an_expression_that_is_hostile_holds_up_no_answer_that_comes_after_it(regex: str, answer: str) -> None:
+    async with validator(workers=WorkerSettings(processes=1, time_limit_s=1.0)) as served:
+        hostile = asyncio.create_task(served.validate(v1.OutputConstraint(regex=regex), answer))
+        (light,) = await served.validate(schema(LABEL), '{"label": "a"}')
+        (outcome,) = await asyncio.gather(hostile, return_exceptions=True)
+    assert light.decision == v1.VERDICT_DECISION_ACCEPT
+    assert isinstance(outcome, list | errors.ConstraintUnsupported | errors.RequestInvalid), outcome
+
+
 async def test_schemas_that_come_along_are_bounded() -> None:
     bounds = JudgementSettings(max_schemas=2, max_schemas_bytes=10)
     async with validator(judgement=bounds) as served:
