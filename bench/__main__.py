@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cancelling, collisions, confidence, decision, engine_rate, limits, mesh, priorities, providers
+from bench import (
+    cancelling,
+    collisions,
+    confidence,
+    decision,
+    engine_rate,
+    limits,
+    mesh,
+    priorities,
+    providers,
+    validator,
+)
 
 PARTS = {
     "decision": decision.run,
@@ -16,6 +27,7 @@ PARTS = {
     "collisions": collisions.run,
     "confidence": confidence.run,
     "providers": providers.run,
+    "validator": validator.run,
 }
 
 

@@ -19,7 +19,7 @@ from .failures import Failures, fleeting
 from .fleet import Fleet
 from .following import Following
 from .journal import Attempt
-from .judge import Judge, accepted, correction, worst
+from .judge import Judge, accepted, correction, first_try, worst
 from .loads import Loads
 from .observation import kind_of_spec
 from .patience import idle_s, probe_tokens, share_s, silence_s
@@ -96,6 +96,8 @@ class Attempts:
         What went wrong is in `failures`.
         """
         spec = spec or work.spec
+        if work.plan.validation is not Validation.OFF:
+            spec = first_try(spec)
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
                 asked = partial(self._asked, work, candidate, spec=spec, vouch=vouch)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from spillway import v1
+from spillway.bundle import Unbundled, bundled
 from spillway.errors import DeadlineExceeded, TargetUnavailable, ValidatorUnavailable
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
@@ -68,14 +69,33 @@ def accepted(verdict: v1.Verdict) -> bool:
     return verdict.decision in (v1.VERDICT_DECISION_ACCEPT, v1.VERDICT_DECISION_REPAIR)
 
 
+def first_try(spec: v1.GenerationSpec) -> v1.GenerationSpec:
+    """Return the spec of a first try: free where its schema refers to what no target can be told."""
+    if tellable(spec.constraint):
+        return spec
+    free = v1.GenerationSpec()
+    free.CopyFrom(spec)
+    free.constraint.enforcement = v1.ENFORCEMENT_CHECKED
+    return free
+
+
+def tellable(constraint: v1.OutputConstraint) -> bool:
+    """Whether a target's decoder can be held to `constraint`; not so a schema that only the validator can read."""
+    try:
+        bundled(constraint.json_schema, constraint.schemas)
+    except Unbundled:
+        return False
+    return True
+
+
 def correction(spec: v1.GenerationSpec, verdict: v1.Verdict) -> v1.GenerationSpec:
     """Return the spec of a second try at the same target.
 
-    A first try that was free is guided now; one that was guided already is told what was wrong with it.
+    A first try that was free is guided now; one that was guided already, or cannot be, is told what was wrong with it.
     """
     again = v1.GenerationSpec()
     again.CopyFrom(spec)
-    if spec.constraint.enforcement == v1.ENFORCEMENT_CHECKED:
+    if spec.constraint.enforcement == v1.ENFORCEMENT_CHECKED and tellable(spec.constraint):
         again.constraint.enforcement = v1.ENFORCEMENT_GUIDED
     elif again.WhichOneof("input") == "chat":
         said = verdict.instruction or _told(verdict)

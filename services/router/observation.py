@@ -62,6 +62,9 @@ def kind_of_work(task: str, constraint: v1.OutputConstraint) -> str:
             return f"json_object {task}".rstrip()
         case "choices":
             content = "\0".join(constraint.choices.values)
+        case "json_schema":
+            others = sorted(constraint.schemas.items())
+            content = "\0".join([constraint.json_schema, *(text for pair in others for text in pair)])
         case name:
             content = getattr(constraint, name)
     return f"{constraint.WhichOneof('constraint')} {hashlib.sha256(content.encode()).hexdigest()[:16]}"

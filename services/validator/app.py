@@ -12,6 +12,7 @@ from services.validator.confidence_file import ConfidenceFile
 from services.validator.court import Court
 from services.validator.inspector import Inspector
 from services.validator.redactor import Redactor
+from services.validator.schema_files import read_schemas
 from services.validator.scorer import Scorer
 from services.validator.servicer import NAME, ValidatorServicer
 from services.validator.settings import ValidatorSettings
@@ -37,22 +38,30 @@ class App:
 
 @asynccontextmanager
 async def build(
-    settings: ValidatorSettings, *, tracing: Tracing | None = None, clock: Clock = time.monotonic
+    settings: ValidatorSettings,
+    *,
+    tracing: Tracing | None = None,
+    clock: Clock = time.monotonic,
+    serve: type[ValidatorServicer] = ValidatorServicer,
 ) -> AsyncIterator[App]:
     """Serve a validator for the block.
 
-    Raises OSError if the port is taken or a worker does not start, SettingsError for a confidence model that is none.
+    Raises OSError if the port is taken or a worker does not start, SettingsError for a schema or a confidence model that
+    is none.
     """
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing("validator", settings.telemetry)
         stack.callback(tracing.close)
-        workers = Workers(settings.judgement, settings.workers, settings.inspection.recogniser)
+        registered = await asyncio.to_thread(read_schemas, settings)
+        workers = Workers(
+            settings.judgement, settings.workers, registered=registered, recogniser=settings.inspection.recogniser
+        )
         stack.push_async_callback(workers.close)
         confidence = await asyncio.to_thread(ConfidenceFile, settings.confidence)
         watching = asyncio.create_task(confidence.watch(), name="confidence model")
         stack.callback(watching.cancel)
-        servicer = ValidatorServicer(
-            Court(settings, workers=workers, tracing=tracing),
+        servicer = serve(
+            Court(settings, workers=workers, tracing=tracing, registered=registered),
             Inspector(settings.inspection, workers=workers, tracing=tracing),
             Redactor(settings.inspection, workers=workers, tracing=tracing),
             Scorer(settings.confidence, file=confidence, tracing=tracing),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from services.validator.instruction import instruction
@@ -29,11 +29,18 @@ _SEVERITY = list(Decision)
 class Court:
     """Checks what is brought, judges it, and tells the trace what was decided."""
 
-    def __init__(self, settings: ValidatorSettings, *, workers: Workers, tracing: Tracing) -> None:
+    def __init__(
+        self,
+        settings: ValidatorSettings,
+        *,
+        workers: Workers,
+        tracing: Tracing,
+        registered: Mapping[str, str] | None = None,
+    ) -> None:
         self._settings = settings
         self._workers = workers
         self._tracing = tracing
-        self._judge = Judge(settings.judgement)
+        self._judge = Judge(settings.judgement, registered)
 
     async def judge(self, call: Call, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
         """Return one verdict per answer, in order.
@@ -43,10 +50,8 @@ class Court:
         span = self._tracing.start(names.JUDGE, call.span)
         try:
             self._check(constraint, answers)
-            bounds = self._settings.workers
-            if self._judge.quick(constraint, answers, work=bounds.inline_work, size=bounds.inline_bytes):
-                verdicts = self._judge.judge(constraint, answers)
-            else:
+            verdicts = self._at_once(constraint, answers)
+            if verdicts is None:
                 verdicts = await self._workers.judge(constraint, answers)
             for place, answer in enumerate(answers):
                 if mendable(constraint, answer, verdicts[place]):
@@ -90,6 +95,15 @@ class Court:
                 watches[step.choice] = None
                 yield Told(step.choice, self._instructed(constraint, verdict), early=True)
 
+    def _at_once(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict] | None:
+        """Return the verdicts where that takes little; None where they are for a worker to find."""
+        bounds = self._settings.workers
+        if self._judge.quick(constraint, answers, work=bounds.inline_work, size=bounds.inline_bytes):
+            return self._judge.judge(constraint, answers)
+        if self._judge.quick(constraint, answers, work=bounds.inline_accept_work, size=bounds.inline_bytes):
+            return self._judge.accepted(constraint, answers)
+        return None
+
     async def _mended(self, constraint: Constraint, answer: Answer, refused: Verdict) -> Verdict:
         """Return the verdict on `answer` once it is mended; as it was where that takes too much."""
         try:
@@ -111,9 +125,19 @@ class Court:
             field = f"constraint.{constraint.kind}"
             kind = SchemaInvalid if constraint.kind == "json_schema" else RequestInvalid
             raise kind(f"{field}: {said}", fields=[FieldViolation(field, said)])
+        self._check_schemas(constraint)
         wrong = list(self._violations(constraint, answers))
         if wrong:
             raise RequestInvalid("; ".join(f"{one.field}: {one.description}" for one in wrong[:3]), fields=wrong)
+
+    def _check_schemas(self, constraint: Constraint) -> None:
+        bounds, brought = self._settings.judgement, constraint.schemas
+        if len(brought) > bounds.max_schemas:
+            raise _outside("constraint.schemas", f"has {len(brought)} entries; at most {bounds.max_schemas} are read")
+        if (size := sum(len(text.encode()) for _, text in brought)) > bounds.max_schemas_bytes:
+            raise _outside(
+                "constraint.schemas", f"have {size} bytes together; at most {bounds.max_schemas_bytes} are read"
+            )
 
     def _violations(self, constraint: Constraint, answers: Sequence[Answer]) -> Iterator[FieldViolation]:
         bounds = self._settings.judgement

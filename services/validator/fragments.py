@@ -7,6 +7,8 @@ from urllib.parse import quote
 
 import jsonschema_rs
 
+from services.validator.complaint import VALUE, say
+from services.validator.registered import refuse
 from services.validator.weight import MAX_WEIGHT, weigh
 
 _ROOT: Final = "spillway://schema/root"
@@ -38,7 +40,7 @@ class Fragments:
         validator = self._compiled[place]
         if validator is None or validator.is_valid(value):
             return ""
-        return next((error.message for error in validator.iter_errors(value)), "does not fit")
+        return next((say(error) for error in validator.iter_errors(value)), "does not fit")
 
     def matches(self, pattern: str, text: str) -> bool | None:
         """Whether `pattern` is found in `text`; None where it cannot be told."""
@@ -50,13 +52,13 @@ class Fragments:
     def _compile(self, schema: dict[str, Any]) -> Any:
         try:
             if self._registry is None:
-                self._registry = jsonschema_rs.Registry([(_ROOT, self._root)], retriever=_refuse)
+                self._registry = jsonschema_rs.Registry([(_ROOT, self._root)], retriever=refuse)
             return jsonschema_rs.validator_for(
                 schema,
                 registry=self._registry,
-                retriever=_refuse,
+                retriever=refuse,
                 validate_formats=True,
-                mask="the value",
+                mask=VALUE,
                 pattern_options=jsonschema_rs.RegexOptions(size_limit=2**20),
             )
         except ValueError:
@@ -64,7 +66,3 @@ class Fragments:
 
     def __repr__(self) -> str:
         return f"<Fragments {len(self._compiled)} compiled>"
-
-
-def _refuse(uri: str) -> Any:
-    raise ValueError(f"refused: {uri}")

@@ -14,11 +14,11 @@ MAX_SHAPE_CHARS: Final = 2_000
 _MAX_DEPTH: Final = 8
 
 
-def instruction(constraint: Constraint, schema: Any, findings: Sequence[Finding]) -> str:
-    """Return the words for another attempt. `schema` is that of a JSON constraint, None where it was not read."""
+def instruction(constraint: Constraint, form: str | None, findings: Sequence[Finding]) -> str:
+    """Return the words for another attempt. `form` is the `shape` of a JSON constraint, None where it was not read."""
     wrong = "\n".join(f"- {finding.path or '/'}: {finding.message}" for finding in findings[:MAX_FINDINGS])
     match constraint.kind:
-        case "json_schema" if schema is not None and len(form := shape(schema)) <= MAX_SHAPE_CHARS:
+        case "json_schema" if form is not None and len(form) <= MAX_SHAPE_CHARS:
             wanted = f"Answer again, with JSON of this form alone, without fences and without comments:\n{form}"
         case "json_schema":
             wanted = "Answer again, with JSON alone, of the schema that was asked for."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from services.validator import expression, repair, schema
+from services.validator import expression, repair
 from services.validator.extraction import Candidate, candidates
+from services.validator.registered import FIELD, Registered
 from services.validator.schema import Schema, Schemas, Unfinished, unfinished
 from services.validator.settings import JudgementSettings
 from services.validator.verdict import Answer, Constraint, Decision, Finding, FindingKind, Verdict
@@ -17,11 +17,18 @@ _CUT = Finding(FindingKind.TRUNCATED, "the answer was cut off before its end; al
 
 
 class Judge:
-    """Judges answers within the bounds of `settings`, and knows beforehand which may take long."""
+    """Judges answers within the bounds of `settings`, and knows beforehand which may take long.
 
-    def __init__(self, settings: JudgementSettings) -> None:
+    `registered` are the texts of schemas that every other one may refer to, by their URI.
+    """
+
+    def __init__(self, settings: JudgementSettings, registered: Mapping[str, str] | None = None) -> None:
         self._settings = settings
-        self._schemas = Schemas(limit=settings.cached_schemas, limit_bytes=settings.cached_schema_bytes)
+        self._schemas = Schemas(
+            limit=settings.cached_schemas,
+            limit_bytes=settings.cached_schema_bytes,
+            settled=Registered(max_depth=settings.max_schema_depth).joined((registered or {}).items()),
+        )
 
     def judge(self, constraint: Constraint, answers: Sequence[Answer], *, mend: bool = False) -> list[Verdict]:
         """Return one verdict per answer; `mend` broken JSON first, which may take long.
@@ -30,7 +37,7 @@ class Judge:
         """
         match constraint.kind:
             case "json_schema":
-                compiled = self._schemas.get(constraint.text)
+                compiled = self._schemas.get(constraint.text, constraint.schemas)
                 return [self._json(compiled, answer, mend=mend) for answer in answers]
             case "json_object":
                 compiled = self._schemas.get(_ANY_OBJECT)
@@ -46,15 +53,15 @@ class Judge:
         wanted: Schema | None = None
         if constraint.kind == "json_object":
             wanted = self._schemas.get(_ANY_OBJECT)
-        elif constraint.kind == "json_schema" and (constraint.text in self._schemas or schema.light(constraint.text)):
-            found = self._schemas.get(constraint.text)
+        elif constraint.kind == "json_schema" and self._schemas.at_hand(constraint.text, constraint.schemas):
+            found = self._schemas.get(constraint.text, constraint.schemas)
             wanted = None if found.weight is None else found
         return Watch(constraint, wanted, max_depth=self._settings.max_depth)
 
-    def form(self, constraint: Constraint) -> Any:
-        """Return the schema that `constraint` asks for, None where it has none or is too heavy to be looked at."""
-        heavy = constraint.kind != "json_schema" or constraint.text not in self._schemas
-        return None if heavy else self._schemas.get(constraint.text).value
+    def form(self, constraint: Constraint) -> str | None:
+        """Return the form that `constraint` asks for, None where it has none or is too heavy to be looked at."""
+        heavy = constraint.kind != "json_schema" or (constraint.text, constraint.schemas) not in self._schemas
+        return None if heavy else self._schemas.get(constraint.text, constraint.schemas).form
 
     def quick(self, constraint: Constraint, answers: Sequence[Answer], *, work: int, size: int) -> bool:
         """Whether judging takes at most `work` steps (schema nodes times answer nodes) over `size` bytes of answers.
@@ -71,10 +78,28 @@ class Judge:
             case "json_object":
                 weight: int | None = 1
             case "json_schema":
-                if constraint.text not in self._schemas and not schema.light(constraint.text):
+                if not self._schemas.at_hand(constraint.text, constraint.schemas):
                     return False
-                weight = self._schemas.get(constraint.text).weight
+                weight = self._schemas.get(constraint.text, constraint.schemas).weight
         return weight is not None and weight * sum(nodes(answer.text) for answer in answers) <= work
+
+    def accepted(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict] | None:
+        """Return one verdict per answer where all of them are JSON alone and right; None where that is not so.
+
+        It takes a small part of the time that telling what is wrong can take.
+        """
+        if constraint.kind != "json_schema":
+            return None
+        wanted = self._schemas.get(constraint.text, constraint.schemas)
+        verdicts = []
+        for answer in answers:
+            first = next(candidates(answer.text, max_depth=self._settings.max_depth), None)
+            if first is None or not first.whole or first.problem or (answer.truncated and _may_go_on(first)):
+                return None
+            if not wanted.accepts(first.value):
+                return None
+            verdicts.append(Verdict(Decision.ACCEPT, accepted_json=first.text))
+        return verdicts
 
     def _json(self, wanted: Schema, answer: Answer, *, mend: bool) -> Verdict:
         best: Candidate | None = None
@@ -96,7 +121,7 @@ class Judge:
                     best.value, limit=self._settings.max_findings, max_chars=self._settings.max_message_chars
                 )
             except Unfinished:
-                raise unfinished(schema.FIELD) from None
+                raise unfinished(FIELD) from None
         elif broken is not None:
             found = (Finding(FindingKind.JSON_MALFORMED, f"the JSON is broken: {broken.problem}"),)
         elif answer.text.strip():

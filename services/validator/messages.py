@@ -31,7 +31,12 @@ def constraint(asked: v1.OutputConstraint) -> Constraint:
     """Return what is asked for. Raises RequestInvalid if nothing is, ConstraintUnsupported for a grammar."""
     match asked.WhichOneof("constraint"):
         case "json_schema":
-            return Constraint("json_schema", asked.json_schema, repair=asked.repair != v1.REPAIR_FORBIDDEN)
+            return Constraint(
+                "json_schema",
+                asked.json_schema,
+                repair=asked.repair != v1.REPAIR_FORBIDDEN,
+                schemas=tuple(sorted(asked.schemas.items())),
+            )
         case "regex":
             return Constraint("regex", asked.regex)
         case "choices":

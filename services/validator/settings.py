@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field
@@ -15,6 +16,10 @@ class JudgementSettings(Section):
     max_answers: int = Field(64, gt=0, description="most answers in one call")
     max_answer_bytes: int = Field(2**20, gt=0, description="longest answer, in UTF-8 bytes")
     max_schema_bytes: int = Field(256 * 2**10, gt=0, description="longest schema or expression, in UTF-8 bytes")
+    max_schemas: int = Field(64, gt=0, description="most schemas that a caller brings along with one")
+    max_schemas_bytes: int = Field(2**20, gt=0, description="all of them together, in UTF-8 bytes")
+    max_schema_depth: int = Field(200, gt=0, le=200, description="deepest nesting of a schema")
+    max_registered_bytes: int = Field(4 * 2**20, gt=0, description="all of `validator.schemas`, in UTF-8 bytes")
     max_depth: int = Field(128, gt=0, le=200, description="deepest nesting of an answer's JSON")
     max_findings: int = Field(32, gt=0, description="most findings told of one answer")
     max_message_chars: int = Field(300, ge=40, description="longest message of a finding, in characters")
@@ -56,6 +61,7 @@ class WorkerSettings(Section):
 
     processes: int = Field(2, gt=0, description="worker processes, started with the service")
     inline_work: int = Field(5_000, ge=0, description="schema nodes times answer nodes judged without a worker")
+    inline_accept_work: int = Field(20_000, ge=0, description="the same, of answers that are right")
     inline_bytes: int = Field(64 * 2**10, ge=0, description="UTF-8 bytes of answers judged without a worker")
     time_limit_s: float = Field(2.0, gt=0, description="longest judgement or inspection of one call")
     start_limit_s: float = Field(20.0, gt=0, description="longest start of a worker")
@@ -67,6 +73,9 @@ class ValidatorSettings(ServiceSettings):
     """Section `validator` of the configuration."""
 
     server: ServerSettings = ServerSettings(listen="127.0.0.1:7073")
+    schemas: Mapping[str, Path] = Field(
+        default_factory=dict, description="JSON files of schemas that every other may refer to, by absolute URI"
+    )
     judgement: JudgementSettings = JudgementSettings()
     inspection: InspectionSettings = InspectionSettings()
     confidence: ConfidenceSettings = ConfidenceSettings()

@@ -58,6 +58,8 @@ class Constraint:
     choices: tuple[str, ...] = ()
     repair: bool = True
     """Broken JSON may be mended."""
+    schemas: tuple[tuple[str, str], ...] = ()
+    """What a schema may refer to besides itself: texts by their URIs, in the order of these."""
 
 
 @dataclass(frozen=True, slots=True)

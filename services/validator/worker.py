@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Set
 from functools import partial
 from typing import Any, BinaryIO
 
+from services.validator.duties import Duties
 from services.validator.judgement import Judge
 from services.validator.sensitive.inspection import KINDS, see
 from services.validator.sensitive.recogniser import load, recognised
 from services.validator.sensitive.redaction import redact, restore
-from services.validator.settings import JudgementSettings
 from spillway.errors import SpillwayError
 from spillway.leash import end_with_parent
 
@@ -80,13 +80,14 @@ def serve(questions: BinaryIO, answers: BinaryIO, judge: Judge, looks: Looks = L
 def main() -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this one
-    settings, memory_bytes = JudgementSettings.model_validate_json(sys.argv[1]), int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    (size,) = LENGTH.unpack(sys.stdin.buffer.read(LENGTH.size))
+    duties: Duties = pickle.loads(sys.stdin.buffer.read(size))
+    resource.setrlimit(resource.RLIMIT_AS, (duties.memory_bytes, duties.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else may write among the answers
     try:
-        looks, kinds = looking(sys.argv[3])
+        looks, kinds = looking(duties.recogniser)
         ready: tuple[int, Any] = READY, kinds
     # A recogniser is anybody's code, and so is what it raises; the parent says so and does not start.
     except Exception as error:
@@ -94,7 +95,7 @@ def main() -> None:
     answers.write(frame(ready))
     answers.flush()
     if ready[0] == READY:
-        serve(sys.stdin.buffer, answers, Judge(settings), looks)
+        serve(sys.stdin.buffer, answers, Judge(duties.judgement, duties.registered), looks)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import asyncio
 import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
+from services.validator.duties import Duties
 from services.validator.sensitive.inspection import Seen
 from services.validator.sensitive.redaction import Redacted
 from services.validator.settings import JudgementSettings, WorkerSettings
@@ -48,11 +49,12 @@ class Worker:
         """What its recogniser finds."""
 
     @classmethod
-    async def start(cls, judgement: JudgementSettings, settings: WorkerSettings, recogniser: str = "") -> Worker:
+    async def start(cls, duties: Duties, start_limit_s: float) -> Worker:
         """Start a process and wait until it is ready. Raises OSError if it is not in time, or says why it cannot."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.validator.worker"),
-            *(judgement.model_dump_json(), str(settings.memory_bytes), recogniser),
+            sys.executable,
+            "-m",
+            "services.validator.worker",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=leashed(dict(os.environ)),
@@ -60,23 +62,27 @@ class Worker:
         worker = cls(process)
         try:
             async with asyncio.timeout(settings.start_limit_s):
+                await worker._write(duties)
                 ready, told = await worker._read()
             if ready != READY:
                 raise OSError(f"a worker of the validator did not start: {told}")
             worker.kinds = told
         except BaseException as error:
             await worker.end()
-            if isinstance(error, TimeoutError | asyncio.IncompleteReadError):
+            if isinstance(error, TimeoutError | asyncio.IncompleteReadError | ConnectionError):
                 raise OSError("a worker of the validator did not start") from None
             raise
         return worker
 
     async def ask(self, *question: Any) -> tuple[int, Any]:
         """Return what the worker says. Raises IncompleteReadError or ConnectionError if it died of the question."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(frame(question))
-        await self._process.stdin.drain()
+        await self._write(question)
         return await self._read()
+
+    async def _write(self, told: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(frame(told))
+        await self._process.stdin.drain()
 
     async def _read(self) -> tuple[int, Any]:
         assert self._process.stdout is not None
@@ -102,12 +108,21 @@ class Worker:
 
 
 class Workers:
-    """A few workers and the calls that wait for one. A worker that was ended is replaced when it is next needed."""
+    """A few workers and the calls that wait for one. A worker that was ended is replaced when it is next needed.
 
-    def __init__(self, judgement: JudgementSettings, settings: WorkerSettings, recogniser: str = "") -> None:
-        self._judgement = judgement
+    `registered` are the texts of schemas that every other one may refer to, by their URI.
+    """
+
+    def __init__(
+        self,
+        judgement: JudgementSettings,
+        settings: WorkerSettings,
+        *,
+        registered: Mapping[str, str] | None = None,
+        recogniser: str = "",
+    ) -> None:
+        self._duties = Duties(judgement, settings.memory_bytes, dict(registered or {}), recogniser)
         self._settings = settings
-        self._recogniser = recogniser
         self.kinds: Set[str] = frozenset()
         """What the recogniser finds, once a worker has started."""
         self._turns = asyncio.Semaphore(settings.processes)
@@ -206,7 +221,7 @@ class Workers:
             await self._running.pop().end()
 
     async def _new(self) -> Worker:
-        worker = await Worker.start(self._judgement, self._settings, self._recogniser)
+        worker = await Worker.start(self._duties, self._settings.start_limit_s)
         self.kinds = worker.kinds
         self._running.add(worker)
         return worker

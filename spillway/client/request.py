@@ -44,6 +44,8 @@ class Options(TypedDict, total=False):
     include_stop: bool
     json_schema: Mapping[str, Any] | str
     """The answer is JSON of this schema (a mapping, or its JSON text)."""
+    schemas: Mapping[str, Mapping[str, Any] | str]
+    """Schemas that `json_schema` may refer to, by absolute URI."""
     json_object: bool
     regex: str
     grammar: str
@@ -326,6 +328,8 @@ def _constrain(spec: v1.GenerationSpec, options: Options) -> None:
         constraint.json_object = True
     elif named:
         _set(constraint, named[0], options.get(named[0]))
+    for uri, schema in (options.get("schemas") or {}).items():
+        constraint.schemas[uri] = schema if isinstance(schema, str) else json.dumps(schema)
     if (enforcement := options.get("enforcement")) is not None:
         if not named and not constraint.WhichOneof("constraint"):
             raise _wrong("enforcement", f"needs a constraint: {', '.join(_CONSTRAINTS)}")

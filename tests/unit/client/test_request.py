@@ -52,6 +52,12 @@ def test_what_is_left_out_stays_absent_and_zero_does_not() -> None:
     ("options", "constraint"),
     [
         ({"json_schema": {"type": "object"}}, v1.OutputConstraint(json_schema='{"type": "object"}')),
+        (
+            {"json_schema": {"$ref": "urn:a"}, "schemas": {"urn:a": {"type": "null"}, "urn:b": "true"}},
+            v1.OutputConstraint(
+                json_schema='{"$ref": "urn:a"}', schemas={"urn:a": '{"type": "null"}', "urn:b": "true"}
+            ),
+        ),
         ({"json_schema": '{"type":"object"}'}, v1.OutputConstraint(json_schema='{"type":"object"}')),
         ({"regex": "a+"}, v1.OutputConstraint(regex="a+")),
         ({"choices": ["a", "b"]}, v1.OutputConstraint(choices=v1.Choices(values=["a", "b"]))),

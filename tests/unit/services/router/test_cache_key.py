@@ -76,7 +76,9 @@ def fill(message: Any, field: FieldDescriptor) -> None:
     """Set `field` of `message` to something that is not its default."""
     if field.message_type is not None:
         if field.message_type.GetOptions().map_entry:
-            getattr(message, field.name)[7] = 1
+            key = field.message_type.fields_by_name["key"]
+            text = key.cpp_type == FieldDescriptor.CPPTYPE_STRING
+            getattr(message, field.name).update({"x": "x"} if text else {7: 1})
         else:
             getattr(message, field.name).update({"a": 1})
         return

@@ -83,10 +83,11 @@ def test_the_kind_of_work_is_the_task_or_the_constraints_digest() -> None:
         of(v1.OutputConstraint()),
         of(v1.OutputConstraint(json_object=True)),
         of(v1.OutputConstraint(json_schema="[]")),
+        of(v1.OutputConstraint(json_schema="{}", schemas={"urn:a": "{}"})),
         of(v1.OutputConstraint(regex="{}")),
         of(v1.OutputConstraint(grammar="{}")),
         of(v1.OutputConstraint(choices=v1.Choices(values=["a", "b"]))),
         of(v1.OutputConstraint(choices=v1.Choices(values=["a"]))),
     ]
     assert others[:2] == ["extract", "json_object extract"]
-    assert len({schema, *others}) == 8
+    assert len({schema, *others}) == 9
