@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict
+from services.validator.verdict import Accepted, Constraint, Decision, Finding, FindingKind, Told, Verdict
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid
 
@@ -57,6 +57,14 @@ def message(verdict: Verdict) -> v1.Verdict:
         accepted_json=verdict.accepted_json,
         instruction=verdict.instruction,
     )
+
+
+def told(news: Told | Accepted) -> v1.ValidateStreamResponse:
+    """Return `news` of a stream as it travels."""
+    if isinstance(news, Accepted):
+        records = v1.AcceptedRecords(count=news.count, end=news.end)
+        return v1.ValidateStreamResponse(choice=news.choice, records=records)
+    return v1.ValidateStreamResponse(choice=news.choice, verdict=message(news.verdict), early=news.early)
 
 
 def _finding(finding: Finding) -> v1.Finding:

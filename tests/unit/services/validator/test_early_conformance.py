@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from services.validator.doom import Doom, TooMuch
+from services.validator.doom import Doom
+from services.validator.fragments import TooMuch
 from services.validator.prefix import Prefix
 from services.validator.schema import Schema
 

@@ -35,7 +35,7 @@ class Heard:
     def text(self, head: str, length: int) -> None:
         self.head, self.length = head, length
 
-    def end(self, value: Any) -> None:
+    def end(self, value: Any, at: int) -> None:
         self.said.append("end")
         self.value = value
 
