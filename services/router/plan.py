@@ -122,6 +122,8 @@ class Plan:
     """The tenant's, against which every attempt counts that costs something."""
     stays: bool = False
     """The content is too sensitive to leave, wherever to."""
+    records: bool = False
+    """Of a COMMITTED stream records are given as they are accepted."""
 
     @property
     def spends(self) -> bool:
