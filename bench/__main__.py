@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cancelling, collisions, decision, engine_rate, limits, mesh, priorities, providers
+from bench import cancelling, collisions, decision, early, engine_rate, limits, mesh, priorities, providers
 
 PARTS = {
     "decision": decision.run,
+    "early": early.run,
     "limits": limits.run,
     "router": mesh.run,
     "engine": engine_rate.run,

@@ -222,7 +222,7 @@ class Doom:
         self._work += 1
         if self._claims > MAX_CLAIMS or self._work > MAX_WORK:
             raise TooMuch
-        if claim.place and any(isinstance(told.get(word), str) for word in self._ids):
+        if self.fragments.refers and claim.place and any(isinstance(told.get(word), str) for word in self._ids):
             raise TooMuch  # it changes what references mean
         if self._absent & told.keys():
             claim.schema = told = {word: said for word, said in told.items() if word not in self._absent}

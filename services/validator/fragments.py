@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 from urllib.parse import quote
 
 import jsonschema_rs
 
-from services.validator.weight import MAX_WEIGHT, weigh
+from services.validator.weight import MAX_WEIGHT, REFERENCES, weigh
 
 _ROOT: Final = "spillway://schema/root"
 _DIALECT: Final = "$schema"
@@ -35,6 +36,9 @@ class Fragments:
         self._patterns: dict[str, Any] = {}
         self._weights: dict[str, int] = {}
         self._nodes = 0
+        told = json.dumps(root)
+        self.refers = any(f'"{word}"' in told for word in REFERENCES)
+        """Something in it may be a reference."""
 
     def weight(self, place: str, schema: Any) -> int:
         """Return the nodes of `schema`, which is at `place`, with its references written out."""
