@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import APIError, AsyncOpenAI, BadRequestError
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
 from services.router.cache_settings import CacheSettings
+from services.router.http.settings import HttpSettings
 from services.router.policy_settings import PolicySettings
 from services.validator.app import build
 from services.validator.settings import ValidatorSettings, WorkerSettings
@@ -255,6 +260,38 @@ async def test_records_of_what_cannot_have_them_are_refused_by_name(
         assert isinstance(found.error, RequestInvalid)
         assert [wrong.field for wrong in found.error.fields] == ["policy.delivery.records"]
         assert not mesh.local.seen
+
+
+async def test_over_http_records_are_pieces_of_a_stream_and_a_late_mistake_ends_it() -> None:
+    async with (
+        judged(GOOD, LATE, http=HttpSettings(listen="127.0.0.1:0")) as mesh,
+        AsyncOpenAI(base_url=f"http://{mesh.http}/v1", api_key="none", max_retries=0) as client,
+    ):
+        form: Any = {"type": "json_schema", "json_schema": {"name": "rows", "schema": ROWS}}
+        asked: Any = {"model": "auto", "messages": [{"role": "user", "content": "extract"}], "response_format": form}
+        asked["extra_headers"] = {"x-spillway-records": "true"}
+        pieces = []
+        async for chunk in await client.chat.completions.create(stream=True, **asked):
+            pieces += [choice.delta.content or "" for choice in chunk.choices]
+        assert json.loads("".join(pieces)) == PEOPLE
+        assert sum(bool(piece) for piece in pieces) > 2
+        pieces.clear()
+        with pytest.raises(APIError, match="refused"):
+            async for chunk in await client.chat.completions.create(stream=True, **asked):
+                pieces += [choice.delta.content or "" for choice in chunk.choices]
+        assert json.loads("".join(pieces) + "]") == PEOPLE[:3]
+        del asked["response_format"]
+        with pytest.raises(BadRequestError, match="x-spillway-records"):
+            await client.chat.completions.create(stream=True, **asked)
+
+
+async def test_the_example_of_the_docs_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "policy.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    async with judged(json.dumps([{"name": "Ann", "age": 30}, {"name": "Bob", "age": 4}])) as mesh:
+        code = compile(example.replace("127.0.0.1:7070", mesh.address), "docs/policy.md", "exec")
+        await asyncio.to_thread(exec, code, {})
+    assert "Ann 30\nBob 4\n" in capsys.readouterr().out
 
 
 async def test_the_call_in_which_an_answer_was_judged_ends_well() -> None:
