@@ -37,7 +37,7 @@ def check(spec: v1.GenerationSpec) -> None:
             raise _bad_schema("a schema is a JSON object or a boolean")
 
 
-def check_routing(policy: v1.RoutingPolicy, spec: Message) -> None:
+def check_routing(policy: v1.RoutingPolicy, spec: Message | None = None) -> None:
     """Raise RequestInvalid naming every choice of `policy` that is not known here, or does not go with `spec`."""
     wrong = list(_unknown_choices(policy, "policy"))
     if policy.delivery.records and isinstance(spec, v1.GenerationSpec):
