@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -124,6 +125,11 @@ class Following:
         finally:
             self._silent = True
             self._told.set()
+
+    async def end(self) -> None:
+        """Say that nothing more comes. Where the call is broken there is nobody to hear it."""
+        with suppress(grpc.aio.InternalError):
+            await self._rpc.done_writing()
 
     async def _say(self, **step: Any) -> None:
         if self._silent:

@@ -58,7 +58,7 @@ class Judge:
             listening = asyncio.create_task(following.listen(), name="verdicts")
             try:
                 yield following
-                await rpc.done_writing()
+                await following.end()
                 await asyncio.wait({listening}, timeout=GOODBYE_S)
             finally:
                 rpc.cancel()
