@@ -9,6 +9,7 @@ from bench import (
     collisions,
     confidence,
     decision,
+    early,
     engine_rate,
     limits,
     mesh,
@@ -19,6 +20,7 @@ from bench import (
 
 PARTS = {
     "decision": decision.run,
+    "early": early.run,
     "limits": limits.run,
     "router": mesh.run,
     "engine": engine_rate.run,

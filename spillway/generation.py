@@ -60,11 +60,13 @@ def for_decoder(spec: v1.GenerationSpec) -> v1.GenerationSpec:
     return told
 
 
-def check_routing(policy: v1.RoutingPolicy) -> None:
-    """Raise RequestInvalid naming every choice of `policy` that this version does not know, and bounds."""
+def check_routing(policy: v1.RoutingPolicy, spec: Message | None = None) -> None:
+    """Raise RequestInvalid naming every choice of `policy` that is not known here, or does not go with `spec`."""
     wrong = list(_unknown_choices(policy, "policy"))
     if policy.HasField("samples") and not 1 <= policy.samples <= MAX_SAMPLES:
         wrong.append(FieldViolation("policy.samples", f"must be between 1 and {MAX_SAMPLES}"))
+    if policy.delivery.records and isinstance(spec, v1.GenerationSpec):
+        wrong += [FieldViolation("policy.delivery.records", said) for said in _against_records(policy, spec)]
     if wrong:
         said = "; ".join(f"{violation.field}: {violation.description}" for violation in wrong[:3])
         raise RequestInvalid(said, fields=wrong)
@@ -78,6 +80,15 @@ def _unknown_choices(message: Message, path: str) -> Iterator[FieldViolation]:
             yield FieldViolation(place, f"{value} is not known here; one of {known}")
         elif declared.message_type is not None:
             yield from _unknown_choices(value, place)
+
+
+def _against_records(policy: v1.RoutingPolicy, spec: v1.GenerationSpec) -> Iterator[str]:
+    if policy.delivery.mode not in (v1.DELIVERY_MODE_UNSPECIFIED, v1.DELIVERY_MODE_COMMITTED):
+        yield "goes with COMMITTED delivery alone"
+    if spec.constraint.WhichOneof("constraint") not in ("json_schema", "json_object"):
+        yield "needs an answer in JSON: say in spec.constraint what it has to be"
+    if policy.validation == v1.VALIDATION_OFF:
+        yield "needs validation: a record is given once it is accepted"
 
 
 def _check_schema(text: str, path: str) -> None:

@@ -17,7 +17,7 @@ from .chain import wishes
 from .facts import Delivery, Validation
 from .failures import Failures, fleeting
 from .fleet import Fleet
-from .following import Following
+from .following import Following, follows
 from .journal import Attempt
 from .judge import Judge, accepted, correction, first_try, worst
 from .loads import Loads
@@ -109,7 +109,7 @@ class Attempts:
                 return answer
             assert answer.verdict is not None
             failures.refuse(answer.verdict, candidate.target)
-            if answer.verdict.decision != v1.VERDICT_DECISION_RETRY:
+            if answer.verdict.decision != v1.VERDICT_DECISION_RETRY or work.journal.committed:
                 return None
             spec = correction(spec, answer.verdict)
         return None
@@ -142,7 +142,7 @@ class Attempts:
         target = candidate.target
         wished = wishes(work.policy, work.plan, target)
         verdicts: list[v1.Verdict] | None = None
-        if self._judge is not None and self._follows(work):
+        if self._judge is not None and follows(work, self._follow_from_tokens):
             response, verdicts = await self._followed(work, candidate, attempt, self._judge, spec=spec)
         else:
             request = v1.GenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
@@ -177,16 +177,6 @@ class Attempts:
             self._sign(answer.response.started, work, candidate)
         return answer
 
-    def _follows(self, work: Work) -> bool:
-        """Whether the answer is judged while it comes."""
-        sampling, least = work.spec.sampling, self._follow_from_tokens
-        return (
-            least is not None
-            and work.plan.validation is not Validation.OFF
-            and work.spec.constraint.WhichOneof("constraint") in ("json_schema", "json_object")
-            and (not sampling.HasField("max_tokens") or sampling.max_tokens >= least)
-        )
-
     async def _followed(
         self, work: Work, candidate: Candidate, attempt: Attempt, judge: Judge, *, spec: v1.GenerationSpec
     ) -> tuple[v1.GenerateResponse, list[v1.Verdict] | None]:
@@ -201,11 +191,13 @@ class Attempts:
         request.spec.coalescing.window_ms = max(FOLLOW_WINDOW_MS, spec.coalescing.window_ms)
         limits = silence_s(work, candidate), idle_s(work, candidate)
         following: Following | None = None
+        if work.release is not None:
+            work.release.open(attempt, partial(self._sign, work=work, candidate=candidate))
         events = self._fleet.client(target).stream(
             attempt, request, journal.onward(attempt), journal, *limits, judged=True
         )
         try:
-            async with judge.follow(work.spec.constraint, work.call) as following, aclosing(events):
+            async with judge.follow(work.spec.constraint, work.call, work.release) as following, aclosing(events):
                 response, verdicts = await following.whole(events)
         except BaseException:
             if not attempt.settled:
@@ -328,7 +320,12 @@ class Attempts:
         """Open another attempt at the target that `failed`; None where that is not worth it or not allowed."""
         journal = work.journal
         failures = sum(attempt.target is failed.target for attempt in journal.attempts if attempt.error is not None)
-        if not fleeting(failed) or failures > work.plan.limits.max_retries_per_target or work.call.deadline.passed:
+        if (
+            failed.committed
+            or not fleeting(failed)
+            or failures > work.plan.limits.max_retries_per_target
+            or work.call.deadline.passed
+        ):
             return None
         if journal.attempts_left <= 0:
             return None
@@ -359,6 +356,8 @@ class Attempts:
                 log.warning("answer.unvalidated", why=error.message)
                 return None
             raise
+        if work.release is not None:
+            verdicts = work.release.held_to(verdicts)
         for choice, verdict in zip(response.choices, verdicts, strict=True):
             if verdict.decision == v1.VERDICT_DECISION_REPAIR:
                 choice.content.text = verdict.accepted_json

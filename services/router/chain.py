@@ -48,6 +48,7 @@ def wishes(policy: v1.RoutingPolicy, plan: Plan, target: Target) -> v1.RoutingPo
         told.ClearField(field)
     told.delivery.mode = v1.DeliveryMode.ValueType(plan.delivery)
     told.delivery.accepts_restart = False
+    told.delivery.records = plan.records
     # Judged here in any case; judged there too where that can be, so that it can try its own next target.
     judged = plan.validation is not Validation.OFF
     told.validation = v1.VALIDATION_PREFERRED if judged else v1.VALIDATION_OFF

@@ -98,6 +98,8 @@ class Facts:
     max_cost_nano_usd: int | None = None
     failover: bool = True
     delivery: Delivery = Delivery.UNSPECIFIED
+    records: bool = False
+    """The caller wants records as they are accepted."""
     validation: Validation = Validation.UNSPECIFIED
     strategy: StrategyName = StrategyName.UNSPECIFIED
     confidence_threshold: float | None = None

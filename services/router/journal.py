@@ -43,6 +43,8 @@ class Attempt:
     uid: str = ""
     """Of its row, where it was told of before it was made."""
     settled: bool = False
+    committed: bool = False
+    """Bytes of its answer are the caller's, though it is not whole."""
     took: int = 1
     """Calls to models; more than one only where the target is a router."""
     aside: bool = False
@@ -83,6 +85,11 @@ class Journal:
         """Attempts that may still be made, at this router and those behind it."""
         allowed = min(self.max_attempts, self.call.attempts_left or self.max_attempts)
         return allowed + self.beside - sum(attempt.took for attempt in self.attempts)
+
+    @property
+    def committed(self) -> bool:
+        """Whether bytes of an answer that is not whole are the caller's: no other attempt can replace it."""
+        return any(attempt.committed for attempt in self.attempts)
 
     def admit(self) -> None:
         """Raise AllTargetsFailed where no attempt may be made any more."""

@@ -15,6 +15,10 @@ from spillway.telemetry import names
 from spillway.v1 import validator_pb2_grpc
 
 from .following import Following
+from .release import Release
+
+GOODBYE_S = 0.1
+"""Longest wait for the end of a call in which everything is said; its span then ends as the call does."""
 
 
 class Judge:
@@ -46,13 +50,17 @@ class Judge:
         return list(response.verdicts)
 
     @asynccontextmanager
-    async def follow(self, constraint: v1.OutputConstraint, call: Call) -> AsyncIterator[Following]:
-        """Have an answer judged while it comes, for the block."""
+    async def follow(
+        self, constraint: v1.OutputConstraint, call: Call, release: Release | None = None
+    ) -> AsyncIterator[Following]:
+        """Have an answer judged while it comes, for the block; what is accepted of its records goes to `release`."""
         async with self._remote.duplex(self._validate_stream, call, span_name=names.VALIDATE_STREAM) as rpc:
-            following = Following(rpc, constraint, self._timeout_s)
+            following = Following(rpc, constraint, self._timeout_s, release)
             listening = asyncio.create_task(following.listen(), name="verdicts")
             try:
                 yield following
+                await following.end()
+                await asyncio.wait({listening}, timeout=GOODBYE_S)
             finally:
                 rpc.cancel()
                 listening.cancel()

@@ -125,6 +125,8 @@ class Plan:
     """The target that says whether another's answer is right, where one may."""
     stays: bool = False
     """The content is too sensitive to leave, wherever to."""
+    records: bool = False
+    """Of a COMMITTED stream records are given as they are accepted."""
 
     @property
     def spends(self) -> bool:

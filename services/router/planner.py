@@ -167,14 +167,14 @@ class Planner:
         plan = await (self.patient if patient else self.plan)(*asked)
         if not plan.taken:
             raise refusal(plan)
-        return replace(work, plan=replace(plan, delivery=before.delivery))
+        return replace(work, plan=replace(plan, delivery=before.delivery, records=plan.records and before.records))
 
     async def explain(
         self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call, stamped: v1.DataPolicy | None = None
     ) -> Plan:
         """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""
         check(spec)
-        check_routing(policy)
+        check_routing(policy, spec)
         return await self.plan(spec, policy, stamped or v1.DataPolicy(), call)
 
     async def explain_onward(

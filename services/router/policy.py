@@ -140,6 +140,8 @@ class Policy:
         else:
             reason = "no target may answer: " + "; ".join(f"{out.target.name}: {out.reasons[0]}" for out in left_out)
         inspected = facts.inspection.told if facts.inspection is not None else ""
+        one_by_one = strategy is StrategyName.DIRECT and validation is not Validation.OFF
+        at_once = "records come all at once" if facts.records and not one_by_one else ""
         return Plan(
             facts,
             tuple(taken),
@@ -150,13 +152,14 @@ class Policy:
             limits,
             self.name,
             self.revision,
-            "; ".join(part for part in (facts.policy_because, inspected, why, reason) if part),
+            "; ".join(part for part in (facts.policy_because, inspected, why, at_once, reason) if part),
             advice,
             self.when_all_open,
             opens_in_s,
             context,
             budget=self.budget,
             stays=facts.data_policy.sensitivity > self.cloud_sensitivity_limit,
+            records=facts.records and one_by_one,
         )
 
     def could(self, facts: Facts, target: Target, rules: Iterable[str]) -> bool:

@@ -109,7 +109,7 @@ class Router:
         if self.cache is not None:
             terms = self.cache.terms(work, stamped=work.stamped)
             if not terms.off:
-                whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED))
+                whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED, records=False))
                 return await fold(self.cache.stream(whole, terms, self._make))
         while True:
             try:
@@ -231,7 +231,7 @@ class Router:
         call: Call,
         alive: Callable[[], None],
     ) -> tuple[Plan, Journal]:
-        check_routing(request.policy)
+        check_routing(request.policy, request.spec)
         call = call.onward()
         plan = await self.planner.patient(request.spec, request.policy, request.stamp.data_policy, call)
         self._budget.request(self._clock())

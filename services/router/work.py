@@ -10,6 +10,7 @@ from spillway.rpc.call import Call
 
 from .journal import Journal
 from .plan import Plan
+from .release import Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Work(Planned):
     """A generation."""
 
     spec: v1.GenerationSpec
+    release: Release | None = None
+    """Where its records go, as they are accepted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ async def build(
 ) -> AsyncIterator[App]:
     """Serve a validator for the block.
 
-    Raises OSError if the port is taken or a worker does not start, SettingsError for a schema or a confidence model that
-    is none.
+    Raises OSError if the port is taken or a worker does not start, SettingsError for files that are not what they should
+    be.
     """
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing("validator", settings.telemetry)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from services.validator.instruction import instruction
 from services.validator.judgement import Judge, mendable
 from services.validator.settings import ValidatorSettings
-from services.validator.verdict import Answer, Constraint, Decision, End, Piece, Told, Verdict
+from services.validator.verdict import Accepted, Answer, Constraint, Decision, End, Piece, Told, Verdict
 from services.validator.watch import Watch
 from services.validator.workers import Workers
 from spillway.errors import (
@@ -24,6 +25,8 @@ from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing, fail
 
 _SEVERITY = list(Decision)
+AT_ONCE_CHARS = 8 * 2**10
+"""Characters of a piece that are read before others have their turn: some milliseconds."""
 
 
 class Court:
@@ -67,19 +70,22 @@ class Court:
             span.end()
 
     async def follow(
-        self, call: Call, constraint: Constraint, steps: AsyncIterator[Piece | End]
-    ) -> AsyncGenerator[Told]:
+        self, call: Call, constraint: Constraint, steps: AsyncIterator[Piece | End], *, records: bool = False
+    ) -> AsyncGenerator[Told | Accepted]:
         """Yield one verdict per answer that `steps` tell of: when it ends, or as soon as no end can make it right.
 
-        Raises as `judge` does. What comes of an answer after its verdict is read over.
+        Before it, where `records` are asked for, what is accepted of them. Raises as `judge` does, and RequestInvalid
+        where answers cannot have records. What comes of an answer after its verdict is read over.
         """
         self._check(constraint, [Answer("")])
+        if records and constraint.kind not in ("json_schema", "json_object"):
+            raise _outside("records", "are told of answers in JSON alone")
         watches: dict[int, Watch | None] = {}
         async for step in steps:
             if step.choice not in watches:
                 if len(watches) >= self._settings.judgement.max_answers:
                     raise _outside("piece.choice", f"is one more than {self._settings.judgement.max_answers} answers")
-                watches[step.choice] = self._judge.watch(constraint)
+                watches[step.choice] = self._judge.watch(constraint, records=records)
             watch = watches[step.choice]
             if watch is None:
                 continue
@@ -88,12 +94,19 @@ class Court:
                 verdicts = await self.judge(call, constraint, [Answer(watch.text, step.truncated)])
                 yield Told(step.choice, verdicts[0])
                 continue
-            verdict = watch.take(step.text)
-            if watch.size > self._settings.judgement.max_answer_bytes:
+            if watch.size + len(step.text.encode()) > self._settings.judgement.max_answer_bytes:
                 raise _outside("piece.text", f"at most {self._settings.judgement.max_answer_bytes} bytes are judged")
-            if verdict is not None:
-                watches[step.choice] = None
-                yield Told(step.choice, self._instructed(constraint, verdict), early=True)
+            for at in range(0, len(step.text), AT_ONCE_CHARS):
+                if at:
+                    await asyncio.sleep(0)
+                before = watch.records
+                verdict = watch.take(step.text[at : at + AT_ONCE_CHARS])
+                if watch.records != before:
+                    yield Accepted(step.choice, *watch.records)
+                if verdict is not None:
+                    watches[step.choice] = None
+                    yield Told(step.choice, self._instructed(constraint, verdict), early=True)
+                    break
 
     def _at_once(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict] | None:
         """Return the verdicts where that takes little; None where they are for a worker to find."""

@@ -48,7 +48,7 @@ class Judge:
             case "choices":
                 return [self._choice(constraint.choices, answer) for answer in answers]
 
-    def watch(self, constraint: Constraint) -> Watch:
+    def watch(self, constraint: Constraint, *, records: bool = False) -> Watch:
         """Return who watches one answer on its way. Raises SchemaInvalid where that is seen at once."""
         wanted: Schema | None = None
         if constraint.kind == "json_object":
@@ -56,7 +56,7 @@ class Judge:
         elif constraint.kind == "json_schema" and self._schemas.at_hand(constraint.text, constraint.schemas):
             found = self._schemas.get(constraint.text, constraint.schemas)
             wanted = None if found.weight is None else found
-        return Watch(constraint, wanted, max_depth=self._settings.max_depth)
+        return Watch(constraint, wanted, max_depth=self._settings.max_depth, records=records)
 
     def form(self, constraint: Constraint) -> str | None:
         """Return the form that `constraint` asks for, None where it has none or is too heavy to be looked at."""

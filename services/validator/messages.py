@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.validator.sensitive.span import Span
-from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict
+from services.validator.verdict import Accepted, Constraint, Decision, Finding, FindingKind, Told, Verdict
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid
 from spillway.placeholders import Placeholder
@@ -66,6 +66,14 @@ def message(verdict: Verdict) -> v1.Verdict:
         accepted_json=verdict.accepted_json,
         instruction=verdict.instruction,
     )
+
+
+def told(news: Told | Accepted) -> v1.ValidateStreamResponse:
+    """Return `news` of a stream as it travels."""
+    if isinstance(news, Accepted):
+        records = v1.AcceptedRecords(count=news.count, end=news.end)
+        return v1.ValidateStreamResponse(choice=news.choice, records=records)
+    return v1.ValidateStreamResponse(choice=news.choice, verdict=message(news.verdict), early=news.early)
 
 
 def span_message(text: int, span: Span) -> v1.SensitiveSpan:

@@ -24,6 +24,7 @@ def mended(text: str, *, max_depth: int) -> tuple[Any, str] | None:
     try:
         value = json_repair.loads(text)
         told = json.dumps(value, ensure_ascii=False)
+        told = told.encode("utf-16", "surrogatepass").decode("utf-16")  # half of a pair alone is a ValueError
         if not isinstance(value, dict | list) or not value:
             return None
         return read(told, max_depth=max_depth), told

@@ -10,7 +10,7 @@ import grpc
 
 from services.validator.court import Court
 from services.validator.inspector import Inspector
-from services.validator.messages import constraint, message, placeholder_message, placeholders, span_message
+from services.validator.messages import constraint, message, placeholder_message, placeholders, span_message, told
 from services.validator.redactor import Redactor
 from services.validator.score_messages import score_message
 from services.validator.scorer import Scorer
@@ -45,9 +45,10 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
             said = "comes first: say what the answers have to be"
             raise RequestInvalid(f"constraint {said}", fields=[FieldViolation("constraint", said)])
         wanted = constraint(first.constraint)
-        async with aclosing(self._court.follow(current_call(), wanted, _steps(requests))) as verdicts:
-            async for told in verdicts:
-                yield v1.ValidateStreamResponse(choice=told.choice, verdict=message(told.verdict), early=told.early)
+        following = self._court.follow(current_call(), wanted, _steps(requests), records=first.records)
+        async with aclosing(following) as heard:
+            async for news in heard:
+                yield told(news)
 
     async def InspectInput(self, request: v1.InspectInputRequest, context: Any) -> v1.InspectInputResponse:
         found = await self._inspector.inspect(current_call(), request.texts)

@@ -88,6 +88,18 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """Records of an answer of a stream, from the first on, that are whole and accepted: how many there are now.
+
+    The last of them ends `end` characters (code points) from the beginning of the answer.
+    """
+
+    choice: int
+    count: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A whole answer; `truncated` where it ended because it was full."""
 

@@ -61,7 +61,7 @@ class Worker:
         )
         worker = cls(process)
         try:
-            async with asyncio.timeout(settings.start_limit_s):
+            async with asyncio.timeout(start_limit_s):
                 await worker._write(duties)
                 ready, told = await worker._read()
             if ready != READY:

@@ -97,6 +97,8 @@ class Options(TypedDict, total=False):
     """live, probed or committed."""
     probe_tokens: int
     accepts_restart: bool
+    records: bool
+    """With JSON that is an array, or an object with one: each record comes once it is whole and accepted."""
     validation: str
     """off, preferred or required."""
     context_policy: str
@@ -270,6 +272,8 @@ def build_policy(options: Mapping[str, Any]) -> v1.RoutingPolicy:
         policy.delivery.mode = _enum("delivery", delivery, v1.DeliveryMode)
     if (probe := options.get("probe_tokens")) is not None:
         _set(policy.delivery, "probe_tokens", probe)
+    if options.get("records"):
+        policy.delivery.records = True
     if options.get("accepts_restart"):
         policy.delivery.accepts_restart = True
     if (validation := options.get("validation")) is not None:

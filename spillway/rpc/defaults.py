@@ -69,7 +69,7 @@ class Defaults(Section):
             word = getattr(self, field)
             if word is not None and not getattr(policy, field):
                 setattr(policy, field, _number(words, word))
-        if self.delivery is not None and not policy.delivery.mode:
+        if self.delivery is not None and not policy.delivery.mode and not policy.delivery.records:
             policy.delivery.mode = _number(v1.DeliveryMode, self.delivery)
         _add(policy.labels, self.labels)
         self.bind(policy)

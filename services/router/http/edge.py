@@ -97,7 +97,8 @@ class Edge:
         self, exchange: Exchange, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, chunks: Chunks
     ) -> None:
         """Tell events as they come. Nothing is sent before the first, so that a refusal has a status of its own."""
-        if not policy.delivery.mode and (not spec.HasField("constraint") or policy.validation == v1.VALIDATION_OFF):
+        held = policy.delivery.mode or policy.delivery.records
+        if not held and (not spec.HasField("constraint") or policy.validation == v1.VALIDATION_OFF):
             policy.delivery.mode = v1.DELIVERY_MODE_PROBED  # what is to be judged keeps the policy's own default
         events = await self._router.stream(v1.StreamGenerateRequest(spec=spec, policy=policy), exchange.call)
         stall = exchange.stall_watchdog()

@@ -37,6 +37,7 @@ _WORDS: Mapping[str, Mapping[str, Any]] = {
     "x-spillway-cache": _words(v1.CacheMode),
     "x-spillway-context-policy": _words(v1.ContextPolicy),
     "x-spillway-inspect": {"true": True, "false": False},
+    "x-spillway-records": {"true": True, "false": False},
     PRIORITY: _words(v1.Priority),
 }
 """Header -> the words it takes."""
@@ -84,6 +85,8 @@ def _read(policy: v1.RoutingPolicy, name: str, value: str) -> None:
             policy.failover = _word(name, value)
         case "x-spillway-delivery":
             policy.delivery.mode = _word(name, value)
+        case "x-spillway-records":
+            policy.delivery.records = _word(name, value)
         case "x-spillway-validation":
             policy.validation = _word(name, value)
         case "x-spillway-strategy":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.router.chain import account, count, regions, take, wishes
-from services.router.facts import Facts, Validation
+from services.router.facts import Delivery, Facts, StrategyName, Validation
 from services.router.policy import Policy
 from services.router.target import Target
 from spillway import v1
@@ -69,6 +71,16 @@ def test_wishes_that_mean_something_else_there_do_not_travel() -> None:
         validation=v1.VALIDATION_OFF,
     )
     assert wishes(asked, plan, Target("engine", "local", "a:1")) is None
+
+
+def test_records_are_given_there_where_they_are_given_here() -> None:
+    asked = v1.RoutingPolicy(delivery=v1.Delivery(records=True))
+    facts = Facts(json=True, records=True, delivery=Delivery.COMMITTED)
+    for strategy, given in ((StrategyName.DIRECT, True), (StrategyName.CASCADE, False)):
+        plan = Policy().decide(replace(facts, strategy=strategy), [EDGE, replace(EDGE, name="other")])
+        told = wishes(asked, plan, EDGE)
+        assert told is not None
+        assert told.delivery == v1.Delivery(mode=v1.DELIVERY_MODE_COMMITTED, records=given)
 
 
 def test_what_is_judged_here_is_judged_there_too_where_it_can_be() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.router.breaker import Standing, State
-from services.router.facts import Category, Delivery, Facts, Validation
+from services.router.facts import Category, Delivery, Facts, StrategyName, Validation
 from services.router.policy import Policy, worth_counting
 from services.router.refusal import refusal
 from services.router.target import Price, Target
@@ -169,6 +169,23 @@ def test_json_is_validated_and_committed_unless_the_caller_says_otherwise() -> N
     assert POLICY.decide(json, TARGETS).delivery is Delivery.COMMITTED
     assert POLICY.decide(replace(json, delivery=Delivery.LIVE), TARGETS).delivery is Delivery.LIVE
     assert POLICY.decide(replace(json, validation=Validation.OFF), TARGETS).delivery is Delivery.LIVE
+
+
+@pytest.mark.parametrize(
+    ("facts", "records"),
+    [
+        (replace(PLAIN, json=True), True),
+        (replace(PLAIN, json=True, strategy=StrategyName.CASCADE), False),
+        (replace(PLAIN, json=True, strategy=StrategyName.HEDGE), False),
+        (replace(PLAIN, json=True, validation=Validation.OFF), False),
+    ],
+)
+def test_records_come_one_by_one_where_one_judged_answer_is_made_and_else_the_plan_says_that_they_do_not(
+    facts: Facts, records: bool
+) -> None:
+    plan = POLICY.decide(replace(facts, records=True, delivery=Delivery.COMMITTED), TARGETS)
+    assert (plan.records, "records come all at once" in plan.reason) == (records, not records)
+    assert not POLICY.decide(facts, TARGETS).records
 
 
 def test_a_prompt_is_counted_only_where_its_bytes_do_not_already_fit() -> None:

@@ -69,3 +69,8 @@ def test_of_the_librarys_own_cases_nearly_all_become_what_was_meant() -> None:
         right += (found[0] if found is not None else None) == wanted or (found is None and not wanted)
     assert len(cases) == 219
     assert right >= 0.95 * len(cases)
+
+
+def test_what_is_mended_can_travel_as_text() -> None:
+    assert mended('["\\ud83d\\ude00",]', max_depth=8) == (["\U0001f600"], '["\U0001f600"]')
+    assert mended('["\\ud83d",]', max_depth=8) is None

@@ -85,6 +85,11 @@ def test_the_callers_own_words_win() -> None:
     assert spec == v1.GenerationSpec(model="big", priority=v1.PRIORITY_INTERACTIVE)
 
 
+def test_who_wants_records_has_said_how_the_answer_is_delivered() -> None:
+    asked = v1.RoutingPolicy(delivery=v1.Delivery(records=True))
+    assert filled(asked, Defaults(delivery="live")) == asked
+
+
 @pytest.mark.parametrize(("said", "held"), [(None, 30), (90, 30), (0, 0)])
 def test_the_shorter_retention_of_key_and_caller_holds(said: int | None, held: int) -> None:
     policy = v1.RoutingPolicy(data_policy=v1.DataPolicy(max_retention_days=said))

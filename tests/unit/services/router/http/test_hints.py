@@ -32,6 +32,8 @@ from spillway.errors import RequestInvalid
         ("failover", "off", v1.RoutingPolicy(failover=v1.FAILOVER_OFF)),
         ("delivery", "committed", v1.RoutingPolicy(delivery=v1.Delivery(mode=v1.DELIVERY_MODE_COMMITTED))),
         ("probe-tokens", "16", v1.RoutingPolicy(delivery=v1.Delivery(probe_tokens=16))),
+        ("records", "true", v1.RoutingPolicy(delivery=v1.Delivery(records=True))),
+        ("records", "false", v1.RoutingPolicy(delivery=v1.Delivery(records=False))),
         ("validation", "preferred", v1.RoutingPolicy(validation=v1.VALIDATION_PREFERRED)),
         ("strategy", "cascade", v1.RoutingPolicy(strategy=v1.STRATEGY_CASCADE)),
         ("inspect", "true", v1.RoutingPolicy(inspect_input=True)),
