@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from services.validator.court import Court
 from services.validator.inspector import Inspector
+from services.validator.rulings import Rulings
 from services.validator.servicer import NAME, ValidatorServicer
 from services.validator.settings import ValidatorSettings
 from services.validator.workers import Workers
@@ -36,14 +37,19 @@ class App:
 async def build(
     settings: ValidatorSettings, *, tracing: Tracing | None = None, clock: Clock = time.monotonic
 ) -> AsyncIterator[App]:
-    """Serve a validator for the block. Raises OSError if the port is taken or a worker does not start."""
+    """Serve a validator for the block.
+
+    Raises OSError if the port is taken or a worker does not start, SettingsError for a plugin that cannot be used.
+    """
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing("validator", settings.telemetry)
         stack.callback(tracing.close)
-        workers = Workers(settings.judgement, settings.workers)
+        rulings = Rulings(settings)
+        stack.push_async_callback(rulings.close)
+        workers = Workers(settings.judgement, settings.workers, rulings.texts)
         stack.push_async_callback(workers.close)
         servicer = ValidatorServicer(
-            Court(settings, workers=workers, tracing=tracing),
+            Court(settings, workers=workers, tracing=tracing, rulings=rulings),
             Inspector(settings.inspection, workers=workers, tracing=tracing),
         )
         service = Service(NAME, servicer, validator_pb2_grpc.add_ValidatorServiceServicer_to_server)
@@ -51,5 +57,6 @@ async def build(
         stack.push_async_callback(server.close)
         await server.start()
         await workers.start()
+        await rulings.start(workers)
         await server.health.set_ready(True)
         yield App(server, workers)

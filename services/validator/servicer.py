@@ -10,7 +10,7 @@ import grpc
 
 from services.validator.court import Court
 from services.validator.inspector import Inspector
-from services.validator.messages import constraint, message
+from services.validator.messages import constraint, message, policy_message
 from services.validator.verdict import Answer, End, Piece
 from spillway import v1
 from spillway.errors import FieldViolation, RequestInvalid
@@ -29,18 +29,20 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
 
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         answers = [Answer(answer.text, answer.truncated) for answer in request.answers]
-        verdicts = await self._court.judge(current_call(), constraint(request.constraint), answers)
+        wanted = constraint(request.constraint, request.policies)
+        verdicts = await self._court.judge(current_call(), wanted, answers, request.policies)
         return v1.ValidateResponse(verdicts=[message(verdict) for verdict in verdicts])
 
     async def ValidateStream(
         self, requests: AsyncIterator[v1.ValidateStreamRequest], context: Any
     ) -> AsyncIterator[v1.ValidateStreamResponse]:
         first = await anext(aiter(requests), None)
-        if first is None or not first.HasField("constraint"):
+        if first is None or not (first.HasField("constraint") or first.policies):
             said = "comes first: say what the answers have to be"
             raise RequestInvalid(f"constraint {said}", fields=[FieldViolation("constraint", said)])
-        wanted = constraint(first.constraint)
-        async with aclosing(self._court.follow(current_call(), wanted, _steps(requests))) as verdicts:
+        wanted = constraint(first.constraint, first.policies)
+        told_of = self._court.follow(current_call(), wanted, _steps(requests), first.policies)
+        async with aclosing(told_of) as verdicts:
             async for told in verdicts:
                 yield v1.ValidateStreamResponse(choice=told.choice, verdict=message(told.verdict), early=told.early)
 
@@ -64,7 +66,7 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED)
 
     async def ListPolicies(self, request: v1.ListPoliciesRequest, context: Any) -> v1.ListPoliciesResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        return v1.ListPoliciesResponse(policies=[policy_message(policy) for policy in self._court.policies])
 
 
 async def _steps(requests: AsyncIterator[v1.ValidateStreamRequest]) -> AsyncIterator[Piece | End]:

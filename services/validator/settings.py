@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from services.validator.policy_settings import JudgementPolicySettings, PolicyName
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
 
@@ -14,6 +15,7 @@ class JudgementSettings(Section):
     max_answer_bytes: int = Field(2**20, gt=0, description="longest answer, in UTF-8 bytes")
     max_schema_bytes: int = Field(256 * 2**10, gt=0, description="longest schema or expression, in UTF-8 bytes")
     max_depth: int = Field(128, gt=0, le=200, description="deepest nesting of an answer's JSON")
+    max_policies: int = Field(16, gt=0, description="most policies that one call may name")
     max_findings: int = Field(32, gt=0, description="most findings told of one answer")
     max_message_chars: int = Field(300, ge=40, description="longest message of a finding, in characters")
     cached_schemas: int = Field(256, gt=0, description="compiled schemas kept, least recently used out first")
@@ -39,6 +41,7 @@ class WorkerSettings(Section):
     start_limit_s: float = Field(20.0, gt=0, description="longest start of a worker")
     memory_bytes: int = Field(2**30, ge=2**28, description="address space of one worker")
     max_waiting: int = Field(256, ge=0, description="calls that may wait for a worker")
+    plugin_processes: int = Field(1, gt=0, description="worker processes for the rules of plugins, where there are any")
 
 
 class ValidatorSettings(ServiceSettings):
@@ -48,3 +51,6 @@ class ValidatorSettings(ServiceSettings):
     judgement: JudgementSettings = JudgementSettings()
     inspection: InspectionSettings = InspectionSettings()
     workers: WorkerSettings = WorkerSettings()
+    policies: dict[PolicyName, JudgementPolicySettings] = Field(
+        default={}, description="policies of judgement, by name; see docs/judgement.md"
+    )

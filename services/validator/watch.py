@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from services.validator.doom import Doom, TooMuch
 from services.validator.prefix import Broken, Prefix
+from services.validator.rules.rule import Reader
 from services.validator.schema import Schema
 from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict
 
@@ -25,7 +28,15 @@ class Watch:
     not: its JSON may be anywhere, so it is judged when it has ended.
     """
 
-    def __init__(self, constraint: Constraint, schema: Schema | None, *, max_depth: int) -> None:
+    def __init__(
+        self,
+        constraint: Constraint,
+        schema: Schema | None,
+        *,
+        max_depth: int,
+        readers: Sequence[tuple[str, Reader]] = (),
+    ) -> None:
+        self._readers = readers
         self._choices = constraint.choices
         self._repair = constraint.repair
         self._pieces: list[str] = []
@@ -47,6 +58,9 @@ class Watch:
         """Read what has arrived; return a verdict where no end can make it right."""
         self._pieces.append(piece)
         self.size += len(piece.encode())
+        for rule, reader in self._readers:
+            if (finding := reader.take(piece)) is not None:
+                return _refused(replace(finding, rule=rule))
         if self._choices:
             return self._choice()
         return self._json(piece)

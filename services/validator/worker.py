@@ -14,6 +14,9 @@ import sys
 from typing import Any, BinaryIO
 
 from services.validator.judgement import Judge
+from services.validator.rules.plugin import Plugin, PluginSettings, PluginWrong, loaded
+from services.validator.rules.rule import Form, Rule, RuleSettings
+from services.validator.rules.table import made
 from services.validator.sensitive.inspection import inspect_all
 from services.validator.settings import JudgementSettings
 from spillway.errors import SpillwayError
@@ -21,7 +24,7 @@ from spillway.leash import end_with_parent
 
 LENGTH = struct.Struct("!I")
 READY, ANSWERED, REFUSED, CRASHED, TOO_MUCH = range(5)
-JUDGE, INSPECT = range(2)
+JUDGE, INSPECT, PREPARE, RULE = range(4)
 
 
 def frame(value: Any) -> bytes:
@@ -30,12 +33,18 @@ def frame(value: Any) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
-def answer(judge: Judge, body: bytes) -> tuple[int, Any]:
-    """Return what is to be told of the question in `body`."""
+def answer(judge: Judge, body: bytes, rules: list[Rule] | None = None) -> tuple[int, Any]:
+    """Return what is to be told of the question in `body`; `rules` are those that were prepared, in their order."""
+    rules = [] if rules is None else rules
     try:
         asked, *arguments = pickle.loads(body)
         if asked == INSPECT:
             return ANSWERED, inspect_all(*arguments)
+        if asked == PREPARE:
+            return ANSWERED, prepare(rules, *arguments)
+        if asked == RULE:
+            place, texts = arguments
+            return ANSWERED, [rules[place].findings(text) for text in texts]
         constraint, answers, mend = arguments
         return ANSWERED, judge.judge(constraint, answers, mend=mend)
     except SpillwayError as error:
@@ -47,12 +56,28 @@ def answer(judge: Judge, body: bytes) -> tuple[int, Any]:
         return CRASHED, type(error).__name__
 
 
+def prepare(rules: list[Rule], settings: RuleSettings, max_chars: int) -> Plugin | PluginWrong | None:
+    """Add the rule of `settings` to `rules`; return what is told of a plugin's, or what is wrong with it."""
+    if isinstance(settings, PluginSettings):
+        try:
+            plugin = loaded(settings, max_chars)
+        except PluginWrong as wrong:
+            return wrong
+        rules.append(plugin)
+        return plugin.told
+    rule = made(settings)
+    assert not isinstance(rule, Form)
+    rules.append(rule)
+    return None
+
+
 def serve(questions: BinaryIO, answers: BinaryIO, judge: Judge) -> None:
     """Answer until the parent closes its end."""
     answers.write(frame((READY, None)))
     answers.flush()
+    rules: list[Rule] = []
     while header := questions.read(LENGTH.size):
-        answers.write(frame(answer(judge, questions.read(LENGTH.unpack(header)[0]))))
+        answers.write(frame(answer(judge, questions.read(LENGTH.unpack(header)[0]), rules)))
         answers.flush()
 
 

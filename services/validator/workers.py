@@ -14,13 +14,28 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from services.validator.policies import Held
+from services.validator.rules.plugin import Plugin, PluginWrong
 from services.validator.sensitive.span import Span
 from services.validator.settings import JudgementSettings, WorkerSettings
-from services.validator.verdict import Answer, Constraint, Verdict
-from services.validator.worker import ANSWERED, CRASHED, INSPECT, JUDGE, LENGTH, READY, REFUSED, TOO_MUCH, frame
+from services.validator.verdict import Answer, Constraint, Finding, Verdict
+from services.validator.worker import (
+    ANSWERED,
+    CRASHED,
+    INSPECT,
+    JUDGE,
+    LENGTH,
+    PREPARE,
+    READY,
+    REFUSED,
+    RULE,
+    TOO_MUCH,
+    frame,
+)
 from spillway.errors import BY_REASON, ConstraintUnsupported, FieldViolation, QueueFull, RequestInvalid, SpillwayError
 from spillway.leash import leashed
 from spillway.logs import get_logger
+from spillway.settings import SettingsError
 
 log = get_logger(__name__)
 
@@ -87,16 +102,19 @@ class Worker:
 class Workers:
     """A few workers and the calls that wait for one. A worker that was ended is replaced when it is next needed."""
 
-    def __init__(self, judgement: JudgementSettings, settings: WorkerSettings) -> None:
+    def __init__(self, judgement: JudgementSettings, settings: WorkerSettings, rules: Sequence[Held] = ()) -> None:
         self._judgement = judgement
         self._settings = settings
+        self._rules = rules
+        self.plugins: dict[str, Plugin] = {}
+        """What is told of the plugins among `rules`, by where their settings stand."""
         self._turns = asyncio.Semaphore(settings.processes)
         self._idle: list[Worker] = []
         self._running: set[Worker] = set()
         self._waiting = 0
 
     async def start(self) -> None:
-        """Start all workers. Raises OSError if one does not come up."""
+        """Start all workers. Raises OSError if one does not come up, SettingsError for a rule that is none."""
         for _ in range(self._settings.processes):
             self._idle.append(await self._new())
 
@@ -118,6 +136,14 @@ class Workers:
         """
         spans: list[list[Span]] = await self._turn(INSPECT, texts, too_much=_too_much_text)
         return spans
+
+    async def rule(self, place: int, texts: Sequence[str]) -> list[Sequence[Finding]]:
+        """Return for each text what the rule at `place`, of those given at the start, finds.
+
+        Raises ConstraintUnsupported where that passed its time or memory, or a plugin failed; QueueFull as above.
+        """
+        found: list[Sequence[Finding]] = await self._turn(RULE, place, texts, too_much=ConstraintUnsupported)
+        return found
 
     async def _turn(self, *question: Any, too_much: Callable[[str], SpillwayError]) -> Any:
         if self._turns.locked() and self._waiting >= self._settings.max_waiting:
@@ -177,8 +203,31 @@ class Workers:
 
     async def _new(self) -> Worker:
         worker = await Worker.start(self._judgement, self._settings)
+        try:
+            for held in self._rules:
+                await self._prepare(worker, held)
+        except BaseException:
+            await asyncio.shield(worker.end())
+            raise
         self._running.add(worker)
         return worker
+
+    async def _prepare(self, worker: Worker, held: Held) -> None:
+        """Have `worker` make the rule of `held`. Raises SettingsError where it cannot be made."""
+        problem = f"{held.place}: "
+        try:
+            async with asyncio.timeout(self._settings.start_limit_s):
+                kind, told = await worker.ask(PREPARE, held.settings, self._judgement.max_message_chars)
+        except TimeoutError:
+            raise SettingsError(f"{problem}took more than {self._settings.start_limit_s:g} s to load") from None
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise SettingsError(f"{problem}ended its process while it was loaded") from None
+        if kind != ANSWERED:
+            raise SettingsError(f"{problem}cannot be loaded")
+        if isinstance(told, PluginWrong):
+            raise SettingsError(f"{held.place}.{told.place}: {told.why}")
+        if isinstance(told, Plugin):
+            self.plugins[held.place] = told
 
     def __repr__(self) -> str:
         return f"<Workers {len(self._idle)} idle of {self._settings.processes}, {self._waiting} calls wait>"

@@ -132,11 +132,11 @@ def test_every_word_of_the_contract_can_be_a_default(field: str) -> None:
 @pytest.mark.parametrize(
     ("defaults", "path"),
     [
-        ("{task: guess}", "keys.0.defaults.task: "),
-        ("{tasks: chat}", "keys.0.defaults.tasks: unknown setting"),
-        ("{max_cost_usd: -1}", "keys.0.defaults.max_cost_usd: "),
-        ("{labels: health}", "keys.0.defaults.labels: "),
-        ("{residency: any, regions: [eu]}", "keys.0.defaults: Value error, regions do not go with residency any"),
+        ("{task: guess}", "keys[0].defaults.task: "),
+        ("{tasks: chat}", "keys[0].defaults.tasks: unknown setting"),
+        ("{max_cost_usd: -1}", "keys[0].defaults.max_cost_usd: "),
+        ("{labels: health}", "keys[0].defaults.labels: "),
+        ("{residency: any, regions: [eu]}", "keys[0].defaults: Value error, regions do not go with residency any"),
     ],
 )
 def test_a_wrong_default_is_refused_with_its_path(tmp_path: Path, defaults: str, path: str) -> None:
