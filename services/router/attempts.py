@@ -19,7 +19,7 @@ from .failures import Failures, fleeting
 from .fleet import Fleet
 from .following import Following
 from .journal import Attempt
-from .judge import Judge, accepted, correction, followed, held, worst
+from .judge import Judge, accepted, bound, correction, followed, judged, standard, worst
 from .loads import Loads
 from .observation import kind_of_spec
 from .patience import idle_s, probe_tokens, share_s, silence_s
@@ -92,9 +92,7 @@ class Attempts:
 
         What went wrong is in `failures`.
         """
-        spec = spec or work.spec
-        if spec.HasField("constraint"):
-            spec = held(spec, work.plan)  # a router may be the target
+        spec = bound(spec or work.spec, work.plan)
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
                 asked = partial(self._asked, work, candidate, spec=spec, doubt=doubt)
@@ -188,11 +186,9 @@ class Attempts:
         events = self._fleet.client(target).stream(
             attempt, request, journal.onward(attempt), journal, *limits, judged=True
         )
+        wanted = standard(work.spec, plan)
         try:
-            async with (
-                judge.follow(held(work.spec, plan).constraint, work.call, plan.judgements) as following,
-                aclosing(events),
-            ):
+            async with judge.follow(wanted, work.call, plan.judgements) as following, aclosing(events):
                 response, verdicts = await following.whole(events)
         except BaseException:
             if not attempt.settled:
@@ -334,15 +330,14 @@ class Attempts:
         An accepted JSON value replaces the text it was found in.
         """
         plan = work.plan
-        if plan.validation is Validation.OFF or not (work.spec.HasField("constraint") or plan.judgements):
+        if not judged(work.spec, plan):
             return None
         try:
             if self._judge is None:
                 raise ValidatorUnavailable("validation was asked for and this router has no validator")
             if verdicts is None:
-                verdicts = await self._judge.judge(
-                    held(work.spec, plan).constraint, response, work.call, plan.judgements
-                )
+                wanted = standard(work.spec, plan)
+                verdicts = await self._judge.judge(wanted, response, work.call, plan.judgements)
         except ValidatorUnavailable as error:
             if work.plan.validation is Validation.PREFERRED:
                 log.warning("answer.unvalidated", why=error.message)

@@ -196,7 +196,8 @@ class Policy:
         if wanted in DRAFTING and not facts.chat:
             return StrategyName.DIRECT, f"{name} needs a chat, so direct"
         if wanted is StrategyName.DRAFT_VERIFY and (facts.constrained or self.judges(facts)):
-            return StrategyName.CASCADE, f"{name} is for free text, so cascade"
+            free = "answers that nothing judges" if not facts.constrained else "free text"
+            return StrategyName.CASCADE, f"{name} is for {free}, so cascade"
         return wanted, f"strategy {name}"
 
     def _weigh(self, facts: Facts, target: Target) -> Candidate:

@@ -242,9 +242,7 @@ def doubled(levels: int) -> dict[str, Any]:
 async def test_one_answer_that_takes_too_long_does_not_lose_the_verdicts_of_the_others() -> None:
     heavy = v1.OutputConstraint(json_schema=json.dumps(doubled(40)))
     async with judging(POLICIES, workers=WorkerSettings(processes=1, time_limit_s=0.5)) as served:
-        good, bad, other = (
-            await served.ask(asked('{"y": 1}', '{"x": 1}', "none", policies=(), constraint=heavy))
-        ).verdicts
+        told = await served.ask(asked('{"y": 1}', '{"x": 1}', "none", policies=(), constraint=heavy))
         with pytest.raises(errors.ConstraintUnsupported):
             await served.ask(asked(*['{"x": 1}'] * 64, policies=(), constraint=heavy))
     good, bad, other = told.verdicts
