@@ -241,9 +241,7 @@ def inspect(
 
 @app.command()
 def judge(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE|-", help="An answer in UTF-8. Without: lists the policies.")
-    ] = "",
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="An answer. Without it: lists the policies.")] = "",
     policy: Annotated[list[str] | None, typer.Option(help="A policy of the validator; may be given again.")] = None,
     schema: Annotated[str | None, typer.Option(metavar="FILE", help="A JSON Schema the answer has to satisfy.")] = None,
     address: ValidatorAddress = None,

@@ -19,6 +19,7 @@ from spillway.generation import fold
 from spillway.rpc.call import Call
 from spillway.testing.fake_engine import FakeEngine
 from spillway.testing.server import LOOPBACK
+from tests.integration.router.http.rig import MESSAGES, running_edge
 from tests.integration.router.mesh import Mesh, chat, running_mesh
 
 POLICIES: dict[str, Any] = {
@@ -74,7 +75,7 @@ async def test_an_answer_that_is_too_long_is_stopped_and_asked_for_again_with_wh
 
 async def test_a_forbidden_word_stops_the_answer_as_it_comes() -> None:
     async with judged(mended_by_words(f"It is your fault, sir. {LONG}")) as (mesh, _):
-        answer = await mesh.generate(chat(), held_to("brief", "polite", "polite"))
+        answer = await mesh.generate(chat(), held_to("polite", "polite"))
         assert answer.choices[0].content.text == SHORT
         assert mesh.local.cancelled == 1
         assert "'your fault', which is forbidden" in told(mesh.local.seen[1].request.spec)
@@ -151,4 +152,26 @@ async def test_an_owner_can_forbid_repair_and_the_model_is_asked_again() -> None
         assert mesh.local.seen[0].request.spec.constraint.repair == v1.REPAIR_FORBIDDEN
     async with judged(mended_by_words(broken, good), PolicySettings(repair="forbidden")) as (mesh, _):
         await mesh.generate(chat(), held_to("labelled"))
+        assert mesh.outcomes() == ["local:refused_by_validator", "local:answered"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_over_http_the_judgements_are_a_header(streamed: bool) -> None:
+    stated = {"server": LOOPBACK, "workers": {"processes": 1}, "policies": POLICIES}
+    local = FakeEngine(model="small", answer=mended_by_words("It is your fault."))
+    async with (
+        build(ValidatorSettings.model_validate(stated)) as validator,
+        running_edge(validator_address=validator.server.address, local=local) as (mesh, client),
+    ):
+        asked: Any = {
+            "model": "auto",
+            "messages": MESSAGES,
+            "extra_headers": {"x-spillway-judgements": "polite, brief"},
+        }
+        if streamed:
+            stream = await client.chat.completions.create(**asked, stream=True)
+            said = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+        else:
+            said = (await client.chat.completions.create(**asked)).choices[0].message.content
+        assert said == SHORT
         assert mesh.outcomes() == ["local:refused_by_validator", "local:answered"]
