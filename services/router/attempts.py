@@ -19,7 +19,7 @@ from .failures import Failures, fleeting
 from .fleet import Fleet
 from .following import Following, follows
 from .journal import Attempt
-from .judge import Judge, accepted, correction, first_try, worst
+from .judge import Judge, accepted, bound, correction, first_try, judged, standard, worst
 from .loads import Loads
 from .observation import kind_of_spec
 from .patience import idle_s, probe_tokens, share_s, silence_s
@@ -95,7 +95,7 @@ class Attempts:
 
         What went wrong is in `failures`.
         """
-        spec = spec or work.spec
+        spec = bound(spec or work.spec, work.plan)
         if work.plan.validation is not Validation.OFF:
             spec = first_try(spec)
         for _ in range(1 + work.plan.limits.constrained_retries):
@@ -184,7 +184,7 @@ class Attempts:
 
         Verdicts are None where the validator went away.
         """
-        target, journal = candidate.target, work.journal
+        target, journal, plan = candidate.target, work.journal, work.plan
         wished = wishes(work.policy, work.plan, target)
         request = v1.StreamGenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
         request.spec.model = target.model
@@ -196,8 +196,12 @@ class Attempts:
         events = self._fleet.client(target).stream(
             attempt, request, journal.onward(attempt), journal, *limits, judged=True
         )
+        wanted = standard(work.spec, plan)
         try:
-            async with judge.follow(work.spec.constraint, work.call, work.release) as following, aclosing(events):
+            async with (
+                judge.follow(wanted, work.call, plan.judgements, work.release) as following,
+                aclosing(events),
+            ):
                 response, verdicts = await following.whole(events)
         except BaseException:
             if not attempt.settled:
@@ -344,13 +348,15 @@ class Attempts:
 
         An accepted JSON value replaces the text it was found in.
         """
-        if work.plan.validation is Validation.OFF or not work.spec.HasField("constraint"):
+        plan = work.plan
+        if not judged(work.spec, plan):
             return None
         try:
             if self._judge is None:
                 raise ValidatorUnavailable("validation was asked for and this router has no validator")
             if verdicts is None:
-                verdicts = await self._judge.judge(work.spec.constraint, response, work.call)
+                wanted = standard(work.spec, plan)
+                verdicts = await self._judge.judge(wanted, response, work.call, plan.judgements)
         except ValidatorUnavailable as error:
             if work.plan.validation is Validation.PREFERRED:
                 log.warning("answer.unvalidated", why=error.message)
@@ -385,4 +391,4 @@ class Attempts:
 
 def kind_of(work: Planned) -> str:
     """What the quality of an answer to `work` is counted by."""
-    return kind_of_spec(work.plan.facts.task, work.spec)
+    return kind_of_spec(work.plan.facts.task, work.spec, work.plan.judgements)

@@ -101,6 +101,10 @@ class Facts:
     records: bool = False
     """The caller wants records as they are accepted."""
     validation: Validation = Validation.UNSPECIFIED
+    judgements: frozenset[str] = frozenset()
+    """Judgement policies the caller wants the answer held to."""
+    aside: bool = False
+    """It is made on the way to an answer, and is none: nothing judges it."""
     strategy: StrategyName = StrategyName.UNSPECIFIED
     confidence_threshold: float | None = None
     samples: int | None = None

@@ -21,12 +21,16 @@ log = get_logger(__name__)
 
 
 def follows(work: Work, least_tokens: int | None) -> bool:
-    """Whether the answer is judged while it comes: JSON of `least_tokens` or more, or with records."""
+    """Whether the answer is judged while it comes: of `least_tokens` or more, or with records.
+
+    Something may be known before its end of JSON, and of what judgement policies ask for.
+    """
     sampling = work.spec.sampling
+    json = work.spec.constraint.WhichOneof("constraint") in ("json_schema", "json_object")
     return (
         least_tokens is not None
         and work.plan.validation is not Validation.OFF
-        and work.spec.constraint.WhichOneof("constraint") in ("json_schema", "json_object")
+        and (json or bool(work.plan.judgements))
         and (work.release is not None or not sampling.HasField("max_tokens") or sampling.max_tokens >= least_tokens)
     )
 
@@ -43,6 +47,7 @@ class Following:
         rpc: grpc.aio.StreamStreamCall[Any, Any],
         constraint: v1.OutputConstraint,
         timeout_s: float,
+        policies: Sequence[str] = (),
         release: Release | None = None,
     ) -> None:
         self.usage = v1.Usage()
@@ -51,7 +56,7 @@ class Following:
         """The answer was doomed, and not waited for."""
         self._rpc = rpc
         self._timeout_s = timeout_s
-        self._constraint = constraint
+        self._held_to = v1.ValidateStreamRequest(constraint=constraint, policies=policies, records=release is not None)
         self._release = release
         self._begun = False
         self._silent = False
@@ -138,8 +143,7 @@ class Following:
             async with asyncio.timeout(self._timeout_s):
                 if not self._begun:
                     self._begun = True
-                    records = self._release is not None
-                    await self._rpc.write(v1.ValidateStreamRequest(constraint=self._constraint, records=records))
+                    await self._rpc.write(self._held_to)
                 await self._rpc.write(v1.ValidateStreamRequest(**step))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
             self._silent = True

@@ -123,6 +123,10 @@ class Plan:
     """The tenant's, against which every attempt counts that costs something."""
     judge: Candidate | None = None
     """The target that says whether another's answer is right, where one may."""
+    judgements: tuple[str, ...] = ()
+    """Judgement policies of the validator that the answer is held to."""
+    mends: bool = True
+    """Broken JSON in the answer may be mended."""
     stays: bool = False
     """The content is too sensitive to leave, wherever to."""
     records: bool = False

@@ -49,6 +49,7 @@ def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: 
         delivery=Delivery(policy.delivery.mode or (policy.delivery.records and v1.DELIVERY_MODE_COMMITTED)),
         records=policy.delivery.records,
         validation=Validation(policy.validation),
+        judgements=frozenset(policy.judgements),
         strategy=StrategyName(policy.strategy),
         confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
         samples=policy.samples if policy.HasField("samples") else None,

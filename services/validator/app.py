@@ -12,6 +12,7 @@ from services.validator.confidence_file import ConfidenceFile
 from services.validator.court import Court
 from services.validator.inspector import Inspector
 from services.validator.redactor import Redactor
+from services.validator.rulings import Rulings
 from services.validator.schema_files import read_schemas
 from services.validator.scorer import Scorer
 from services.validator.servicer import NAME, ValidatorServicer
@@ -46,22 +47,28 @@ async def build(
 ) -> AsyncIterator[App]:
     """Serve a validator for the block.
 
-    Raises OSError if the port is taken or a worker does not start, SettingsError for files that are not what they should
-    be.
+    Raises OSError if the port is taken or a worker does not start, SettingsError for a file or a plugin that cannot be
+    used.
     """
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing("validator", settings.telemetry)
         stack.callback(tracing.close)
         registered = await asyncio.to_thread(read_schemas, settings)
+        rulings = Rulings(settings)
+        stack.push_async_callback(rulings.close)
         workers = Workers(
-            settings.judgement, settings.workers, registered=registered, recogniser=settings.inspection.recogniser
+            settings.judgement,
+            settings.workers,
+            rulings.texts,
+            registered=registered,
+            recogniser=settings.inspection.recogniser,
         )
         stack.push_async_callback(workers.close)
         confidence = await asyncio.to_thread(ConfidenceFile, settings.confidence)
         watching = asyncio.create_task(confidence.watch(), name="confidence model")
         stack.callback(watching.cancel)
         servicer = serve(
-            Court(settings, workers=workers, tracing=tracing, registered=registered),
+            Court(settings, workers=workers, tracing=tracing, registered=registered, rulings=rulings),
             Inspector(settings.inspection, workers=workers, tracing=tracing),
             Redactor(settings.inspection, workers=workers, tracing=tracing),
             Scorer(settings.confidence, file=confidence, tracing=tracing),
@@ -71,5 +78,6 @@ async def build(
         stack.push_async_callback(server.close)
         await server.start()
         await workers.start()
+        await rulings.start(workers)
         await server.health.set_ready(True)
         yield App(server, workers)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from services.validator import expression, repair
 from services.validator.extraction import Candidate, candidates
 from services.validator.registered import FIELD, Registered
+from services.validator.rules.rule import Reader
 from services.validator.schema import Schema, Schemas, Unfinished, unfinished
 from services.validator.settings import JudgementSettings
 from services.validator.verdict import Answer, Constraint, Decision, Finding, FindingKind, Verdict
@@ -47,16 +48,23 @@ class Judge:
                 return [self._regex(wanted, answer) for answer in answers]
             case "choices":
                 return [self._choice(constraint.choices, answer) for answer in answers]
+            case "any":
+                return [Verdict(Decision.ACCEPT) for _ in answers]
 
-    def watch(self, constraint: Constraint, *, records: bool = False) -> Watch:
-        """Return who watches one answer on its way. Raises SchemaInvalid where that is seen at once."""
+    def watch(
+        self, constraint: Constraint, readers: Sequence[tuple[str, Reader]] = (), *, records: bool = False
+    ) -> Watch:
+        """Return who watches one answer on its way, and has `readers` read it too, each by its rule's name.
+
+        Raises SchemaInvalid where that is seen at once.
+        """
         wanted: Schema | None = None
         if constraint.kind == "json_object":
             wanted = self._schemas.get(_ANY_OBJECT)
         elif constraint.kind == "json_schema" and self._schemas.at_hand(constraint.text, constraint.schemas):
             found = self._schemas.get(constraint.text, constraint.schemas)
             wanted = None if found.weight is None else found
-        return Watch(constraint, wanted, max_depth=self._settings.max_depth, records=records)
+        return Watch(constraint, wanted, max_depth=self._settings.max_depth, readers=readers, records=records)
 
     def form(self, constraint: Constraint) -> str | None:
         """Return the form that `constraint` asks for, None where it has none or is too heavy to be looked at."""
@@ -71,7 +79,7 @@ class Judge:
         if sum(len(answer.text) for answer in answers) > size:
             return False
         match constraint.kind:
-            case "choices":
+            case "choices" | "any":
                 return True
             case "regex":
                 return expression.light(constraint.text)
@@ -164,6 +172,12 @@ class Judge:
 
     def __repr__(self) -> str:
         return f"<Judge {self._schemas!r}>"
+
+
+def unjudged(constraint: Constraint) -> Verdict:
+    """The verdict on an answer that takes too long to judge by `constraint`, which others do not."""
+    kind = FindingKind.SCHEMA if constraint.json else FindingKind.REGEX
+    return Verdict(Decision.RETRY, (Finding(kind, "this answer takes too long to judge; answer more briefly"),))
 
 
 def mendable(constraint: Constraint, answer: Answer, verdict: Verdict) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from services.validator.policies import Policy
 from services.validator.sensitive.span import Span
 from services.validator.verdict import Accepted, Constraint, Decision, Finding, FindingKind, Told, Verdict
 from spillway import v1
@@ -24,11 +25,18 @@ KINDS = {
     FindingKind.REGEX: v1.FINDING_KIND_REGEX,
     FindingKind.TRUNCATED: v1.FINDING_KIND_TRUNCATED,
     FindingKind.REPAIRED: v1.FINDING_KIND_REPAIRED,
+    FindingKind.LENGTH: v1.FINDING_KIND_LENGTH,
+    FindingKind.LANGUAGE: v1.FINDING_KIND_LANGUAGE,
+    FindingKind.FORBIDDEN: v1.FINDING_KIND_FORBIDDEN,
+    FindingKind.CUSTOM: v1.FINDING_KIND_CUSTOM,
 }
 
 
-def constraint(asked: v1.OutputConstraint) -> Constraint:
-    """Return what is asked for. Raises RequestInvalid if nothing is, ConstraintUnsupported for a grammar."""
+def constraint(asked: v1.OutputConstraint, policies: Sequence[str] = ()) -> Constraint:
+    """Return what is asked for: nothing, where `policies` ask for something.
+
+    Raises RequestInvalid if nothing is, ConstraintUnsupported for a grammar.
+    """
     match asked.WhichOneof("constraint"):
         case "json_schema":
             return Constraint(
@@ -53,6 +61,8 @@ def constraint(asked: v1.OutputConstraint) -> Constraint:
             raise RequestInvalid(
                 f"constraint.json_object {said}", fields=[FieldViolation("constraint.json_object", said)]
             )
+        case None if policies:
+            return Constraint("any", repair=asked.repair != v1.REPAIR_FORBIDDEN)
         case _:
             said = "is empty: say what the answers have to be"
             raise RequestInvalid(f"constraint {said}", fields=[FieldViolation("constraint", said)])
@@ -93,5 +103,23 @@ def placeholder_message(one: Placeholder) -> v1.Placeholder:
 
 def _finding(finding: Finding) -> v1.Finding:
     return v1.Finding(
-        kind=KINDS[finding.kind], path=finding.path, schema_path=finding.schema_path, message=finding.message
+        kind=KINDS[finding.kind],
+        path=finding.path,
+        schema_path=finding.schema_path,
+        message=finding.message,
+        rule=finding.rule,
+    )
+
+
+def policy_message(policy: Policy) -> v1.JudgementPolicy:
+    """Return `policy` as it travels."""
+    return v1.JudgementPolicy(
+        name=policy.name,
+        description=policy.description,
+        rules=[
+            v1.JudgementRule(
+                name=held.name, kind=held.kind, description=held.rule.description, plugin=held.distribution
+            )
+            for held in policy.rules
+        ],
     )

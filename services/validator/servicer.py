@@ -6,11 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-import grpc
-
 from services.validator.court import Court
 from services.validator.inspector import Inspector
-from services.validator.messages import constraint, message, placeholder_message, placeholders, span_message, told
+from services.validator.messages import (
+    constraint,
+    message,
+    placeholder_message,
+    placeholders,
+    policy_message,
+    span_message,
+    told,
+)
 from services.validator.redactor import Redactor
 from services.validator.score_messages import score_message
 from services.validator.scorer import Scorer
@@ -34,18 +40,19 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
 
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         answers = [Answer(answer.text, answer.truncated) for answer in request.answers]
-        verdicts = await self._court.judge(current_call(), constraint(request.constraint), answers)
+        wanted = constraint(request.constraint, request.policies)
+        verdicts = await self._court.judge(current_call(), wanted, answers, request.policies)
         return v1.ValidateResponse(verdicts=[message(verdict) for verdict in verdicts])
 
     async def ValidateStream(
         self, requests: AsyncIterator[v1.ValidateStreamRequest], context: Any
     ) -> AsyncIterator[v1.ValidateStreamResponse]:
         first = await anext(aiter(requests), None)
-        if first is None or not first.HasField("constraint"):
+        if first is None or not (first.HasField("constraint") or first.policies):
             said = "comes first: say what the answers have to be"
             raise RequestInvalid(f"constraint {said}", fields=[FieldViolation("constraint", said)])
-        wanted = constraint(first.constraint)
-        following = self._court.follow(current_call(), wanted, _steps(requests), records=first.records)
+        wanted = constraint(first.constraint, first.policies)
+        following = self._court.follow(current_call(), wanted, _steps(requests), first.policies, records=first.records)
         async with aclosing(following) as heard:
             async for news in heard:
                 yield told(news)
@@ -70,7 +77,7 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
         return v1.RestoreResponse(texts=await self._redactor.restore(current_call(), request.texts, known))
 
     async def ListPolicies(self, request: v1.ListPoliciesRequest, context: Any) -> v1.ListPoliciesResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        return v1.ListPoliciesResponse(policies=[policy_message(policy) for policy in self._court.policies])
 
 
 async def _steps(requests: AsyncIterator[v1.ValidateStreamRequest]) -> AsyncIterator[Piece | End]:

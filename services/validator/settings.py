@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from services.validator.policy_settings import JudgementPoliciesSettings
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
 
@@ -21,6 +22,7 @@ class JudgementSettings(Section):
     max_schema_depth: int = Field(200, gt=0, le=200, description="deepest nesting of a schema")
     max_registered_bytes: int = Field(4 * 2**20, gt=0, description="all of `validator.schemas`, in UTF-8 bytes")
     max_depth: int = Field(128, gt=0, le=200, description="deepest nesting of an answer's JSON")
+    max_policies: int = Field(16, gt=0, description="most policies that one call may name")
     max_findings: int = Field(32, gt=0, description="most findings told of one answer")
     max_message_chars: int = Field(300, ge=40, description="longest message of a finding, in characters")
     cached_schemas: int = Field(256, gt=0, description="compiled schemas kept, least recently used out first")
@@ -67,6 +69,7 @@ class WorkerSettings(Section):
     start_limit_s: float = Field(20.0, gt=0, description="longest start of a worker")
     memory_bytes: int = Field(2**30, ge=2**28, description="address space of one worker")
     max_waiting: int = Field(256, ge=0, description="calls that may wait for a worker")
+    plugin_processes: int = Field(1, gt=0, description="worker processes for the rules of plugins, where there are any")
 
 
 class ValidatorSettings(ServiceSettings):
@@ -80,3 +83,6 @@ class ValidatorSettings(ServiceSettings):
     inspection: InspectionSettings = InspectionSettings()
     confidence: ConfidenceSettings = ConfidenceSettings()
     workers: WorkerSettings = WorkerSettings()
+    policies: JudgementPoliciesSettings = Field(
+        default={}, description="policies of judgement, by name; see docs/judgement.md"
+    )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from services.validator.doom import Doom
 from services.validator.fragments import TooMuch
 from services.validator.prefix import Broken, Prefix
+from services.validator.rules.rule import Reader
 from services.validator.schema import Schema
-from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict
+from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict, refused
 from spillway.records import array_of
 
 _LEAD: Final = re.compile(r"\s*(?:`{3,}[^\n`]*\n\s*)?")
@@ -29,7 +32,16 @@ class Watch:
     asked for and the schema says which array holds them.
     """
 
-    def __init__(self, constraint: Constraint, schema: Schema | None, *, max_depth: int, records: bool = False) -> None:
+    def __init__(
+        self,
+        constraint: Constraint,
+        schema: Schema | None,
+        *,
+        max_depth: int,
+        readers: Sequence[tuple[str, Reader]] = (),
+        records: bool = False,
+    ) -> None:
+        self._readers = readers
         self._choices = [choice.strip() for choice in constraint.choices]
         self._said = 0
         self._gap: list[str] = []
@@ -55,6 +67,9 @@ class Watch:
         """Read what has arrived; return a verdict where no end can make it right."""
         self._pieces.append(piece)
         self.size += len(piece.encode())
+        found = [replace(one, rule=rule) for rule, reader in self._readers if (one := reader.take(piece)) is not None]
+        if found:
+            return refused(found)
         if self._choices:
             return self._choice(piece)
         return self._json(piece)

@@ -17,6 +17,9 @@ from typing import Any, BinaryIO
 
 from services.validator.duties import Duties
 from services.validator.judgement import Judge
+from services.validator.rules.plugin import Plugin, PluginSettings, PluginWrong, loaded
+from services.validator.rules.rule import Form, Rule, RuleSettings
+from services.validator.rules.table import made
 from services.validator.sensitive.inspection import KINDS, see
 from services.validator.sensitive.recogniser import load, recognised
 from services.validator.sensitive.redaction import redact, restore
@@ -25,7 +28,8 @@ from spillway.leash import end_with_parent
 
 LENGTH = struct.Struct("!I")
 READY, ANSWERED, REFUSED, CRASHED, TOO_MUCH = range(5)
-JUDGE, INSPECT, REDACT, RESTORE = range(4)
+JUDGE, INSPECT, REDACT, RESTORE, PREPARE, RULE = range(6)
+SAMPLE = "A text with letters enough for any rule."
 Looks = Mapping[int, Callable[..., Any]]
 LOOKS: Looks = {INSPECT: see, REDACT: redact, RESTORE: restore}
 
@@ -36,12 +40,18 @@ def frame(value: Any) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
-def answer(judge: Judge, body: bytes, looks: Looks = LOOKS) -> tuple[int, Any]:
-    """Return what is to be told of the question in `body`."""
+def answer(judge: Judge, body: bytes, looks: Looks = LOOKS, rules: list[Rule] | None = None) -> tuple[int, Any]:
+    """Return what is to be told of the question in `body`; `rules` are those that were prepared, in their order."""
+    rules = [] if rules is None else rules
     try:
         asked, *arguments = pickle.loads(body)
         if asked in looks:
             return ANSWERED, looks[asked](*arguments)
+        if asked == PREPARE:
+            return ANSWERED, prepare(rules, *arguments)
+        if asked == RULE:
+            place, texts = arguments
+            return ANSWERED, [rules[place].findings(text) for text in texts]
         constraint, answers, mend = arguments
         return ANSWERED, judge.judge(constraint, answers, mend=mend)
     except SpillwayError as error:
@@ -70,10 +80,27 @@ def looking(recogniser: str) -> tuple[Looks, Set[str]]:
     return looks, frozenset(found.kinds)
 
 
+def prepare(rules: list[Rule], settings: RuleSettings, max_chars: int) -> Plugin | PluginWrong | None:
+    """Add the rule of `settings` to `rules`; return what is told of a plugin's, or what is wrong with it."""
+    if isinstance(settings, PluginSettings):
+        try:
+            plugin = loaded(settings, max_chars)
+        except PluginWrong as wrong:
+            return wrong
+        rules.append(plugin)
+        return plugin.told
+    rule = made(settings)
+    assert not isinstance(rule, Form)
+    rules.append(rule)
+    rule.findings(SAMPLE)  # tables that are read with the first text are read now
+    return None
+
+
 def serve(questions: BinaryIO, answers: BinaryIO, judge: Judge, looks: Looks = LOOKS) -> None:
     """Answer until the parent closes its end."""
+    rules: list[Rule] = []
     while header := questions.read(LENGTH.size):
-        answers.write(frame(answer(judge, questions.read(LENGTH.unpack(header)[0]), looks)))
+        answers.write(frame(answer(judge, questions.read(LENGTH.unpack(header)[0]), looks, rules)))
         answers.flush()
 
 

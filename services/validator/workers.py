@@ -15,20 +15,24 @@ from functools import partial
 from typing import Any
 
 from services.validator.duties import Duties
+from services.validator.policies import Held
+from services.validator.rules.plugin import Plugin, PluginWrong
 from services.validator.sensitive.inspection import Seen
 from services.validator.sensitive.redaction import Redacted
 from services.validator.settings import JudgementSettings, WorkerSettings
-from services.validator.verdict import Answer, Constraint, Verdict
+from services.validator.verdict import Answer, Constraint, Finding, Verdict
 from services.validator.worker import (
     ANSWERED,
     CRASHED,
     INSPECT,
     JUDGE,
     LENGTH,
+    PREPARE,
     READY,
     REDACT,
     REFUSED,
     RESTORE,
+    RULE,
     TOO_MUCH,
     frame,
 )
@@ -36,6 +40,7 @@ from spillway.errors import BY_REASON, ConstraintUnsupported, FieldViolation, Qu
 from spillway.leash import leashed
 from spillway.logs import get_logger
 from spillway.placeholders import Placeholder
+from spillway.settings import SettingsError
 
 log = get_logger(__name__)
 
@@ -110,13 +115,15 @@ class Worker:
 class Workers:
     """A few workers and the calls that wait for one. A worker that was ended is replaced when it is next needed.
 
-    `registered` are the texts of schemas that every other one may refer to, by their URI.
+    `rules` are those it is to know; `registered` are the texts of schemas that every other one may refer to, by their
+    URI.
     """
 
     def __init__(
         self,
         judgement: JudgementSettings,
         settings: WorkerSettings,
+        rules: Sequence[Held] = (),
         *,
         registered: Mapping[str, str] | None = None,
         recogniser: str = "",
@@ -125,13 +132,16 @@ class Workers:
         self._settings = settings
         self.kinds: Set[str] = frozenset()
         """What the recogniser finds, once a worker has started."""
+        self._rules = rules
+        self.plugins: dict[str, Plugin] = {}
+        """What is told of the plugins among `rules`, by where their settings stand."""
         self._turns = asyncio.Semaphore(settings.processes)
         self._idle: list[Worker] = []
         self._running: set[Worker] = set()
         self._waiting = 0
 
     async def start(self) -> None:
-        """Start all workers. Raises OSError if one does not come up."""
+        """Start all workers. Raises OSError if one does not come up, SettingsError for a rule that is none."""
         for _ in range(self._settings.processes):
             self._idle.append(await self._new())
 
@@ -163,6 +173,14 @@ class Workers:
         """Return `texts`, of at most `most` characters, with what placeholders stand for. Raises as `inspect` does."""
         told: list[str] = await self._turn(RESTORE, texts, placeholders, most, too_much=_too_much_text)
         return told
+
+    async def rule(self, place: int, texts: Sequence[str]) -> list[Sequence[Finding]]:
+        """Return for each text what the rule at `place`, of those given at the start, finds.
+
+        Raises ConstraintUnsupported where that passed its time or memory, or a plugin failed; QueueFull as above.
+        """
+        found: list[Sequence[Finding]] = await self._turn(RULE, place, texts, too_much=ConstraintUnsupported)
+        return found
 
     async def _turn(self, *question: Any, too_much: Callable[[str], SpillwayError]) -> Any:
         if self._turns.locked() and self._waiting >= self._settings.max_waiting:
@@ -223,8 +241,31 @@ class Workers:
     async def _new(self) -> Worker:
         worker = await Worker.start(self._duties, self._settings.start_limit_s)
         self.kinds = worker.kinds
+        try:
+            for held in self._rules:
+                await self._prepare(worker, held)
+        except BaseException:
+            await asyncio.shield(worker.end())
+            raise
         self._running.add(worker)
         return worker
+
+    async def _prepare(self, worker: Worker, held: Held) -> None:
+        """Have `worker` make the rule of `held`. Raises SettingsError where it cannot be made."""
+        problem = f"{held.place}: "
+        try:
+            async with asyncio.timeout(self._settings.start_limit_s):
+                kind, told = await worker.ask(PREPARE, held.settings, self._duties.judgement.max_message_chars)
+        except TimeoutError:
+            raise SettingsError(f"{problem}took more than {self._settings.start_limit_s:g} s to load") from None
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise SettingsError(f"{problem}ended its process while it was loaded") from None
+        if kind != ANSWERED:
+            raise SettingsError(f"{problem}cannot be loaded")
+        if isinstance(told, PluginWrong):
+            raise SettingsError(f"{held.place}.{told.place}: {told.why}")
+        if isinstance(told, Plugin):
+            self.plugins[held.place] = told
 
     def __repr__(self) -> str:
         return f"<Workers {len(self._idle)} idle of {self._settings.processes}, {self._waiting} calls wait>"

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import typer
-from google.protobuf.message import Message
 
 from spillway import v1
 from spillway.cli import failure, reach
 from spillway.cli.reach import Reach
 from spillway.cli.terminal import err, out, plain, quiet
-from spillway.deadline import Deadline
+from spillway.cli.validator import ask
 from spillway.errors import SpillwayError
-from spillway.rpc.call import Call
-from spillway.rpc.remote import Remote
-from spillway.telemetry.tracing import Tracing
-from spillway.v1.validator_pb2_grpc import ValidatorServiceStub
-
-ASK_S = 10.0
 
 
 def run(file: str, *, address: str | None, key: str | None) -> int:
@@ -33,9 +24,7 @@ def run(file: str, *, address: str | None, key: str | None) -> int:
     validator = address or reach.find(None).addresses()["validator"]
     try:
         request = v1.InspectInputRequest(texts=[text])
-        told: v1.InspectInputResponse = asyncio.run(
-            ask(validator, key, attrgetter("InspectInput"), request, "InspectInput")
-        )
+        told: v1.InspectInputResponse = asyncio.run(ask("InspectInput", request, validator, key))
     except SpillwayError as error:
         return failure.tell(error, Reach(validator), err())
     except KeyboardInterrupt:
@@ -63,13 +52,3 @@ def read(file: str) -> str:
 def place(text: str, start: int) -> tuple[int, int]:
     """Return line and column, both from 1, of the character at `start`."""
     return text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start)
-
-
-async def ask(validator: str, key: str | None, rpc: Callable[[Any], Any], request: Message, name: str) -> Any:
-    """Return what the validator at that address answers. Raises SpillwayError."""
-    remote = Remote(validator, tracing=Tracing("client"), key=key)
-    try:
-        call = Call(name, Deadline.after(ASK_S))
-        return await remote.unary(rpc(ValidatorServiceStub(remote.channel)), request, call, span_name=name)
-    finally:
-        await remote.close()

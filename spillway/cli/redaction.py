@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from operator import attrgetter
 from pathlib import Path
 
 import typer
@@ -16,6 +15,7 @@ from spillway import v1
 from spillway.cli import failure, inspection, reach
 from spillway.cli.reach import Reach
 from spillway.cli.terminal import err, quiet
+from spillway.cli.validator import ask
 from spillway.errors import SpillwayError
 from spillway.placeholders import Placeholder, restored, well_formed
 
@@ -27,7 +27,7 @@ def redact(file: str, *, keep: Path, kinds: list[str], address: str | None, key:
     request.placeholders.extend(v1.Placeholder(**asdict(one)) for one in _kept(keep))
     validator = address or reach.find(None).addresses()["validator"]
     try:
-        told: v1.RedactResponse = asyncio.run(inspection.ask(validator, key, attrgetter("Redact"), request, "Redact"))
+        told: v1.RedactResponse = asyncio.run(ask("Redact", request, validator, key))
     except SpillwayError as error:
         return failure.tell(error, Reach(validator), err())
     except KeyboardInterrupt:
