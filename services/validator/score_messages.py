@@ -10,6 +10,7 @@ from services.validator.document import NotJson
 from spillway import v1
 from spillway.errors import SchemaInvalid
 
+TASKS = {number: name.removeprefix("TASK_").lower() for name, number in v1.Task.items() if number}
 KINDS: dict[str | None, Kind] = {"json_schema": "json", "json_object": "json", "choices": "choices"}
 
 
@@ -19,7 +20,7 @@ def question(request: v1.ScoreConfidenceRequest, target: str) -> Question:
     return Question(
         answer=_sample(request.answers[0]),
         target=target,
-        task=v1.Task.Name(request.task).removeprefix("TASK_").lower() if request.task else "",
+        task=TASKS.get(request.task, ""),
         prompt="\n".join(request.prompt),
         others=tuple(Sample(answer.text, truncated=answer.truncated) for answer in request.answers[1:]),
         judge=request.judge_score if request.HasField("judge_score") else None,

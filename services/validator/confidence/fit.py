@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from services.validator.confidence.artefact import PLAIN, written
+from services.validator.confidence.artefact import PLAIN, ArtefactInvalid, written
 from services.validator.confidence.artefact import read as read_model
 from services.validator.confidence.fitting import Fitted, TooFew, fit
 from services.validator.confidence.formula import SIGNS, features
@@ -71,11 +71,12 @@ def main(arguments: Sequence[str]) -> int:
         _tell(f"{len(outcomes)} outcomes, {sum(outcome.right for outcome in outcomes)} right")
         found = fit(outcomes, plain, _tell)
         content = written(options.name, [each.section for each in found])
+        model = read_model(content)
         options.out.write_bytes(content)
         if options.picture is not None:
             curves = [(_name(each), each.scores, each.right) for each in found if not each.section.task]
             options.picture.write_text(calibration_picture("Score and outcome, by cross-validation", curves))
-    except (OutcomeInvalid, TooFew) as error:
+    except (OutcomeInvalid, TooFew, ArtefactInvalid) as error:
         _tell(f"{options.outcomes}: {error}")
         return 1
     except OSError as error:
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     for line in table(found):
         sys.stdout.write(f"{line}\n")
-    sys.stdout.write(f"\nwritten: {options.out}, {read_model(content)!r}\n")
+    sys.stdout.write(f"\nwritten: {options.out}, {model!r}\n")
     return 0
 
 

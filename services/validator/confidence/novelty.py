@@ -11,7 +11,8 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 
-MAX_BYTES = 2**20
+LEAST_BYTES, MAX_BYTES = 2**13, 2**20
+"""Of a reference: with a byte for each sequence about one unknown sequence in eight is taken for known."""
 READ_CHARS = 16_384
 """Of a longer prompt its beginning and its end are read, half of this each."""
 _WORD = re.compile(r"[^\W\d_]++|\d|[^\w\s]")
@@ -19,7 +20,7 @@ _LENGTHS = (1, 2)
 
 
 def grams(prompt: str) -> Iterator[int]:
-    """Yield a 32-bit hash for each sequence of one and of two words in `prompt`: in lower case, each number as 0."""
+    """Yield 32-bit hashes of each word and each pair of words in `prompt`: case aside, digits are 0, signs are dots."""
     if len(prompt) > READ_CHARS:
         prompt = f"{prompt[: READ_CHARS // 2]}\n{prompt[-READ_CHARS // 2 :]}"
     words = [word if word.isalpha() else "0" if word.isdigit() else "." for word in _WORD.findall(prompt.casefold())]
@@ -29,7 +30,7 @@ def grams(prompt: str) -> Iterator[int]:
 
 
 class Reference:
-    """A set of hashes in `bits` bits, a power of two: a Bloom filter of one function (Bloom 1970).
+    """A set of hashes in a field of bits, a power of two: a Bloom filter of one function (Bloom 1970).
 
     What is in the set is always found; what is not is taken for known with the chance that `fill` tells.
     """
@@ -41,13 +42,16 @@ class Reference:
             raise ValueError("the number of bytes is not a power of two")
 
     @classmethod
-    def of(cls, prompts: Iterable[str], *, size: int = 8192) -> Reference:
-        """Return the reference of `prompts`, in `size` bytes."""
+    def of(cls, prompts: Iterable[str]) -> Reference:
+        """Return the reference of `prompts`: at least a byte for each sequence, up to a bound."""
+        known = {gram for prompt in prompts for gram in grams(prompt)}
+        size = LEAST_BYTES
+        while size < min(len(known), MAX_BYTES):
+            size *= 2
         field = bytearray(size)
-        for prompt in prompts:
-            for gram in grams(prompt):
-                place = gram & (size * 8 - 1)
-                field[place >> 3] |= 1 << (place & 7)
+        for gram in known:
+            place = gram & (size * 8 - 1)
+            field[place >> 3] |= 1 << (place & 7)
         return cls(bytes(field))
 
     @classmethod

@@ -24,12 +24,12 @@ class Line(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    target: str = Field(min_length=1)
-    task: str = ""
+    target: str = Field(min_length=1, max_length=256)
+    task: str = Field("", max_length=64)
     prompt: str | list[str] = ""
     answer: str
     logprobs: list[tuple[str, Logprob] | tuple[str, Logprob, Alternatives]] = []
-    right: bool
+    right: bool = Field(strict=True)
     truncated: bool = False
     samples: list[str] = []
     judge: float | None = Field(None, ge=0, le=1)

@@ -108,3 +108,10 @@ async def test_what_cannot_be_read_is_refused_by_its_field(
 async def test_a_long_answer_is_scored_as_a_short_one_is(stub: Any) -> None:
     request = v1.ScoreConfidenceRequest(answers=[sampled(*[("word ", -0.5)] * 90)])
     assert (await stub.ScoreConfidence(request, timeout=60)).score == pytest.approx(math.exp(-0.5))
+
+
+async def test_a_task_of_a_later_contract_is_an_unknown_task(stub: Any) -> None:
+    request = v1.ScoreConfidenceRequest(answers=[sampled(("x", -0.5))])
+    request.MergeFromString(b"\x10\x63")  # task: 99
+    assert request.task == 99
+    assert (await stub.ScoreConfidence(request, timeout=60)).score == pytest.approx(math.exp(-0.5))

@@ -143,6 +143,8 @@ def test_a_model_too_large_to_be_one_is_not_read() -> None:
         ("{", "line 2: "),
         ('{"target": "a", "answer": "x"}', "line 2: right: "),
         ('{"target": "a", "answer": "x", "right": "canary"}', "line 2: right: "),
+        ('{"target": "a", "answer": "x", "right": "yes"}', "line 2: right: "),
+        ('{"target": "a", "answer": "x", "right": true, "logprobs": [["x", NaN]]}', "line 2: logprobs.0."),
         ('{"target": "a", "answer": "x", "right": true, "judge": 2}', "line 2: judge: "),
         ('{"target": "a", "answer": "x", "right": true, "logprobs": [["x", 1.0]]}', "line 2: logprobs.0."),
         ('{"target": "a", "answer": "x", "right": true, "schema": "{canary"}', "line 2: schema: "),

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from services.validator.confidence.novelty import MAX_BYTES, READ_CHARS, Reference, grams
 
+LETTERS = [one + other for one in "abcdefghijklmnopqrstuvwxyz" for other in "abcdefghij"]
 KNOWN = ["Label this message: my invoice 4711 is wrong", "Label this message: the parcel is late"]
 
 
@@ -40,6 +41,12 @@ def test_a_reference_is_the_same_after_it_was_written(prompts: list[str]) -> Non
     again = Reference.read(reference.written())
     assert again.written() == reference.written()
     assert all(again.novelty(prompt) in (0, None) for prompt in prompts)
+
+
+def test_a_reference_grows_with_what_is_known_so_that_it_can_still_tell_what_is_not() -> None:
+    reference = Reference.of(" ".join(f"{a}{b}{c}" for b in "abcdefghij" for c in "klmnopqrst") for a in LETTERS)
+    assert reference.fill < 0.13
+    assert (reference.novelty("zzz yyy xxx www") or 0) > 0.5
 
 
 def test_no_word_of_a_prompt_can_be_read_in_a_reference() -> None:
