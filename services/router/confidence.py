@@ -16,11 +16,8 @@ from spillway import v1
 
 VALIDATOR, PROBABILITIES, NOBODY = "validator", "probabilities", "nobody"
 """Who says how confident one may be."""
-TOP = 5
-"""Alternatives asked for beside each token: its entropy is then known but for what is less likely than these."""
-TEMPERATURE = 1.0
-"""Of a sample whose caller wants none above 0. A model's own: answers come as often as it holds them likely, so the
-share that agrees estimates just that. It is also the one that every target takes."""
+TEMPERATURE = 0.8
+"""Of a sample whose caller wants none above 0: that of the samples to which the validator's own model is fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +69,14 @@ def confidence(response: v1.GenerateResponse) -> float | None:
     return least(score(token.logprob for token in choice.content.logprobs) for choice in response.choices)
 
 
-def with_logprobs(spec: v1.GenerationSpec, top: int) -> v1.GenerationSpec:
-    """The same request, log probabilities asked for, with `top` alternatives unless the caller asks itself."""
+def with_logprobs(spec: v1.GenerationSpec) -> v1.GenerationSpec:
+    """The same request, log probabilities asked for: as the caller wants them, else of the chosen tokens alone.
+
+    Alternatives would tell the entropy better. No shipped model is fitted to them, and they are most of the bytes.
+    """
     asked = v1.GenerationSpec()
     asked.CopyFrom(spec)
-    if not spec.HasField("logprobs"):
-        asked.logprobs.top = top
+    asked.logprobs.SetInParent()
     return asked
 
 

@@ -13,12 +13,13 @@ from dataclasses import replace
 from spillway import v1
 
 from .condensation import transcript
-from .confidence import TOP
 from .facts import ContextName, Facts, StrategyName, Validation
 from .plan import Plan
 from .target import Target
 
 WORDS = ("yes", "no")
+TOP = 5
+"""Alternatives asked for beside each token, so that both words are among them."""
 MAX_TOKENS = 16
 """Of an opinion: the least that every provider takes."""
 UNREADABLE = frozenset({"images", "suffix", "token_input", "tools"})

@@ -17,7 +17,7 @@ from spillway.errors import SpillwayError
 from spillway.logs import get_logger
 
 from .attempts import Answer, Attempts
-from .confidence import NOBODY, TOP, VALIDATOR, Confidence, least, sampled, with_logprobs
+from .confidence import NOBODY, VALIDATOR, Confidence, least, sampled, with_logprobs
 from .facts import Validation
 from .journal import Attempt
 from .opinion import opinion, question
@@ -44,9 +44,7 @@ class Vouching:
 
     def spec(self, work: Work, candidate: Candidate) -> v1.GenerationSpec:
         """The request as its answer tells most of itself."""
-        if "logprobs" not in candidate.target.capabilities:
-            return work.spec
-        return with_logprobs(work.spec, TOP if self._scorer is not None else 0)
+        return with_logprobs(work.spec) if "logprobs" in candidate.target.capabilities else work.spec
 
     async def vouch(self, work: Work, candidate: Candidate, attempt: Attempt, answer: Answer) -> Answer:
         """Return the answer to give, doubted where it is not likely enough to be right.

@@ -126,7 +126,9 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
     opinions = [seen.request for seen in cloud.seen if "Is the answer right" in echoed(seen.request.spec)]
     assert opinions, "the judge model is on"
     assert all(seen.HasField("stamp") for seen in opinions)
-    assert any(seen.request.spec.sampling.temperature == TEMPERATURE for seen in local.seen), "samples are on"
+    assert any(seen.request.spec.sampling.temperature == pytest.approx(TEMPERATURE) for seen in local.seen), (
+        "samples are on"
+    )
     assert all(attempt.settled and attempt.record.outcome for attempt in mesh.kept)
     # One that was cancelled may never have arrived.
     unseen = len(mesh.kept) - len(local.seen) - len(cloud.seen)

@@ -35,9 +35,8 @@ def test_an_answer_without_log_probabilities_is_unknown_and_not_zero() -> None:
 
 
 def test_log_probabilities_a_caller_asks_for_are_asked_for_as_it_wants_them() -> None:
-    assert with_logprobs(v1.GenerationSpec(), 5).logprobs.top == 5
-    assert with_logprobs(v1.GenerationSpec(), 0).HasField("logprobs")
-    assert with_logprobs(v1.GenerationSpec(logprobs=v1.Logprobs(top=1)), 5).logprobs.top == 1
+    assert with_logprobs(v1.GenerationSpec()).HasField("logprobs")
+    assert with_logprobs(v1.GenerationSpec(logprobs=v1.Logprobs(top=1))).logprobs.top == 1
 
 
 @pytest.mark.parametrize("seed", [0, 7, -1, 2**63 - 1, -(2**63)])
@@ -49,6 +48,7 @@ def test_samples_have_seeds_of_their_own_within_bounds(seed: int) -> None:
     assert not sampled(v1.GenerationSpec(), 1).sampling.HasField("seed")
 
 
-@pytest.mark.parametrize(("asked", "found"), [(None, 1.0), (0.0, 1.0), (0.25, 0.25), (1.5, 1.5)])
+@pytest.mark.parametrize(("asked", "found"), [(None, 0.8), (0.0, 0.8), (0.25, 0.25), (1.5, 1.5)])
 def test_samples_vary_even_where_the_caller_wants_no_variation(asked: float | None, found: float) -> None:
-    assert sampled(v1.GenerationSpec(sampling=v1.Sampling(temperature=asked)), 1).sampling.temperature == found
+    spec = v1.GenerationSpec(sampling=v1.Sampling(temperature=asked))
+    assert sampled(spec, 1).sampling.temperature == pytest.approx(found)
