@@ -19,7 +19,7 @@ from .failures import Failures, fleeting
 from .fleet import Fleet
 from .following import Following
 from .journal import Attempt
-from .judge import Judge, accepted, correction, worst
+from .judge import Judge, accepted, bound, correction, followed, judged, standard, worst
 from .loads import Loads
 from .observation import kind_of_spec
 from .patience import idle_s, probe_tokens, share_s, silence_s
@@ -92,7 +92,7 @@ class Attempts:
 
         What went wrong is in `failures`.
         """
-        spec = spec or work.spec
+        spec = bound(spec or work.spec, work.plan)
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
                 asked = partial(self._asked, work, candidate, spec=spec, doubt=doubt)
@@ -165,8 +165,7 @@ class Attempts:
         sampling, least = work.spec.sampling, self._follow_from_tokens
         return (
             least is not None
-            and work.plan.validation is not Validation.OFF
-            and work.spec.constraint.WhichOneof("constraint") in ("json_schema", "json_object")
+            and followed(work.spec, work.plan)
             and (not sampling.HasField("max_tokens") or sampling.max_tokens >= least)
         )
 
@@ -177,7 +176,7 @@ class Attempts:
 
         Verdicts are None where the validator went away.
         """
-        target, journal = candidate.target, work.journal
+        target, journal, plan = candidate.target, work.journal, work.plan
         wished = wishes(work.policy, work.plan, target)
         request = v1.StreamGenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
         request.spec.model = target.model
@@ -187,8 +186,9 @@ class Attempts:
         events = self._fleet.client(target).stream(
             attempt, request, journal.onward(attempt), journal, *limits, judged=True
         )
+        wanted = standard(work.spec, plan)
         try:
-            async with judge.follow(work.spec.constraint, work.call) as following, aclosing(events):
+            async with judge.follow(wanted, work.call, plan.judgements) as following, aclosing(events):
                 response, verdicts = await following.whole(events)
         except BaseException:
             if not attempt.settled:
@@ -329,13 +329,15 @@ class Attempts:
 
         An accepted JSON value replaces the text it was found in.
         """
-        if work.plan.validation is Validation.OFF or not work.spec.HasField("constraint"):
+        plan = work.plan
+        if not judged(work.spec, plan):
             return None
         try:
             if self._judge is None:
                 raise ValidatorUnavailable("validation was asked for and this router has no validator")
             if verdicts is None:
-                verdicts = await self._judge.judge(work.spec.constraint, response, work.call)
+                wanted = standard(work.spec, plan)
+                verdicts = await self._judge.judge(wanted, response, work.call, plan.judgements)
         except ValidatorUnavailable as error:
             if work.plan.validation is Validation.PREFERRED:
                 log.warning("answer.unvalidated", why=error.message)
@@ -390,4 +392,4 @@ _WORDS = {
 
 def kind_of(work: Planned) -> str:
     """What the quality of an answer to `work` is counted by."""
-    return kind_of_spec(work.plan.facts.task, work.spec)
+    return kind_of_spec(work.plan.facts.task, work.spec, work.plan.judgements)

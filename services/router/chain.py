@@ -38,13 +38,14 @@ def wishes(policy: v1.RoutingPolicy, plan: Plan, target: Target) -> v1.RoutingPo
     """What `target` is told of what the caller asks, None if it is no router.
 
     Names of targets and strategies are each router's own; a target that is denied here is denied there. A stream that
-    would start again there could not be taken back here. What the caller wants inspected is inspected here.
+    would start again there could not be taken back here. What the caller wants inspected is inspected here, and the
+    judgement policies are those of the validator here.
     """
     if not target.router:
         return None
     told = v1.RoutingPolicy()
     told.CopyFrom(policy)
-    for field in ("allowed_targets", "strategy", "confidence_threshold", "cache", "inspect_input"):
+    for field in ("allowed_targets", "strategy", "confidence_threshold", "cache", "inspect_input", "judgements"):
         told.ClearField(field)
     told.delivery.mode = v1.DeliveryMode.ValueType(plan.delivery)
     told.delivery.accepts_restart = False

@@ -98,6 +98,10 @@ class Facts:
     failover: bool = True
     delivery: Delivery = Delivery.UNSPECIFIED
     validation: Validation = Validation.UNSPECIFIED
+    judgements: frozenset[str] = frozenset()
+    """Judgement policies the caller wants the answer held to."""
+    aside: bool = False
+    """It is made on the way to an answer, and is none: nothing judges it."""
     strategy: StrategyName = StrategyName.UNSPECIFIED
     confidence_threshold: float | None = None
     context: ContextName = ContextName.UNSPECIFIED

@@ -123,6 +123,7 @@ class Fitter:
                 chat=True,
                 max_tokens=limits.summary_tokens,
                 validation=Validation.OFF,
+                aside=True,
                 strategy=StrategyName.DIRECT,
                 context=ContextName.LARGER,
             )

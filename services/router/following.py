@@ -23,7 +23,11 @@ class Following:
     """
 
     def __init__(
-        self, rpc: grpc.aio.StreamStreamCall[Any, Any], constraint: v1.OutputConstraint, timeout_s: float
+        self,
+        rpc: grpc.aio.StreamStreamCall[Any, Any],
+        constraint: v1.OutputConstraint,
+        timeout_s: float,
+        policies: Sequence[str] = (),
     ) -> None:
         self.usage = v1.Usage()
         """What has come so far, where the answer does not come to its end."""
@@ -31,7 +35,7 @@ class Following:
         """The answer was doomed, and not waited for."""
         self._rpc = rpc
         self._timeout_s = timeout_s
-        self._constraint = constraint
+        self._held_to = v1.ValidateStreamRequest(constraint=constraint, policies=policies)
         self._begun = False
         self._silent = False
         self._verdicts: dict[int, v1.Verdict] = {}
@@ -104,7 +108,7 @@ class Following:
             async with asyncio.timeout(self._timeout_s):
                 if not self._begun:
                     self._begun = True
-                    await self._rpc.write(v1.ValidateStreamRequest(constraint=self._constraint))
+                    await self._rpc.write(self._held_to)
                 await self._rpc.write(v1.ValidateStreamRequest(**step))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
             self._silent = True

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from spillway import v1
-from spillway.errors import DeadlineExceeded, TargetUnavailable, ValidatorUnavailable
+from spillway.errors import DeadlineExceeded, FieldViolation, RequestInvalid, TargetUnavailable, ValidatorUnavailable
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.telemetry import names
 from spillway.v1 import validator_pb2_grpc
 
+from .facts import Validation
 from .following import Following
+from .plan import Plan
 
 
 class Judge:
@@ -26,10 +28,13 @@ class Judge:
         self._validate = stub.Validate
         self._validate_stream = stub.ValidateStream
 
-    async def judge(self, constraint: v1.OutputConstraint, answer: v1.GenerateResponse, call: Call) -> list[v1.Verdict]:
-        """Return one verdict per choice of `answer`."""
+    async def judge(
+        self, constraint: v1.OutputConstraint, answer: v1.GenerateResponse, call: Call, policies: Sequence[str] = ()
+    ) -> list[v1.Verdict]:
+        """Return one verdict per choice of `answer`: what `constraint` and the judgement `policies` say."""
         request = v1.ValidateRequest(
             constraint=constraint,
+            policies=policies,
             answers=[
                 v1.Answer(text=choice.content.text, truncated=choice.finish.reason == v1.FINISH_REASON_LENGTH)
                 for choice in answer.choices
@@ -40,15 +45,19 @@ class Judge:
             response = await self._remote.unary(self._validate, request, call, span_name=names.VALIDATE)
         except (TargetUnavailable, DeadlineExceeded) as error:
             raise ValidatorUnavailable(f"the validator did not answer: {error.message}") from None
+        except RequestInvalid as error:
+            raise _of_judgements(error) from None
         if len(response.verdicts) != len(answer.choices):
             raise ValidatorUnavailable(f"{len(answer.choices)} answers were judged {len(response.verdicts)} times")
         return list(response.verdicts)
 
     @asynccontextmanager
-    async def follow(self, constraint: v1.OutputConstraint, call: Call) -> AsyncIterator[Following]:
+    async def follow(
+        self, constraint: v1.OutputConstraint, call: Call, policies: Sequence[str] = ()
+    ) -> AsyncIterator[Following]:
         """Have an answer judged while it comes, for the block."""
         async with self._remote.duplex(self._validate_stream, call, span_name=names.VALIDATE_STREAM) as rpc:
-            following = Following(rpc, constraint, self._timeout_s)
+            following = Following(rpc, constraint, self._timeout_s, policies)
             listening = asyncio.create_task(following.listen(), name="verdicts")
             try:
                 yield following
@@ -68,16 +77,60 @@ def accepted(verdict: v1.Verdict) -> bool:
     return verdict.decision in (v1.VERDICT_DECISION_ACCEPT, v1.VERDICT_DECISION_REPAIR)
 
 
+def standard(spec: v1.GenerationSpec, plan: Plan) -> v1.OutputConstraint:
+    """What the validator is to hold the answer to, beside judgement policies.
+
+    It may say no more than that nothing is mended: policies may ask for JSON too.
+    """
+    return bound(spec, plan).constraint if spec.HasField("constraint") else _constraint(plan)
+
+
+def bound(spec: v1.GenerationSpec, plan: Plan) -> v1.GenerationSpec:
+    """Return `spec` with what its policy says of mending, where it has a constraint: its target may be a router."""
+    if plan.mends or not spec.HasField("constraint"):
+        return spec
+    strict = v1.GenerationSpec()
+    strict.CopyFrom(spec)
+    strict.constraint.MergeFrom(_constraint(plan))
+    return strict
+
+
+def _constraint(plan: Plan) -> v1.OutputConstraint:
+    return v1.OutputConstraint(repair=v1.REPAIR_UNSPECIFIED if plan.mends else v1.REPAIR_FORBIDDEN)
+
+
+def judged(spec: v1.GenerationSpec, plan: Plan) -> bool:
+    """Whether the answer to `spec` is judged."""
+    return plan.validation is not Validation.OFF and (spec.HasField("constraint") or bool(plan.judgements))
+
+
+def followed(spec: v1.GenerationSpec, plan: Plan) -> bool:
+    """Whether something may be known of the answer before its end."""
+    early = spec.constraint.WhichOneof("constraint") in ("json_schema", "json_object") or bool(plan.judgements)
+    return early and plan.validation is not Validation.OFF
+
+
+def _of_judgements(error: RequestInvalid) -> RequestInvalid:
+    """`error` as it concerns the request: the validator's `policies` are its judgements."""
+    if not any(field.field.startswith("policies") for field in error.fields):
+        return error
+    fields = [FieldViolation("policy.judgements", field.description) for field in error.fields]
+    told = "; ".join(field.description for field in fields)
+    return type(error)(f"policy.judgements: {told}", fields=fields)
+
+
 def correction(spec: v1.GenerationSpec, verdict: v1.Verdict) -> v1.GenerationSpec:
     """Return the spec of a second try at the same target.
 
-    A first try that was free is guided now; one that was guided already is told what was wrong with it.
+    A first try that was free is guided now; one that was guided already, or broke the rule of a judgement policy, is
+    told what was wrong with it.
     """
     again = v1.GenerationSpec()
     again.CopyFrom(spec)
-    if spec.constraint.enforcement == v1.ENFORCEMENT_CHECKED:
+    free = spec.constraint.enforcement == v1.ENFORCEMENT_CHECKED
+    if free:
         again.constraint.enforcement = v1.ENFORCEMENT_GUIDED
-    elif again.WhichOneof("input") == "chat":
+    if (not free or any(finding.rule for finding in verdict.findings)) and again.WhichOneof("input") == "chat":
         said = verdict.instruction or _told(verdict)
         again.chat.messages.add(role=v1.ROLE_USER, parts=[v1.Part(text=said)])
     return again

@@ -120,6 +120,10 @@ class Plan:
     """Of a plan that took nothing: context policies under which the prompt would fit."""
     budget: Budget | None = None
     """The tenant's, against which every attempt counts that costs something."""
+    judgements: tuple[str, ...] = ()
+    """Judgement policies of the validator that the answer is held to."""
+    mends: bool = True
+    """Broken JSON in the answer may be mended."""
     stays: bool = False
     """The content is too sensitive to leave, wherever to."""
 

@@ -102,7 +102,7 @@ class Planner:
                 said = replace(said, inspection=inspection)
             facts, rules = book.read(said)
             require_one_model(facts, rules, book.declared)
-            standings = self._breakers.snapshot(kind_of_spec(facts.task, spec))
+            standings = self._breakers.snapshot(kind_of_spec(facts.task, spec, rules.judges(facts)))
             draw = _number(call.request_id)
             start = _number(facts.session) if facts.session else draw
             targets = book.cohorts.shortlist(rules.names(facts), standings, start)

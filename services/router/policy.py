@@ -44,6 +44,8 @@ class Policy:
     budget: Budget | None = None
     delivery: Delivery = Delivery.UNSPECIFIED
     validation: Validation = Validation.UNSPECIFIED
+    judgements: frozenset[str] = frozenset()
+    mends: bool = True
     strategy: StrategyName = StrategyName.DIRECT
     limits: Limits = PATIENCE
     when_all_open: str = "try"
@@ -64,6 +66,10 @@ class Policy:
             return False
         data = facts.data_policy
         return data.residency is not Residency.LOCAL_ONLY and data.sensitivity < Sensitivity.RESTRICTED
+
+    def judges(self, facts: Facts) -> tuple[str, ...]:
+        """The judgement policies that an answer is held to: the owner's, and those its caller adds."""
+        return () if facts.aside or facts.embeds else tuple(sorted(self.judgements | facts.judgements))
 
     def names(self, facts: Facts) -> set[str]:
         """What the request and the policy call targets by."""
@@ -124,11 +130,16 @@ class Policy:
                 for candidate in taken[1:]
             ]
             del taken[1:]
-        judged = Validation.REQUIRED if facts.json else Validation.OFF
+        judgements = self.judges(facts)
+        bound = bool(judgements) and bool(self.judgements)  # by the owner: no word of the caller gets around it
+        judged = Validation.REQUIRED if facts.json or judgements else Validation.OFF
         validation = facts.validation or self.validation or judged
+        if bound:
+            validation = max(validation, self.validation or judged)
         strategy, why = self._strategy(facts, taken)
         whole = Delivery.COMMITTED if validation is not Validation.OFF else Delivery.LIVE
-        delivery = Delivery.COMMITTED if strategy in WHOLE else facts.delivery or self.delivery or whole
+        held = strategy in WHOLE or (bound and validation is not Validation.OFF)
+        delivery = Delivery.COMMITTED if held else facts.delivery or self.delivery or whole
         limits = self.limits
         if facts.confidence_threshold is not None:
             limits = replace(limits, confidence_threshold=facts.confidence_threshold)
@@ -136,6 +147,9 @@ class Policy:
             reason = f"{taken[0].target.name}: {taken[0].reasons[0]}"
         else:
             reason = "no target may answer: " + "; ".join(f"{out.target.name}: {out.reasons[0]}" for out in left_out)
+        if validation is Validation.OFF:
+            judgements = ()
+        judging = f"held to {', '.join(judgements)}" if judgements else ""
         inspected = facts.inspection.told if facts.inspection is not None else ""
         return Plan(
             facts,
@@ -147,12 +161,14 @@ class Policy:
             limits,
             self.name,
             self.revision,
-            "; ".join(part for part in (facts.policy_because, inspected, why, reason) if part),
+            "; ".join(part for part in (facts.policy_because, inspected, judging, why, reason) if part),
             advice,
             self.when_all_open,
             opens_in_s,
             context,
             budget=self.budget,
+            judgements=judgements,
+            mends=self.mends,
             stays=facts.data_policy.sensitivity > self.cloud_sensitivity_limit,
         )
 
@@ -179,8 +195,9 @@ class Policy:
             return StrategyName.DIRECT, f"{name} needs two targets, so direct"
         if wanted in DRAFTING and not facts.chat:
             return StrategyName.DIRECT, f"{name} needs a chat, so direct"
-        if wanted is StrategyName.DRAFT_VERIFY and facts.constrained:
-            return StrategyName.CASCADE, f"{name} is for free text, so cascade"
+        if wanted is StrategyName.DRAFT_VERIFY and (facts.constrained or self.judges(facts)):
+            free = "answers that nothing judges" if not facts.constrained else "free text"
+            return StrategyName.CASCADE, f"{name} is for {free}, so cascade"
         return wanted, f"strategy {name}"
 
     def _weigh(self, facts: Facts, target: Target) -> Candidate:

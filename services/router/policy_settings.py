@@ -125,8 +125,12 @@ class PolicySettings(Section):
         None, description="default: committed where validation is on, else live"
     )
     validation: Literal["off", "preferred", "required"] | None = Field(
-        None, description="default: required for JSON, else off"
+        None, description="default: required for JSON and judgements, else off"
     )
+    judgements: frozenset[str] = Field(
+        frozenset(), description="judgement policies of the validator that answers are held to, besides the caller's"
+    )
+    repair: Literal["allowed", "forbidden"] = Field("allowed", description="whether broken JSON may be mended")
     strategy: Literal["direct", "cascade", "hedge", "draft_refine", "draft_verify"] = "direct"
     confidence_threshold: float = Field(0.8, ge=0, le=1, description="cascade: least confidence of a kept answer")
     hedge_after_s: float = Field(1.0, gt=0, description="hedge: lateness of the first token that starts the next")

@@ -48,6 +48,7 @@ def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: 
         failover=policy.failover != v1.FAILOVER_OFF,
         delivery=Delivery(policy.delivery.mode),
         validation=Validation(policy.validation),
+        judgements=frozenset(policy.judgements),
         strategy=StrategyName(policy.strategy),
         confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
         context=ContextName(policy.context_policy),

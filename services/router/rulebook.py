@@ -165,6 +165,8 @@ def tightened(ground: Mapping[str, Any], above: PolicySettings) -> dict[str, Any
     both["sensitivity"] = data.sensitivity.name.lower()
     both["max_retention_days"] = data.max_retention_days
     both["inspect"] = ground["inspect"] or both["inspect"]
+    both["judgements"] = ground["judgements"] | both["judgements"]
+    both["repair"] = "forbidden" if "forbidden" in (ground["repair"], both["repair"]) else "allowed"
     kinds, more = levels(ground["sensitivity_of"]), levels(above.sensitivity_of)
     raised = {kind: max(level, sensitivity_of(kind, kinds)) for kind, level in more.items()}
     both["sensitivity_of"] = {kind: level.name.lower() for kind, level in {**kinds, **raised}.items()}
@@ -233,6 +235,8 @@ def compiled(
         budget=None if settings.budget is None else _budget(settings.budget),
         delivery=Delivery[settings.delivery.upper()] if settings.delivery else Delivery.UNSPECIFIED,
         validation=Validation[settings.validation.upper()] if settings.validation else Validation.UNSPECIFIED,
+        judgements=settings.judgements,
+        mends=settings.repair == "allowed",
         strategy=StrategyName[settings.strategy.upper()],
         limits=Limits(
             constrained_retries=settings.constrained_retries,

@@ -66,7 +66,7 @@ class Standard:
         """
         forms = [(held.called, held.rule.constraint) for held in self.rules if isinstance(held.rule, Form)]
         every = [("", constraint), *forms]
-        if not self.mends:
+        if not (self.mends and constraint.repair):
             every = [(name, replace(one, repair=False)) for name, one in every]
         return sorted(every, key=lambda step: not step[1].json)
 

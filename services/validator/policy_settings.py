@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from services.validator.rules.table import AnyRuleSettings
 from spillway.settings import Section
 
-PolicyName = Annotated[str, StringConstraints(pattern=r"^\w[\w-]{0,63}$")]
+_NAME = re.compile(r"\w[\w-]{0,63}")
+
+
+def named(policies: dict[str, JudgementPolicySettings]) -> dict[str, JudgementPolicySettings]:
+    """Return `policies`. Raises ValueError for a name that cannot stand in a header or before a rule's."""
+    for name in policies:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be a name: it takes letters, digits, _ and -, at most 64")
+    return policies
 
 
 class JudgementPolicySettings(Section):
@@ -29,3 +38,6 @@ class JudgementPolicySettings(Section):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two rules are called {twice[0]!r}: give each a `name`")
         return self
+
+
+JudgementPoliciesSettings = Annotated[dict[str, JudgementPolicySettings], AfterValidator(named)]

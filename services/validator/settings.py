@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.validator.policy_settings import JudgementPolicySettings, PolicyName
+from services.validator.policy_settings import JudgementPoliciesSettings
 from spillway.settings import Section, ServerSettings, ServiceSettings
 
 
@@ -51,6 +51,6 @@ class ValidatorSettings(ServiceSettings):
     judgement: JudgementSettings = JudgementSettings()
     inspection: InspectionSettings = InspectionSettings()
     workers: WorkerSettings = WorkerSettings()
-    policies: dict[PolicyName, JudgementPolicySettings] = Field(
+    policies: JudgementPoliciesSettings = Field(
         default={}, description="policies of judgement, by name; see docs/judgement.md"
     )

@@ -11,7 +11,7 @@ from services.validator.doom import Doom, TooMuch
 from services.validator.prefix import Broken, Prefix
 from services.validator.rules.rule import Reader
 from services.validator.schema import Schema
-from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict
+from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict, refused
 
 _LEAD: Final = re.compile(r"\s*(?:`{3,}[^\n`]*\n\s*)?")
 _JSON: Final = re.compile(r"""\{\s*["}]|\[\s*[{\["\]\-\dtfn]""")
@@ -58,9 +58,9 @@ class Watch:
         """Read what has arrived; return a verdict where no end can make it right."""
         self._pieces.append(piece)
         self.size += len(piece.encode())
-        for rule, reader in self._readers:
-            if (finding := reader.take(piece)) is not None:
-                return _refused(replace(finding, rule=rule))
+        found = [replace(one, rule=rule) for rule, reader in self._readers if (one := reader.take(piece)) is not None]
+        if found:
+            return refused(found)
         if self._choices:
             return self._choice()
         return self._json(piece)

@@ -12,14 +12,8 @@ from spillway import v1
 from spillway.cli import failure, reach
 from spillway.cli.reach import Reach
 from spillway.cli.terminal import err, out, plain, quiet
-from spillway.deadline import Deadline
+from spillway.cli.validator import ask
 from spillway.errors import SpillwayError
-from spillway.rpc.call import Call
-from spillway.rpc.remote import Remote
-from spillway.telemetry.tracing import Tracing
-from spillway.v1.validator_pb2_grpc import ValidatorServiceStub
-
-ASK_S = 10.0
 
 
 def run(file: str, *, address: str | None, key: str | None) -> int:
@@ -57,13 +51,5 @@ def place(text: str, start: int) -> tuple[int, int]:
 
 
 async def _ask(text: str, validator: str, key: str | None) -> list[v1.SensitiveSpan]:
-    remote = Remote(validator, tracing=Tracing("client"), key=key)
-    try:
-        stub = ValidatorServiceStub(remote.channel)
-        call = Call("inspect", Deadline.after(ASK_S))
-        told: v1.InspectInputResponse = await remote.unary(
-            stub.InspectInput, v1.InspectInputRequest(texts=[text]), call, span_name="InspectInput"
-        )
-        return list(told.spans)
-    finally:
-        await remote.close()
+    told: v1.InspectInputResponse = await ask("InspectInput", v1.InspectInputRequest(texts=[text]), validator, key)
+    return list(told.spans)

@@ -62,6 +62,9 @@ EngineAddress = Annotated[
 ProxyAddress = Annotated[
     str | None, typer.Option(help="host:port of the cloud proxy. Default: the mesh started in this folder.")
 ]
+ValidatorAddress = Annotated[
+    str | None, typer.Option("--address", help="host:port of the validator. Default: the mesh started in this folder.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 EngineCommand = Annotated[
     str | None,
@@ -227,15 +230,27 @@ def audit(
 @app.command()
 def inspect(
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="A text in UTF-8; - reads it from standard input.")],
-    address: Annotated[
-        str | None, typer.Option(help="host:port of the validator. Default: the mesh started in this folder.")
-    ] = None,
+    address: ValidatorAddress = None,
     key: Key = None,
 ) -> None:
     """Say where a text holds cards, accounts, ids, phones, addresses or keys. Ends 0 if nowhere, 1 if somewhere."""
     from spillway.cli import inspection as command
 
     raise typer.Exit(command.run(file, address=address, key=key))
+
+
+@app.command()
+def judge(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="An answer. Without it: lists the policies.")] = "",
+    policy: Annotated[list[str] | None, typer.Option(help="A policy of the validator; may be given again.")] = None,
+    schema: Annotated[str | None, typer.Option(metavar="FILE", help="A JSON Schema the answer has to satisfy.")] = None,
+    address: ValidatorAddress = None,
+    key: Key = None,
+) -> None:
+    """Say whether an answer may be given, and what is wrong with it. Ends 0 if it may, 1 if not."""
+    from spillway.cli import judgement as command
+
+    raise typer.Exit(command.run(file, policies=policy or (), schema=schema, address=address, key=key))
 
 
 @app.command()

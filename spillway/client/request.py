@@ -51,6 +51,8 @@ class Options(TypedDict, total=False):
     """The answer is one of these."""
     enforcement: str
     """guided or checked."""
+    repair: str
+    """allowed or forbidden: whether broken JSON may be mended."""
     tools: Sequence[v1.Tool]
     reasoning_effort: str
     logprobs: int
@@ -97,6 +99,8 @@ class Options(TypedDict, total=False):
     accepts_restart: bool
     validation: str
     """off, preferred or required."""
+    judgements: Sequence[str]
+    """Judgement policies of the validator that the answer is held to."""
     context_policy: str
     """Where the prompt does not fit: refuse, larger, slide, summarize, passages or map_reduce."""
     cache: str
@@ -272,6 +276,7 @@ def build_policy(options: Mapping[str, Any]) -> v1.RoutingPolicy:
         policy.delivery.accepts_restart = True
     if (validation := options.get("validation")) is not None:
         policy.validation = _enum("validation", validation, v1.Validation)
+    policy.judgements.extend(_texts("judgements", options.get("judgements", ())))
     if (context := options.get("context_policy")) is not None:
         policy.context_policy = _enum("context_policy", context, v1.ContextPolicy)
     if (cache := options.get("cache")) is not None:
@@ -326,10 +331,11 @@ def _constrain(spec: v1.GenerationSpec, options: Options) -> None:
         constraint.json_object = True
     elif named:
         _set(constraint, named[0], options.get(named[0]))
-    if (enforcement := options.get("enforcement")) is not None:
-        if not named and not constraint.WhichOneof("constraint"):
-            raise _wrong("enforcement", f"needs a constraint: {', '.join(_CONSTRAINTS)}")
-        constraint.enforcement = _enum("enforcement", enforcement, v1.Enforcement)
+    for option, words in (("enforcement", v1.Enforcement), ("repair", v1.Repair)):
+        if (word := options.get(option)) is not None:
+            if not named and not constraint.WhichOneof("constraint"):
+                raise _wrong(option, f"needs a constraint: {', '.join(_CONSTRAINTS)}")
+            _set(constraint, option, _enum(option, word, words))
 
 
 def _enum(option: str, value: object, wrapper: Any) -> Any:

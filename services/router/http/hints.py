@@ -16,6 +16,7 @@ PREFIX = "x-spillway-"
 DEADLINE_MS = "x-spillway-deadline-ms"
 SESSION = "x-spillway-session-id"
 PRIORITY = "x-spillway-priority"
+REPAIR = "x-spillway-repair"
 
 
 def _words(wrapper: Any) -> dict[str, Any]:
@@ -38,12 +39,14 @@ _WORDS: Mapping[str, Mapping[str, Any]] = {
     "x-spillway-context-policy": _words(v1.ContextPolicy),
     "x-spillway-inspect": {"true": True, "false": False},
     PRIORITY: _words(v1.Priority),
+    REPAIR: _words(v1.Repair),
 }
 """Header -> the words it takes."""
 LISTS = {
     "x-spillway-labels": "labels",
     "x-spillway-allowed-targets": "allowed_targets",
     "x-spillway-denied-targets": "denied_targets",
+    "x-spillway-judgements": "judgements",
 }
 """Header -> the field of the routing policy that its comma-separated values become."""
 REGIONS, MAX_COST, PROBE = "x-spillway-regions", "x-spillway-max-cost-usd", "x-spillway-probe-tokens"
@@ -113,6 +116,15 @@ def priority(headers: Mapping[str, str]) -> v1.Priority.ValueType:
     if PRIORITY in headers:
         found = _word(PRIORITY, headers[PRIORITY])
     return found
+
+
+def repair(headers: Mapping[str, str], spec: v1.GenerationSpec) -> None:
+    """Write into `spec` whether broken JSON may be mended. Raises RequestInvalid where no JSON is asked for."""
+    if REPAIR in headers:
+        word = _word(REPAIR, headers[REPAIR])
+        if not spec.HasField("constraint"):
+            raise wrong(REPAIR, "goes with a response_format of JSON")
+        spec.constraint.repair = word
 
 
 def deadline_s(headers: Mapping[str, str]) -> float | None:

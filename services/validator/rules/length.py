@@ -21,7 +21,7 @@ _END: Final = re.compile(
 )
 _LAST_WORD: Final = re.compile(r"(?:^|(?<=\n))[ \t]*\d+$|\w+$")
 _ABBREVIATIONS: Final = frozenset(
-    ("bzw", "ca", "dr", "etc", "fig", "hr", "mlle", "mme", "mr", "mrs", "ms", "nr", "no", "prof", "sr", "st", "vs")
+    ("bzw", "ca", "dr", "fig", "hr", "mlle", "mme", "mr", "mrs", "ms", "nr", "prof", "sr", "st", "vs")
 )
 _LOOK_BACK: Final = 24  # characters before a full stop that say whether it ends a sentence
 

@@ -117,11 +117,12 @@ def test_every_field_of_a_routing_policy_counts_or_is_left_out_by_name() -> None
         key(plan=replace(PLAN, policy_revision="2")),
         key(plan=replace(PLAN, validation=Validation.REQUIRED)),
         key(plan=replace(PLAN, context=ContextName.SLIDE)),
+        key(plan=replace(PLAN, judgements=("brief",))),
         key(plan=replace(PLAN, facts=Facts(data_policy=replace(OPEN, residency=Residency.LOCAL_ONLY)))),
         key(plan=replace(PLAN, facts=Facts(data_policy=replace(OPEN, sensitivity=Sensitivity.RESTRICTED)))),
         key(plan=replace(PLAN, facts=Facts(data_policy=DataPolicy(Residency.REGIONS, frozenset({"eu"}))))),
     ],
-    ids=["tenant", "epoch", "revision", "validation", "context", "residency", "sensitivity", "regions"],
+    ids=["tenant", "epoch", "revision", "validation", "context", "judgements", "residency", "sensitivity", "regions"],
 )
 def test_what_is_in_force_counts(other: str) -> None:
     assert other != key()

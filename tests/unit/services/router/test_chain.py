@@ -56,6 +56,7 @@ def test_wishes_that_mean_something_else_there_do_not_travel() -> None:
         denied_targets=["away"],
         strategy=v1.STRATEGY_HEDGE,
         cache=v1.CACHE_MODE_USE,
+        judgements=["brief"],
         max_cost_nano_usd=5,
         delivery=v1.Delivery(mode=v1.DELIVERY_MODE_PROBED, probe_tokens=3, accepts_restart=True),
     )

@@ -28,6 +28,7 @@ ALL = Defaults(
     regions=frozenset({"eu", "us"}),
     sensitivity="confidential",
     denied_targets=frozenset({"dear"}),
+    judgements=frozenset({"polite"}),
     max_cost_usd=0.01,
 )
 FILLED = v1.RoutingPolicy(
@@ -44,6 +45,7 @@ FILLED = v1.RoutingPolicy(
         residency=v1.RESIDENCY_REGIONS, regions=["eu", "us"], sensitivity=v1.SENSITIVITY_CONFIDENTIAL
     ),
     denied_targets=["dear"],
+    judgements=["polite"],
     max_cost_nano_usd=10_000_000,
 )
 
