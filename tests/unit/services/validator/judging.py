@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,16 +46,25 @@ class Plain:
 '''
 
 
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, name: str = "acme-rules", code: str = PLUGIN) -> None:
+def install(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    name: str = "acme-rules",
+    code: str = PLUGIN,
+    entries: Mapping[str, str] | None = None,
+) -> None:
     """Install a distribution with entry points where worker processes find it, as pip does."""
     module = name.replace("-", "_")
     (folder / f"{module}.py").write_text(code)
     info = folder / f"{module}-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(f"[spillway.rules]\nshouting = {module}:Shouting\nplain = {module}:Plain\n")
-    root = str(Path(__file__).parents[4])
-    monkeypatch.setenv("PYTHONPATH", f"{folder}:{root}")
+    named = entries or {"shouting": f"{module}:Shouting", "plain": f"{module}:Plain"}
+    told = "".join(f"{entry} = {place}\n" for entry, place in named.items())
+    (info / "entry_points.txt").write_text(f"[spillway.rules]\n{told}")
+    there = os.environ.get("PYTHONPATH", str(Path(__file__).parents[4]))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{there}")
 
 
 @asynccontextmanager

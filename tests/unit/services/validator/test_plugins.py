@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from services.validator.settings import WorkerSettings
+from services.validator.settings import ValidatorSettings, WorkerSettings
 from spillway import errors, v1
 from spillway.settings import SettingsError
 from spillway.v1 import validator_pb2_grpc
 from tests.unit.services.validator.judging import PLUGIN, asked, install, judging
 
+ROOT = Path(__file__).parents[4]
 WORKERS = WorkerSettings(processes=1, time_limit_s=1.0)
 CALM = {"calm": {"rules": [{"kind": "custom", "plugin": "shouting", "options": {"most": 1}}]}}
 
@@ -127,3 +131,32 @@ async def test_a_name_that_two_distributions_bring_is_nobodys(tmp_path: Path, mo
     with pytest.raises(SettingsError, match="by more than one distribution: acme-rules, other-rules"):
         async with judging(CALM):
             pass
+
+
+async def test_the_plugin_of_the_docs_is_a_whole_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = (ROOT / "docs" / "judgement.md").read_text().split("```")
+    project = tomllib.loads(next(block for block in blocks if block.startswith("toml")).removeprefix("toml"))
+    code = next(block for block in blocks if "class Shouting" in block).removeprefix("python")
+    policies = yaml.safe_load(next(block for block in blocks if "plugin: shouting" in block).removeprefix("yaml"))
+    entries = project["project"]["entry-points"]["spillway.rules"]
+    install(tmp_path, monkeypatch, name=project["project"]["name"], code=code, entries=entries)
+    async with judging(policies["validator"]["policies"]) as served:
+        calm, loud = (await served.ask(asked("I am FINE", "GO AWAY", policies=("calm",)))).verdicts
+    assert calm.decision == v1.VERDICT_DECISION_ACCEPT
+    assert loud.findings[0].message == "2 words are in capitals; write at most 1 so"
+
+
+async def test_the_example_of_the_docs_says_what_the_docs_say() -> None:
+    blocks = (ROOT / "docs" / "judgement.md").read_text().split("```")
+    place = next(place for place, block in enumerate(blocks) if "asyncio.run" in block)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", blocks[place].removeprefix("python"), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    assert blocks[place + 2].strip() in told.decode()  # among what the service logs
+
+
+def test_the_policies_of_the_docs_are_settings() -> None:
+    blocks = (ROOT / "docs" / "judgement.md").read_text().split("```")
+    stated = yaml.safe_load(blocks[1].removeprefix("yaml"))["validator"]
+    assert list(ValidatorSettings.model_validate(stated).policies) == ["brief", "polite", "labelled"]
