@@ -64,9 +64,12 @@ class Forbidden:
     sensitive: frozenset[str] = frozenset()
     longest: int = field(init=False, default=0)
     """Words of the longest phrase."""
+    last: frozenset[str] = field(init=False, default=frozenset())
+    """The last words of phrases."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "longest", max(map(len, self.phrases), default=0))
+        object.__setattr__(self, "last", frozenset(phrase[-1] for phrase in self.phrases))
 
     @property
     def inline_chars(self) -> int:
@@ -100,6 +103,8 @@ class Forbidden:
 
     def phrases_in(self, text: str) -> Iterator[tuple[int, str]]:
         """Yield every forbidden phrase of a folded text, with where it ends."""
+        if self.last.isdisjoint(_WORD.findall(text)):
+            return
         run: list[str] = []
         last = 0
         for word in _WORD.finditer(text):

@@ -88,7 +88,7 @@ class Length:
     """All bounds hold."""
 
     bounds: tuple[Bound, ...]
-    inline_chars: int = 64 * 2**10
+    inline_chars: int = 16 * 2**10
 
     @property
     def description(self) -> str:

@@ -13,7 +13,7 @@ from services.validator.rules.rule import Form, Rule, RuleSettings
 from services.validator.verdict import Constraint, Finding, FindingKind
 from spillway.errors import RequestInvalid
 
-INLINE_CHARS = 64 * 2**10
+INLINE_CHARS = 16 * 2**10
 
 
 class RegexSettings(RuleSettings):
