@@ -24,6 +24,7 @@ from spillway.leash import end_with_parent
 
 LENGTH = struct.Struct("!I")
 READY, ANSWERED, REFUSED, CRASHED, TOO_MUCH = range(5)
+SAMPLE = "A text with letters enough for any rule."
 JUDGE, INSPECT, PREPARE, RULE = range(4)
 
 
@@ -68,6 +69,7 @@ def prepare(rules: list[Rule], settings: RuleSettings, max_chars: int) -> Plugin
     rule = made(settings)
     assert not isinstance(rule, Form)
     rules.append(rule)
+    rule.findings(SAMPLE)  # tables that are read with the first text are read now
     return None
 
 

@@ -69,7 +69,7 @@ class Language:
 
     languages: tuple[str, ...]
     inline_chars: int = 0
-    """The detector's tables are kept out of the service's own process: 60 MB."""
+    """The detector's tables are kept out of the service's own process: 40 MB."""
 
     @property
     def description(self) -> str:
@@ -97,7 +97,7 @@ def language(settings: LanguageSettings) -> Language:
 
 @cache
 def _detector() -> Any:
-    # Here, since its tables take half a second and 60 MB, which processes without this rule are spared.
+    # Here, since its tables take half a second and 40 MB, which processes without this rule are spared.
     from eld import LanguageDetector
 
     return LanguageDetector()

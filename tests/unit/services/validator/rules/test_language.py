@@ -6,6 +6,8 @@ from eld.languageData import languageData
 from pydantic import ValidationError
 
 from services.validator.rules.language import NAMES, LanguageSettings, language
+from spillway import v1
+from tests.unit.services.validator.judging import asked, judging
 
 SAID = {
     "en": "Your parcel will arrive tomorrow morning.",
@@ -38,3 +40,12 @@ def test_every_language_that_can_be_asked_for_is_one_that_can_be_told() -> None:
     assert set(NAMES) <= set(languageData.lang_codes.values())
     with pytest.raises(ValidationError, match="'xx' is not one of en, fr"):
         LanguageSettings(kind="language", languages=("xx",))
+
+
+async def test_a_worker_tells_the_language_and_a_right_answer_is_left_alone() -> None:
+    policies = {"german": {"rules": [{"kind": "language", "languages": ["de"]}, {"kind": "length", "max_words": 90}]}}
+    async with judging(policies) as served:
+        right, wrong = (await served.ask(asked(SAID["de"], SAID["fr"], policies=("german",)))).verdicts
+    assert right == v1.Verdict(decision=v1.VERDICT_DECISION_ACCEPT)
+    (finding,) = wrong.findings
+    assert (finding.kind, finding.rule) == (v1.FINDING_KIND_LANGUAGE, "german.language")
