@@ -10,6 +10,7 @@ import grpc
 import pytest
 import yaml
 
+from services.validator.rules.json_value import JsonSettings
 from services.validator.settings import ValidatorSettings, WorkerSettings
 from spillway import errors, v1
 from spillway.rpc.status import from_rpc_error
@@ -229,7 +230,8 @@ def test_a_schema_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "label.json").write_text(json.dumps(LABEL))
     rule = {"kind": "json", "schema_file": str(tmp_path / "label.json")}
     (held,) = settings_of(tmp_path, {"labelled": {"rules": [rule]}}).policies["labelled"].rules
-    assert held.json_schema == LABEL  # type: ignore[union-attr]
+    assert isinstance(held, JsonSettings)
+    assert held.json_schema == LABEL
 
 
 def doubled(levels: int) -> dict[str, Any]:
