@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, Final
 from urllib.parse import unquote, urljoin
 
@@ -117,9 +118,15 @@ class _Gathering:
     documents: Mapping[str, _Document]
     names: dict[str, str] = field(default_factory=dict)
     dynamic: bool = False
+    _needed: list[str] = field(default_factory=list)
+    _taken: set[str] = field(default_factory=set)
     _by_base: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
+        shelf = self.root.value.get(self.shelf, {})
+        if not isinstance(shelf, Mapping):
+            raise Unbundled(f"its {self.shelf} are no object")
+        self._taken.update(shelf)
         self._by_base = {}
         for uri, document in self.documents.items():
             for known in {uri, document.base}:
@@ -135,15 +142,14 @@ class _Gathering:
     def embedded(self) -> dict[str, Any]:
         """Return what is needed, and what that needs, by name."""
         found: dict[str, Any] = {}
-        while len(found) < len(self.names):
-            uri, name = list(self.names.items())[len(found)]
+        for uri in self._needed:  # it grows meanwhile
             document = self.documents[uri]
             value = self.rewritten(document.value, document)
             if isinstance(value, dict):
                 if document.dialect != self.root.dialect:
                     raise Unbundled(f"{uri[:200]!r} is of another draft")
                 value = {word: said for word, said in value.items() if word not in ("$schema", document.id_word)}
-            found[name] = value
+            found[self.names[uri]] = value
         if self.dynamic and found:
             raise Unbundled("a dynamic reference may mean something else in one document")
         return found
@@ -195,12 +201,11 @@ class _Gathering:
         if uri not in self.names:
             last = re.split("[/:]", uri.rstrip("/"))[-1].removesuffix(".json")
             stem = re.sub(r"\W+", "_", last, flags=re.ASCII).strip("_") or "schema"
-            shelf = self.root.value.get(self.shelf, {})
-            if not isinstance(shelf, Mapping):
-                raise Unbundled(f"its {self.shelf} are no object")
-            taken = {*self.names.values(), *shelf}
-            names = (f"{stem}_{number}" if number else stem for number in range(len(taken) + 1))
-            self.names[uri] = next(name for name in names if name not in taken)
+            numbered = (f"{stem}_{number}" for number in count(len(self.names) + 1))
+            name = next(name for name in chain([stem], numbered) if name not in self._taken)
+            self.names[uri] = name
+            self._taken.add(name)
+            self._needed.append(uri)
         return self.names[uri]
 
 

@@ -18,6 +18,7 @@ MAX_PROMPT_BYTES = 8 * 2**20
 """Longest prompt that is looked at, in UTF-8 bytes; longer ones cannot fit any context."""
 MAX_STOP_STRINGS = 16
 MAX_CHOICES = 16
+MAX_SCHEMAS = 1_000
 MAX_SCHEMAS_BYTES = 2**20
 """All schemas that another may refer to, in UTF-8 bytes."""
 _SCHEMA = "spec.constraint.json_schema"
@@ -139,6 +140,8 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
 def _schemas_violations(constraint: v1.OutputConstraint, kind: str | None) -> Iterator[FieldViolation]:
     if constraint.schemas and kind != "json_schema":
         yield FieldViolation("spec.constraint.schemas", "goes with json_schema alone: nothing else refers to schemas")
+    if len(constraint.schemas) > MAX_SCHEMAS:
+        yield FieldViolation("spec.constraint.schemas", f"has more than {MAX_SCHEMAS} entries")
     for uri in constraint.schemas:
         if not is_absolute(uri):
             yield FieldViolation(f"spec.constraint.schemas[{uri[:200]}]", "is no absolute URI without a fragment")
