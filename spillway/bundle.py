@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain, count
 from typing import Any, Final
 from urllib.parse import unquote, urljoin
@@ -182,9 +183,8 @@ class _Gathering:
         self.dynamic = self.dynamic or word != "$ref"
         if document is self.root and said.startswith("#"):
             return said
-        target, _, fragment = (
-            document.base + said if said.startswith("#") else urljoin(document.base, said)
-        ).partition("#")
+        target, _, fragment = said.partition("#")
+        target = _resolved(document.base, target) if target else document.base
         if word != "$ref" or (fragment and not fragment.startswith("/")):
             raise Unbundled(f"{said[:200]!r} says more than a pointer does")
         if target and target == self.root.base:
@@ -207,6 +207,11 @@ class _Gathering:
             self._taken.add(name)
             self._needed.append(uri)
         return self.names[uri]
+
+
+@lru_cache(maxsize=1024)
+def _resolved(base: str, reference: str) -> str:
+    return urljoin(base, reference)
 
 
 def _id_word(dialect: str) -> str:
