@@ -26,6 +26,8 @@ _PLAIN_URI: Final = re.compile(
 """A URI that has one spelling alone, whoever reads it."""
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[^\s#]+")
 MAX_URI_CHARS: Final = 2_000
+MAX_CHARS: Final = 2**19
+"""Texts that are bundled, in characters: a third of a second, if they are references alone."""
 _DATA: Final = frozenset({"const", "enum", "default", "examples"})
 _MAPS: Final = frozenset(
     {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
@@ -58,6 +60,8 @@ def bundled(schema: str, schemas: Mapping[str, str]) -> str:
     """Return the JSON Schema `schema` and those of `schemas`, by URI, that it needs as one. Raises Unbundled."""
     if not refers_out(schema):
         return schema
+    if len(schema) + sum(map(len, schemas.values())) > MAX_CHARS:
+        raise Unbundled(f"it has more than {MAX_CHARS} characters with those that come with it")
     try:
         read = {uri: json.loads(text) for uri, text in schemas.items()}
         return json.dumps(bundle(json.loads(schema), read).schema)

@@ -19,7 +19,7 @@ MAX_PROMPT_BYTES = 8 * 2**20
 MAX_STOP_STRINGS = 16
 MAX_CHOICES = 16
 MAX_SCHEMAS = 1_000
-MAX_SCHEMAS_BYTES = 2**20
+MAX_SCHEMAS_BYTES = 2**18
 """All schemas that another may refer to, in UTF-8 bytes."""
 _SCHEMA = "spec.constraint.json_schema"
 _ROLES = frozenset(v1.Role.values()) - {v1.ROLE_UNSPECIFIED}
