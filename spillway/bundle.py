@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain, count
 from typing import Any, Final
 from urllib.parse import unquote, urljoin
 
@@ -24,6 +26,8 @@ _PLAIN_URI: Final = re.compile(
 """A URI that has one spelling alone, whoever reads it."""
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[^\s#]+")
 MAX_URI_CHARS: Final = 2_000
+MAX_CHARS: Final = 2**19
+"""Texts that are bundled, in characters: a third of a second, if they are references alone."""
 _DATA: Final = frozenset({"const", "enum", "default", "examples"})
 _MAPS: Final = frozenset(
     {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
@@ -56,6 +60,8 @@ def bundled(schema: str, schemas: Mapping[str, str]) -> str:
     """Return the JSON Schema `schema` and those of `schemas`, by URI, that it needs as one. Raises Unbundled."""
     if not refers_out(schema):
         return schema
+    if len(schema) + sum(map(len, schemas.values())) > MAX_CHARS:
+        raise Unbundled(f"it has more than {MAX_CHARS} characters with those that come with it")
     try:
         read = {uri: json.loads(text) for uri, text in schemas.items()}
         return json.dumps(bundle(json.loads(schema), read).schema)
@@ -117,9 +123,15 @@ class _Gathering:
     documents: Mapping[str, _Document]
     names: dict[str, str] = field(default_factory=dict)
     dynamic: bool = False
+    _needed: list[str] = field(default_factory=list)
+    _taken: set[str] = field(default_factory=set)
     _by_base: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
+        shelf = self.root.value.get(self.shelf, {})
+        if not isinstance(shelf, Mapping):
+            raise Unbundled(f"its {self.shelf} are no object")
+        self._taken.update(shelf)
         self._by_base = {}
         for uri, document in self.documents.items():
             for known in {uri, document.base}:
@@ -135,15 +147,14 @@ class _Gathering:
     def embedded(self) -> dict[str, Any]:
         """Return what is needed, and what that needs, by name."""
         found: dict[str, Any] = {}
-        while len(found) < len(self.names):
-            uri, name = list(self.names.items())[len(found)]
+        for uri in self._needed:  # it grows meanwhile
             document = self.documents[uri]
             value = self.rewritten(document.value, document)
             if isinstance(value, dict):
                 if document.dialect != self.root.dialect:
                     raise Unbundled(f"{uri[:200]!r} is of another draft")
                 value = {word: said for word, said in value.items() if word not in ("$schema", document.id_word)}
-            found[name] = value
+            found[self.names[uri]] = value
         if self.dynamic and found:
             raise Unbundled("a dynamic reference may mean something else in one document")
         return found
@@ -176,9 +187,8 @@ class _Gathering:
         self.dynamic = self.dynamic or word != "$ref"
         if document is self.root and said.startswith("#"):
             return said
-        target, _, fragment = (
-            document.base + said if said.startswith("#") else urljoin(document.base, said)
-        ).partition("#")
+        target, _, fragment = said.partition("#")
+        target = _resolved(document.base, target) if target else document.base
         if word != "$ref" or (fragment and not fragment.startswith("/")):
             raise Unbundled(f"{said[:200]!r} says more than a pointer does")
         if target and target == self.root.base:
@@ -195,13 +205,17 @@ class _Gathering:
         if uri not in self.names:
             last = re.split("[/:]", uri.rstrip("/"))[-1].removesuffix(".json")
             stem = re.sub(r"\W+", "_", last, flags=re.ASCII).strip("_") or "schema"
-            shelf = self.root.value.get(self.shelf, {})
-            if not isinstance(shelf, Mapping):
-                raise Unbundled(f"its {self.shelf} are no object")
-            taken = {*self.names.values(), *shelf}
-            names = (f"{stem}_{number}" if number else stem for number in range(len(taken) + 1))
-            self.names[uri] = next(name for name in names if name not in taken)
+            numbered = (f"{stem}_{number}" for number in count(len(self.names) + 1))
+            name = next(name for name in chain([stem], numbered) if name not in self._taken)
+            self.names[uri] = name
+            self._taken.add(name)
+            self._needed.append(uri)
         return self.names[uri]
+
+
+@lru_cache(maxsize=1024)
+def _resolved(base: str, reference: str) -> str:
+    return urljoin(base, reference)
 
 
 def _id_word(dialect: str) -> str:

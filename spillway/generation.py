@@ -20,7 +20,8 @@ MAX_STOP_STRINGS = 16
 MAX_CHOICES = 16
 MAX_SAMPLES = 8
 """Most answers that are taken of one target to see whether they agree."""
-MAX_SCHEMAS_BYTES = 2**20
+MAX_SCHEMAS = 1_000
+MAX_SCHEMAS_BYTES = 2**18
 """All schemas that another may refer to, in UTF-8 bytes."""
 _SCHEMA = "spec.constraint.json_schema"
 _ROLES = frozenset(v1.Role.values()) - {v1.ROLE_UNSPECIFIED}
@@ -154,6 +155,8 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
 def _schemas_violations(constraint: v1.OutputConstraint, kind: str | None) -> Iterator[FieldViolation]:
     if constraint.schemas and kind != "json_schema":
         yield FieldViolation("spec.constraint.schemas", "goes with json_schema alone: nothing else refers to schemas")
+    if len(constraint.schemas) > MAX_SCHEMAS:
+        yield FieldViolation("spec.constraint.schemas", f"has more than {MAX_SCHEMAS} entries")
     for uri in constraint.schemas:
         if not is_absolute(uri):
             yield FieldViolation(f"spec.constraint.schemas[{uri[:200]}]", "is no absolute URI without a fragment")

@@ -18,7 +18,7 @@ class JudgementSettings(Section):
     max_answer_bytes: int = Field(2**20, gt=0, description="longest answer, in UTF-8 bytes")
     max_schema_bytes: int = Field(256 * 2**10, gt=0, description="longest schema or expression, in UTF-8 bytes")
     max_schemas: int = Field(64, gt=0, description="most schemas that a caller brings along with one")
-    max_schemas_bytes: int = Field(2**20, gt=0, description="all of them together, in UTF-8 bytes")
+    max_schemas_bytes: int = Field(256 * 2**10, gt=0, description="all of them together, in UTF-8 bytes")
     max_schema_depth: int = Field(200, gt=0, le=200, description="deepest nesting of a schema")
     max_registered_bytes: int = Field(4 * 2**20, gt=0, description="all of `validator.schemas`, in UTF-8 bytes")
     max_depth: int = Field(128, gt=0, le=200, description="deepest nesting of an answer's JSON")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spillway.bundle import Unbundled, bundle, bundled, is_absolute
+from spillway.bundle import MAX_CHARS, Unbundled, bundle, bundled, is_absolute
 
 DRAFT7 = "http://json-schema.org/draft-07/schema#"
 A, B = "https://x.example/a.json", "https://x.example/b.json"
@@ -80,6 +80,11 @@ def test_what_a_pointer_does_not_say_is_not_bundled(schema: Any, others: dict[st
 def test_a_text_that_is_no_json_is_not_bundled() -> None:
     with pytest.raises(Unbundled, match="not JSON"):
         bundled(json.dumps({"$ref": A}), {A: "{"})
+
+
+def test_no_more_is_bundled_than_takes_a_moment() -> None:
+    with pytest.raises(Unbundled, match="more than"):
+        bundled(json.dumps({"$ref": A}), {A: json.dumps({"title": "x" * MAX_CHARS})})
 
 
 @pytest.mark.parametrize(

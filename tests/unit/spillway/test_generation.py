@@ -97,6 +97,7 @@ WRONG = {
         v1.GenerationSpec(
             text=v1.TextPrompt(text="a"), constraint=v1.OutputConstraint(regex="a", schemas={"urn:a": "{}"})
         ),
+        constrained(json_schema="{}", schemas={f"urn:{number}": "{}" for number in range(1_001)}),
         constrained(json_schema="{}", schemas={"urn:a": '"' + "x" * 2**20 + '"'}),
     ],
     "spec.constraint.schemas[a]": [constrained(json_schema="{}", schemas={"a": "{}"})],
