@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cancelling, collisions, decision, engine_rate, limits, mesh, priorities, providers
+from bench import cancelling, collisions, decision, engine_rate, judgement, limits, mesh, priorities, providers
 
 PARTS = {
     "decision": decision.run,
@@ -15,6 +15,7 @@ PARTS = {
     "priority": priorities.run,
     "collisions": collisions.run,
     "providers": providers.run,
+    "judgement": judgement.run,
 }
 
 
