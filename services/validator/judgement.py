@@ -102,13 +102,7 @@ class Judge:
             return repaired
         hopeless = False
         found: tuple[Finding, ...]
-        if (
-            broken is not None
-            and best is not None
-            and (isinstance(best.value, str) or len(best.text) < len(broken.text))
-        ):
-            best = None  # it is not what was meant
-        if best is not None:
+        if best is not None and (broken is None or _outranks(best, broken)):
             try:
                 found, hopeless = wanted.findings(
                     best.value, limit=self._settings.max_findings, max_chars=self._settings.max_message_chars
@@ -175,6 +169,11 @@ def nodes(text: str) -> int:
 def _may_go_on(candidate: Candidate) -> bool:
     """Whether a cut right after `candidate` leaves its end unknown: 12 may have been 123."""
     return candidate.at_end and isinstance(candidate.value, int | float) and not isinstance(candidate.value, bool)
+
+
+def _outranks(best: Candidate, broken: Candidate) -> bool:
+    """Whether the answer is meant to be `best`, which is JSON, and not `broken`."""
+    return not isinstance(best.value, str) and len(best.text) >= len(broken.text)
 
 
 def _same(one: Candidate, other: Candidate) -> bool:
