@@ -63,7 +63,7 @@ def mended(text: str, *, max_depth: int) -> Mended | None:
         text = _APOSTROPHE.sub(r"\'", text)
     try:
         value = json_repair.loads(text)
-        told = json.dumps(value, ensure_ascii=False)
+        told = _joined(json.dumps(value, ensure_ascii=False))
         scalar = text.startswith("(") and isinstance(value, str | int | float)
         if not value or not (scalar or isinstance(value, dict | list)):
             return None
@@ -79,6 +79,11 @@ def mended(text: str, *, max_depth: int) -> Mended | None:
     said = _words("".join(part[0] for part in _PARTS.finditer(text) if not part["comment"]))
     left = [] if held == Counter(_words(text)) else list((Counter(said) - held).elements())
     return Mended(value, told, tuple(left))
+
+
+def _joined(text: str) -> str:
+    """Return `text` with its pairs of surrogates as characters. Raises ValueError for half of a pair."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
 
 
 def _words(text: str) -> list[str]:

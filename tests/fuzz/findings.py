@@ -9,4 +9,10 @@ FINDINGS = {
         '{"label": "b", "label": "a"}',
         [3],
     ),
+    "escapes of a pair of surrogates were mended to its halves, which no message can hold": (
+        '{"type": "object"}',
+        '{Sure: ["\\ud800\\udc00"]',
+        [1],
+    ),
+    "half of a pair of surrogates in broken JSON": ("{}", '{"a": "\\udc00",}', [1]),
 }

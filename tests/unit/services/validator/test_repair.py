@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -98,6 +99,7 @@ async def test_what_could_only_be_mended_by_making_up_or_choosing_values_is_aske
         ('{"a": 1,000}', {"a": "1,000"}),
         ('{"a": 0x1F}', {"a": "0x1F"}),
         ("(1, 2)", [1, 2]),
+        (r'{"a": "\ud83d\ude00",}', {"a": "\N{GRINNING FACE}"}),
         ('{"a": 1}', {"a": 1}),
     ],
 )
@@ -117,6 +119,34 @@ async def test_the_verdict_names_the_damage_its_place_and_what_was_left_out() ->
         "a comma that is missing (line 1, column 29), text without quotes (line 1, column 29), "
         "a comma before an end (line 1, column 31); left out: kg"
     )
+
+
+@pytest.mark.parametrize("forbidden", [True, False])
+@pytest.mark.conformance
+# The suite is others' and never copied in here: it runs where SPILLWAY_DATA names it, as it does in CI.
+@pytest.mark.skipif(not DATA.exists(), reason="SPILLWAY_DATA names no folder with cases")
+async def test_of_the_parsing_suite_what_is_json_is_accepted_and_nothing_else_is_as_it_stands(forbidden: bool) -> None:
+    """A key given twice is the one exception: readers disagree on its value, so it is refused."""
+    repair = v1.REPAIR_FORBIDDEN if forbidden else v1.REPAIR_ALLOWED
+    constraint = v1.OutputConstraint(json_schema="{}", repair=repair)
+    decisions: dict[str, list[v1.VerdictDecision.ValueType]] = {"accept": [], "reject": [], "either": []}
+    mended = 0
+    async with validator() as served:
+        for line in (DATA / "parsing_suite.jsonl").read_text().splitlines():
+            case = json.loads(line)
+            text = base64.b64decode(case["base64"]).decode(errors="replace")
+            if "\N{REPLACEMENT CHARACTER}" in text or "duplicated_key" in case["name"]:
+                continue  # no message can hold what is not UTF-8
+            (verdict,) = await served.validate(constraint, text)
+            decisions[case["expect"]].append(verdict.decision)
+            mended += any(finding.kind == v1.FINDING_KIND_REPAIRED for finding in verdict.findings)
+    assert set(decisions["accept"]) == {v1.VERDICT_DECISION_ACCEPT}
+    assert len(decisions["accept"]) == 93
+    assert len(decisions["reject"]) == 175
+    assert v1.VERDICT_DECISION_ACCEPT not in decisions["reject"]
+    assert bool(mended) is not forbidden
+    if forbidden:  # JSON that is whole, with something after it
+        assert decisions["reject"].count(v1.VERDICT_DECISION_REPAIR) == 12
 
 
 @pytest.mark.conformance
