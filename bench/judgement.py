@@ -32,10 +32,24 @@ SPLIT, TASK = "held_out_templates", "extract"
 CLOUD = "simulated/simulated"
 PRICE = {"input_usd_per_mtok": 0.15, "output_usd_per_mtok": 0.6}
 """What the simulated cloud charges: that of a small model of a large provider's."""
+LONGEST_VALUE = 64
+"""Characters. Held to a string without a bound, a small model that repeats itself goes on until it is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How it is asked."""
+
+    temperature: float = 0.0
+    repair: v1.Repair.ValueType = v1.REPAIR_ALLOWED
+    bounded: bool = True
+
+
 WAYS = {
-    "temperature 0": (0.0, v1.REPAIR_ALLOWED),
-    "temperature 0.8": (0.8, v1.REPAIR_ALLOWED),
-    "temperature 0, repair forbidden": (0.0, v1.REPAIR_FORBIDDEN),
+    "temperature 0": Way(),
+    "temperature 0.8": Way(temperature=0.8),
+    "temperature 0, repair forbidden": Way(repair=v1.REPAIR_FORBIDDEN),
+    "temperature 0, strings unbounded": Way(bounded=False),
 }
 
 
@@ -88,17 +102,26 @@ def _sections(addresses: dict[str, str], cloud: str, store: str) -> dict[str, An
     }
 
 
-def request(case: Case, temperature: float, repair: v1.Repair.ValueType, seed: int) -> v1.GenerateRequest:
+def schema(case: Case, *, bounded: bool) -> str:
+    """What the answer has to be."""
+    wanted = answer_schema(case)
+    for told in wanted["properties"].values():
+        if bounded and told["type"] == ["string", "null"]:
+            told["anyOf"] = [{"type": "string", "maxLength": LONGEST_VALUE}, {"type": "null"}]
+            del told["type"]
+    return json.dumps(wanted)
+
+
+def request(case: Case, way: Way) -> v1.GenerateRequest:
     """What a caller asks who wants JSON checked."""
     roles = {"system": v1.ROLE_SYSTEM, "user": v1.ROLE_USER, "assistant": v1.ROLE_ASSISTANT}
     said = [v1.Message(role=roles[turn.role], parts=[v1.Part(text=turn.content)]) for turn in case.turns]
+    wanted = schema(case, bounded=way.bounded)
     return v1.GenerateRequest(
         spec=v1.GenerationSpec(
             chat=v1.Chat(messages=said),
-            sampling=v1.Sampling(temperature=temperature, seed=seed, max_tokens=LONGEST_ANSWER_TOKENS),
-            constraint=v1.OutputConstraint(
-                json_schema=json.dumps(answer_schema(case)), enforcement=v1.ENFORCEMENT_CHECKED, repair=repair
-            ),
+            sampling=v1.Sampling(temperature=way.temperature, max_tokens=LONGEST_ANSWER_TOKENS),
+            constraint=v1.OutputConstraint(json_schema=wanted, enforcement=v1.ENFORCEMENT_CHECKED, repair=way.repair),
         )
     )
 
@@ -140,21 +163,22 @@ def steps(load: str, usages: Sequence[v1.Usage]) -> Iterator[Step]:
     for step in STEPS:
         done = [usage for usage in usages if ended(usage) == step]
         valid += len(done)
-        if step == "constrained retry":
+        asked = True
+        if step == "first answer as it is":
+            made = [usage.attempts[0] for usage in usages]
+        elif step == "constrained retry":
             made = [usage.attempts[1] for usage in usages if [a.target for a in usage.attempts[:2]] == ["local"] * 2]
         elif step == "the cloud":
             made = [attempt for usage in usages for attempt in usage.attempts if attempt.target == CLOUD]
-        elif step == STEPS[0]:
-            made = [usage.attempts[0] for usage in usages]
         else:
-            made = [usage.attempts[0] for usage in done]  # asked nobody: what was there is read again
+            made, asked = [usage.attempts[0] for usage in done], False  # what came is read again
         yield Step(
             load,
             step,
             valid=valid,
             of=len(usages),
-            attempts=len(made) if step in (STEPS[0], *STEPS[3:]) else 0,
-            tokens=sum(a.prompt_tokens + a.completion_tokens for a in made) if step in (STEPS[0], *STEPS[3:]) else 0,
+            attempts=len(made) if asked else 0,
+            tokens=sum(attempt.prompt_tokens + attempt.completion_tokens for attempt in made) if asked else 0,
             duration_ms=tuple(attempt.duration_ms for attempt in made),
             cost_usd=sum(attempt.cost_nano_usd for attempt in made) / 1e9,
         )
@@ -164,12 +188,12 @@ def run() -> Iterator[Step | str]:
     """All ways, one after the other, in one mesh."""
     chosen = cases(SPLIT, TASK, COUNT, SEED)
     with rig() as found:
-        for load, (temperature, repair) in WAYS.items():
-            requests = [request(case, temperature, repair, seed) for seed, case in enumerate(chosen)]
-            usages = asyncio.run(answers(found.router, requests))
+        for load, way in WAYS.items():
+            usages = asyncio.run(answers(found.router, [request(case, way) for case in chosen]))
             yield from steps(load, usages)
-            invalid = sum(
-                usage.attempts[-1].target == CLOUD or usage.attempts[-1].outcome != v1.ATTEMPT_OUTCOME_ANSWERED
-                for usage in usages
+            invalid = sum(ended(usage) == "the cloud" for usage in usages)
+            lost = sum(attempt.outcome == v1.ATTEMPT_OUTCOME_FAILED for usage in usages for attempt in usage.attempts)
+            yield (
+                f"{load:36} {invalid} invalid before escalation, {found.oracle.ask('served')} requests to the cloud, "
+                f"{lost} attempts that failed"
             )
-            yield f"{load:36} {invalid} invalid before escalation, {found.oracle.ask('served')} requests to the cloud"

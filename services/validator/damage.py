@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 _TOKEN: Final = re.compile(
-    r"""(?P<string>"[^"\\]*+(?:\\.[^"\\]*+)*+")|(?P<open_string>"[^"]*+\Z|")|(?P<single>'[^'\\]*+(?:\\.[^'\\]*+)*+')"""
+    r"""(?P<string>"[^"\\]*+(?:\\.[^"\\]*+)*+")|(?P<open_string>"[^"\\]*+(?:\\.[^"\\]*+)*+\\?+\Z)"""
+    r"""|(?P<single>'[^'\\]*+(?:\\.[^'\\]*+)*+')"""
     r"""|(?P<comment>//[^\n]*+|/\*.*?(?:\*/|\Z)|\#[^\n]*+)|(?P<number>[-+]?\.?\d[\w.+-]*+)|(?P<word>[^\W\d]\w*+)"""
     r"""|(?P<white>[ \t\r\n]++)|(?P<blank>\s)|(?P<mark>.)""",
     re.DOTALL | re.VERBOSE,

@@ -119,6 +119,8 @@ def agree(client: Client, constraint: v1.OutputConstraint, text: str, cuts: list
             doomed = client.whole(constraint, client.doomed_at(constraint, pieces))
             assert not (isinstance(doomed, v1.Verdict) and doomed.decision in GOOD)
             return
+        if "took more than" in str(whole) or "took more than" in str(streamed):
+            return  # once in time, once not
         said = streamed.verdict if isinstance(streamed, v1.ValidateStreamResponse) else streamed
         if isinstance(whole, v1.Verdict) and said == whole:
             return

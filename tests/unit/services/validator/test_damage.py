@@ -37,7 +37,16 @@ def test_each_kind_of_damage_is_told_once_with_its_first_place(text: str, told: 
 
 
 @pytest.mark.parametrize(
-    "text", ['"' * 500_001, "'" * 500_001, "/*" * 300_000, "a " * 300_000, ", " * 300_000, "1" * 600_000]
+    "text",
+    [
+        '"' * 500_001,
+        '"' + '\\"' * 300_000,
+        "'" * 500_001,
+        "/*" * 300_000,
+        "a " * 300_000,
+        ", " * 300_000,
+        "1" * 600_000,
+    ],
 )
 def test_hostile_text_takes_time_linear_in_its_length(text: str) -> None:
     started = time.process_time()
