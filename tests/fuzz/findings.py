@@ -14,5 +14,6 @@ FINDINGS = {
         '{Sure: ["\\ud800\\udc00"]',
         [1],
     ),
+    "a set of Python's was doomed as an object and mended to an array": ('{"type": "array"}', '{"a", "b"}', [1]),
     "half of a pair of surrogates in broken JSON": ("{}", '{"a": "\\udc00",}', [1]),
 }

@@ -162,5 +162,15 @@ def answers(draw: st.DrawFn) -> str:
 TEXTS = st.integers(0, 19).flatmap(
     lambda way: HOSTILE_TEXTS if way == 0 else st.text(CHARS, max_size=60) if way == 1 else answers()
 )
-ALL_SCHEMAS = st.integers(0, 29).flatmap(lambda way: HOSTILE_SCHEMAS if way == 0 else SCHEMAS)
+PLAIN_SCHEMAS = st.sampled_from(
+    [
+        '{"properties": {"label": {"enum": ["a", "ab"]}}, "required": ["label"]}',
+        '{"type": "array", "items": {"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}}}',
+        '{"type": "object", "additionalProperties": {"type": ["integer", "array"], "maxItems": 1}}',
+        '{"anyOf": [{"type": "string", "maxLength": 3}, {"type": "array", "maxItems": 2}]}',
+    ]
+)
+ALL_SCHEMAS = st.integers(0, 29).flatmap(
+    lambda way: HOSTILE_SCHEMAS if way == 0 else PLAIN_SCHEMAS if way < 10 else SCHEMAS
+)
 CUTS = st.lists(st.integers(1, 20), min_size=1, max_size=8)
