@@ -6,8 +6,11 @@ batch has a seed, which a failure tells; `SPILLWAY_SECONDS` is how long it goes 
 
 from __future__ import annotations
 
+import base64
 import itertools
+import json
 import os
+import random
 import threading
 import time
 from collections import Counter
@@ -36,6 +39,7 @@ from tests.fuzz.hostile import ALL_SCHEMAS, CUTS, PATTERNS, TEXTS
 pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore:Generating overly large repr")]
 
 SECONDS = float(os.environ.get("SPILLWAY_SECONDS", "10"))
+DATA = Path(os.environ.get("SPILLWAY_DATA", "/nowhere")) / "json"
 BATCH = 40
 HANGING_S = 30.0
 """Nothing takes so long on any machine; a stall is for ever."""
@@ -194,6 +198,23 @@ def test_what_was_found_once_stays_right(client: Client, what: str) -> None:
     schema, text, cuts = FINDINGS[what]
     for repair in (v1.REPAIR_ALLOWED, v1.REPAIR_FORBIDDEN):
         agree(client, v1.OutputConstraint(json_schema=schema, repair=repair), text, cuts, truncated=False)
+
+
+@pytest.mark.conformance
+# The texts are others' and never copied in here: they run where SPILLWAY_DATA names them, as it does in CI.
+@pytest.mark.skipif(not DATA.exists(), reason="SPILLWAY_DATA names no folder with cases")
+@pytest.mark.parametrize("repair", [v1.REPAIR_ALLOWED, v1.REPAIR_FORBIDDEN])
+def test_broken_json_of_others_crashes_nothing_and_is_judged_in_pieces_as_whole(
+    client: Client, repair: v1.Repair.ValueType
+) -> None:
+    cases = [json.loads(line) for line in (DATA / "parsing_suite.jsonl").read_text().splitlines()]
+    texts = [base64.b64decode(case["base64"]).decode(errors="replace") for case in cases]
+    texts += [json.loads(line)["input"] for line in (DATA / "repair_cases.jsonl").read_text().splitlines()]
+    chance = random.Random(20)
+    for text in texts:
+        schema = chance.choice(["{}", '{"type": "object"}', '{"type": "array", "items": {"type": "string"}}'])
+        constraint = v1.OutputConstraint(json_schema=schema, repair=repair)
+        agree(client, constraint, text, chance.choices(range(1, 20), k=5), truncated=False)
 
 
 def test_nothing_crashes_holds_up_or_fills_it_and_pieces_are_judged_as_the_whole(
