@@ -24,8 +24,9 @@ _JSON_LIKE = re.compile(
     r"""|\[\s*+(?:[{\["'\u2018-\u201e\]]|\\"|-?\d|true|false|null|\Z)"""
 )
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
-_GOES_ON = re.compile(r'\s*+,\s*+"[^"\\]*+"\s*+:')
+_GOES_ON = re.compile(r'\s*+,\s*+"[^"\\]*+"\s*+[:"]')
 """A member after the end of an object: the bracket came too early."""
+_ENDS: Final = {"{": "}", "[": "]"}
 _ENCODED = re.compile(r"""\s*+[{\["]""")
 
 
@@ -98,13 +99,19 @@ def _goes_on(text: str, value: Any, end: int) -> bool:
 
 
 def _close(text: str, start: int) -> int:
-    """Return where the bracket at `start` is closed; the end of `text` if it is not."""
-    depth = 0
+    """Return where the bracket at `start` is closed; the end of `text` if it is not.
+
+    A bracket of the wrong kind closes what is open last, as it may have been meant so; one of whose kind none is open
+    closes nothing.
+    """
+    opened: list[str] = []
+    count = {"}": 0, "]": 0}
     for token in _TOKEN.finditer(text, start):
-        if token[0] in "[{":
-            depth += 1
-        elif token[0] in "]}":
-            depth -= 1
-            if depth == 0:
+        if token[0] in _ENDS:
+            opened.append(_ENDS[token[0]])
+            count[opened[-1]] += 1
+        elif count.get(token[0]):
+            count[opened.pop()] -= 1
+            if not opened:
                 return token.end()
     return len(text)

@@ -77,6 +77,9 @@ def test_a_good_object_inside_a_broken_one_is_not_taken(answer: str) -> None:
     "answer",
     [
         '{"a": 1}, "b": 2}',
+        '{"a": 1}, "b" "c"}',
+        '[{"a": 1}}, {"b": 2}]',
+        '{"a": [1, 2}, "b": [3]}',
         "{\u201ca\u201d: 1}",
         '{\\"a\\": 1}',
         '{\u00a0"a": 1}',
