@@ -11,6 +11,7 @@ from bench import (
     decision,
     early,
     engine_rate,
+    judgement,
     limits,
     mesh,
     priorities,
@@ -30,6 +31,7 @@ PARTS = {
     "confidence": confidence.run,
     "providers": providers.run,
     "validator": validator.run,
+    "judgement": judgement.run,
 }
 
 

@@ -34,6 +34,12 @@ class Measured:
         self._process.stdin.flush()
         return self._process.stdout.readline().strip()
 
+    def resident_bytes(self) -> int:
+        """Memory that the process and its children hold, in bytes."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (self._process.pid, *children)]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
     def cpu_s(self) -> float:
         """User and system time used so far, in seconds, to the clock tick (10 ms)."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()

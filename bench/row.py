@@ -110,3 +110,28 @@ class Told:
         ]
         head = f"{self.load:42} {self.through:24} {self.after.count:5} answers, {self.after.right:6.1%} right"
         return "; ".join([head, *figures])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How many of `of` answers are valid after `step` under `load`, and what the step took in all.
+
+    `duration_ms` holds the milliseconds of each attempt that it made, or read again, with their judgement.
+    """
+
+    load: str
+    step: str
+    valid: int
+    of: int
+    attempts: int
+    tokens: int
+    duration_ms: tuple[float, ...]
+    cost_usd: float
+
+    def __str__(self) -> str:
+        p50, p95 = (percentile(list(self.duration_ms), share) if self.duration_ms else 0.0 for share in (0.5, 0.95))
+        return (
+            f"{self.load:36} {self.step:24} valid {self.valid:4} of {self.of} ({self.valid / self.of:6.1%}), "
+            f"{self.attempts:4} attempts, {self.tokens:7} tokens, p50 {p50:.0f} p95 {p95:.0f} ms, "
+            f"{self.cost_usd:.6f} USD"
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from services.validator import expression, repair
+from services.validator.damage import damage
 from services.validator.extraction import Candidate, candidates
 from services.validator.registered import FIELD, Registered
 from services.validator.rules.rule import Reader
@@ -14,6 +16,7 @@ from services.validator.verdict import Answer, Constraint, Decision, Finding, Fi
 from services.validator.watch import Watch
 
 _ANY_OBJECT = '{"type": "object"}'
+_SEVERAL = Finding(FindingKind.SCHEMA, "several values in the answer fit, and they differ; answer with one alone")
 _CUT = Finding(FindingKind.TRUNCATED, "the answer was cut off before its end; allow more tokens or ask for less")
 
 
@@ -112,18 +115,27 @@ class Judge:
     def _json(self, wanted: Schema, answer: Answer, *, mend: bool) -> Verdict:
         best: Candidate | None = None
         broken: Candidate | None = None
+        taken: Candidate | None = None
         for candidate in candidates(answer.text, max_depth=self._settings.max_depth):
             if candidate.problem:
                 broken = candidate if broken is None or len(candidate.text) > len(broken.text) else broken
             elif not (answer.truncated and _may_go_on(candidate)) and wanted.accepts(candidate.value):
-                return Verdict(Decision.ACCEPT if candidate.whole else Decision.REPAIR, accepted_json=candidate.text)
+                if candidate.whole:
+                    return Verdict(Decision.ACCEPT, accepted_json=candidate.text)
+                if taken is not None and taken.fenced and not candidate.fenced:
+                    break  # what is set apart counts before what is in the text
+                if taken is not None and not _same(taken, candidate):
+                    return self._refused(answer, (_SEVERAL,))
+                taken = taken or candidate
             elif best is None or len(candidate.text) > len(best.text):
                 best = candidate
+        if taken is not None:
+            return Verdict(Decision.REPAIR, accepted_json=taken.text)
         if mend and broken is not None and (repaired := self._mended(wanted, broken)) is not None:
             return repaired
         hopeless = False
         found: tuple[Finding, ...]
-        if best is not None:
+        if best is not None and (broken is None or _outranks(best, broken)):
             try:
                 found, hopeless = wanted.findings(
                     best.value, limit=self._settings.max_findings, max_chars=self._settings.max_message_chars
@@ -141,10 +153,12 @@ class Judge:
     def _mended(self, wanted: Schema, broken: Candidate) -> Verdict | None:
         """Return the verdict on what `broken` was meant to be, where that satisfies the schema."""
         made = repair.mended(broken.text, max_depth=self._settings.max_depth)
-        if made is None or not wanted.accepts(made[0]):
+        if made is None or not wanted.accepts(made.value):
             return None
-        said = f"the JSON was broken and has been mended: {broken.problem}"[: self._settings.max_message_chars]
-        return Verdict(Decision.REPAIR, (Finding(FindingKind.REPAIRED, said),), accepted_json=made[1])
+        wrong = ", ".join(map(str, damage(broken.text))) or broken.problem
+        left = f"; left out: {' '.join(made.left_out)}" if made.left_out else ""
+        said = f"the JSON was broken and has been mended: {wrong}{left}"[: self._settings.max_message_chars]
+        return Verdict(Decision.REPAIR, (Finding(FindingKind.REPAIRED, said),), accepted_json=made.text)
 
     def _regex(self, wanted: expression.Expression, answer: Answer) -> Verdict:
         matches = wanted.matches(answer.text)
@@ -194,3 +208,15 @@ def nodes(text: str) -> int:
 def _may_go_on(candidate: Candidate) -> bool:
     """Whether a cut right after `candidate` leaves its end unknown: 12 may have been 123."""
     return candidate.at_end and isinstance(candidate.value, int | float) and not isinstance(candidate.value, bool)
+
+
+def _outranks(best: Candidate, broken: Candidate) -> bool:
+    """Whether the answer is meant to be `best`, which is JSON, and not `broken`."""
+    return not isinstance(best.value, str) and len(best.text) >= len(broken.text)
+
+
+def _same(one: Candidate, other: Candidate) -> bool:
+    """Whether both are the same value, as JSON tells values apart: 1 is not true."""
+    if one.text == other.text:
+        return True
+    return json.dumps(one.value, sort_keys=True) == json.dumps(other.value, sort_keys=True)

@@ -95,8 +95,9 @@ class Prefix:
 
     @property
     def sure(self) -> bool:
-        """No value or key is just over: what follows one tells whether its last quote was meant to be its end."""
-        return self.whole or self._want not in ("comma or end", "colon")
+        """No value or key is just over: what follows one tells whether its last quote was meant to be its end. And no
+        object has just begun: without a colon it is a set of Python's, and meant as an array."""
+        return self.whole or self._want not in ("comma or end", "colon", "key or end")
 
     def _read_token(self, text: str, at: int) -> int:
         if self.whole:
