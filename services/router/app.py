@@ -37,6 +37,7 @@ from .policy_document import opened
 from .policy_file import PolicyFile
 from .quota_watch import quota_watch
 from .quotas import Quotas
+from .redactor import Redactor
 from .resolution import Resolution, Resolve, looked_up
 from .retry_budget import RetryBudget
 from .router import Router
@@ -101,12 +102,13 @@ async def build(
 
         fleet = Fleet(remote, retire_s=settings.server.default_deadline_s)
         stack.push_async_callback(fleet.close)
-        judge, inspector = None, Inspector(None, 0)
+        judge, inspector, redactor = None, Inspector(None, 0), Redactor(None, 0)
         if settings.validator is not None:
             validator = remote(settings.validator.address, "validator")
             stack.push_async_callback(validator.close)
             judge = Judge(validator, settings.validator.timeout_s)
             inspector = Inspector(validator, settings.validator.inspect_timeout_s)
+            redactor = Redactor(validator, settings.validator.inspect_timeout_s)
         file = PolicyFile(settings.policy_file, settings.policy_reload_s) if settings.policy_file is not None else None
         store = None
         if settings.store.url:
@@ -153,7 +155,7 @@ async def build(
             max_waiting=settings.admission.max_waiting,
         )
         follow = settings.validator.follow_from_tokens if settings.validator is not None else None
-        attempts = Attempts(settings.name, fleet, judge, breakers, budget, loads, spend, follow)
+        attempts = Attempts(settings.name, fleet, judge, breakers, budget, loads, spend, redactor, follow)
         router = Router(
             planner=planner,
             fleet=fleet,

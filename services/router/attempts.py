@@ -25,6 +25,9 @@ from .observation import kind_of_spec
 from .patience import idle_s, probe_tokens, share_s, silence_s
 from .plan import Candidate
 from .reading import tell_data_policy
+from .reason import reason
+from .redactor import Redactor
+from .restoring import restoring
 from .retry_budget import RetryBudget
 from .spend import Hold, Spend
 from .work import Planned, Work
@@ -68,10 +71,12 @@ class Attempts:
         budget: RetryBudget,
         loads: Loads,
         spend: Spend,
+        redactor: Redactor,
         follow_from_tokens: int | None = None,
     ) -> None:
         self._follow_from_tokens = follow_from_tokens
         self._spend = spend
+        self._redactor = redactor
         self._loads = loads
         self._router = router
         self._fleet = fleet
@@ -95,7 +100,8 @@ class Attempts:
         spec = spec or work.spec
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
-                asked = partial(self._asked, work, candidate, spec=spec, doubt=doubt)
+                sent = await self._redacted(work, candidate, spec)
+                asked = partial(self._asked, work, candidate, spec=sent, doubt=doubt)
                 answer = await self.once(work, candidate, asked)
             except SpillwayError as error:
                 failures.add(error)
@@ -131,7 +137,8 @@ class Attempts:
         target = candidate.target
         wished = wishes(work.policy, work.plan, target)
         verdicts: list[v1.Verdict] | None = None
-        if self._judge is not None and self._follows(work):
+        follows = self._follows(work)
+        if self._judge is not None and follows:
             response, verdicts = await self._followed(work, candidate, attempt, self._judge, spec=spec)
         else:
             request = v1.GenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
@@ -141,6 +148,8 @@ class Attempts:
             )
         outcome = v1.ATTEMPT_OUTCOME_CANCELLED
         try:
+            if not follows:
+                restoring(work, target, spec).whole(response)
             verdict = await self._verdict(work, response, verdicts)
             attempt.kind = kind_of(work) if verdict is not None else ""
             answer = Answer(response, verdict, doubt is not None and doubt(response, verdict))
@@ -164,7 +173,8 @@ class Attempts:
         """Whether the answer is judged while it comes."""
         sampling, least = work.spec.sampling, self._follow_from_tokens
         return (
-            least is not None
+            self._judge is not None
+            and least is not None
             and work.plan.validation is not Validation.OFF
             and work.spec.constraint.WhichOneof("constraint") in ("json_schema", "json_object")
             and (not sampling.HasField("max_tokens") or sampling.max_tokens >= least)
@@ -188,6 +198,7 @@ class Attempts:
             attempt, request, journal.onward(attempt), journal, *limits, judged=True
         )
         try:
+            events = restoring(work, target, spec).events(events)
             async with judge.follow(work.spec.constraint, work.call) as following, aclosing(events):
                 response, verdicts = await following.whole(events)
         except BaseException:
@@ -207,7 +218,7 @@ class Attempts:
         A probe ends with its last token, or with the first that comes after the target's share of the deadline. Until
         the first event is out a target that fails in a fleeting way is asked again. Raises SpillwayError.
         """
-        target, spec = candidate.target, spec or work.spec
+        target, spec = candidate.target, await self._redacted(work, candidate, spec or work.spec)
         wished = wishes(work.policy, work.plan, target)
         attempt = await self._begin(work, candidate)
         while True:
@@ -225,6 +236,7 @@ class Attempts:
                 silence_s(work, candidate),
                 idle_s(work, candidate),
             )
+            events = restoring(work, target, spec).events(events)
             try:
                 async with aclosing(events):
                     async for event in events:
@@ -267,6 +279,12 @@ class Attempts:
                 work.journal.complete(last.usage)
                 yield last
             return
+
+    async def _redacted(self, work: Work, candidate: Candidate, spec: v1.GenerationSpec) -> v1.GenerationSpec:
+        """Return `spec` as `candidate` may see it: every spec comes by here. Raises PolicyBlocked."""
+        if not work.plan.redacts(candidate.target):
+            return spec
+        return await self._redactor.redacted(spec, work.plan.redaction.kinds, work.vault, work.call)
 
     def may_hedge(self, work: Work) -> bool:
         """Whether the budget has a hedge for `work`; if so it is taken."""
@@ -352,40 +370,19 @@ class Attempts:
             router=self._router,
             policy_revision=work.plan.policy_revision,
             tenant=work.call.caller.tenant,
-            data_policy=tell_data_policy(work.plan.data_policy),
+            data_policy=tell_data_policy(work.plan.data_policy_at(attempt.target)),
             target=attempt.target.name,
             attempt=attempt.number,
+            redacted=work.vault.kinds if work.plan.redacts(attempt.target) else (),
         )
 
     def _sign(self, started: v1.Started, work: Work, candidate: Candidate) -> None:
         started.request_id = work.call.request_id
         started.target = candidate.target.name
-        started.route_reason = self.reason(work, candidate, started.route_reason)
-
-    def reason(self, work: Planned, candidate: Candidate, told: str = "") -> str:
-        """Why this target has answered, in one line; `told` is what it said itself."""
-        number = len(work.journal.attempts)
-        failed = "; ".join(
-            f"{attempt.target.name} {attempt.record.reason or _WORDS[attempt.record.outcome]}"
-            for attempt in work.journal.attempts[:-1]
-            if attempt.settled
-        )
-        there = f"; there {told}" if candidate.target.router else ""
-        reason = f"{candidate.reasons[0]} (attempt {number}, after {failed})" if failed else candidate.reasons[0]
-        inspection = work.plan.facts.inspection
-        found = f"; {inspection.told}" if inspection is not None and inspection.result != "clean" else ""
-        return reason + found + there
+        started.route_reason = reason(work, candidate, started.route_reason)
 
     def __repr__(self) -> str:
         return f"<Attempts of {self._router} over {self._fleet!r}>"
-
-
-_WORDS = {
-    v1.ATTEMPT_OUTCOME_ANSWERED: "answered",
-    v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR: "was refused",
-    v1.ATTEMPT_OUTCOME_CANCELLED: "did not go on",
-    v1.ATTEMPT_OUTCOME_NOT_CONFIDENT: "was not confident",
-}
 
 
 def kind_of(work: Planned) -> str:

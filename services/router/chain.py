@@ -46,6 +46,8 @@ def wishes(policy: v1.RoutingPolicy, plan: Plan, target: Target) -> v1.RoutingPo
     told.CopyFrom(policy)
     for field in ("allowed_targets", "strategy", "confidence_threshold", "cache", "inspect_input"):
         told.ClearField(field)
+    # What goes there as it is must not leave so from there.
+    told.redact = bool(plan.redaction.kinds) and not plan.redacts(target)
     told.delivery.mode = v1.DeliveryMode.ValueType(plan.delivery)
     told.delivery.accepts_restart = False
     # Judged here in any case; judged there too where that can be, so that it can try its own next target.

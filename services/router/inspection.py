@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
 
 from spillway.egress import DataPolicy, Residency, Sensitivity
 
@@ -33,6 +33,10 @@ class Inspection:
     """What of the prompt nobody can read."""
     away: str = ""
     """Why the validator did not look; empty if it did, or had no need to."""
+    sealed: tuple[str, ...] = ()
+    """What of the prompt must stay as it is, though nothing readable stands in it."""
+    raises: bool = True
+    """What was found raises the sensitivity. Else it was looked for only to be redacted."""
 
     def demands(self, said: Mapping[str, Sensitivity]) -> DataPolicy:
         """What the content is bound by, at least, under a policy that says how sensitive kinds are."""
@@ -42,6 +46,10 @@ class Inspection:
             return DataPolicy(sensitivity=Sensitivity.RESTRICTED)
         found = (sensitivity_of(kind, said) for kind in self.kinds)
         return DataPolicy(sensitivity=max(found, default=Sensitivity.UNSPECIFIED))
+
+    def without(self, kinds: Container[str]) -> Inspection:
+        """The same, had nothing of these kinds been there."""
+        return replace(self, kinds=frozenset(kind for kind in self.kinds if kind not in kinds))
 
     @property
     def told(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -87,6 +87,23 @@ class BudgetSettings(Section):
         return self
 
 
+class RedactSettings(Section):
+    """What is replaced by placeholders where content leaves the site. See docs/policy.md."""
+
+    kinds: Literal["all"] | Annotated[frozenset[str], Field(min_length=1)] = Field(
+        "all", description="kinds of findings that are replaced"
+    )
+    releases: Literal["all"] | frozenset[str] | None = Field(
+        None, description="of these, kinds that no longer keep content on the site; absent: every one that is replaced"
+    )
+
+    @model_validator(mode="after")
+    def _releases_what_it_replaces(self) -> RedactSettings:
+        if self.kinds != "all" and self.releases is not None and not set(self.releases) <= self.kinds:
+            raise ValueError("`releases` names what `kinds` does not: it would leave as it is")
+        return self
+
+
 class PolicySettings(Section):
     """How requests are routed. A named policy states only what differs from the ground it is laid on."""
 
@@ -106,6 +123,9 @@ class PolicySettings(Section):
         default={},
         description="how sensitive kinds of findings are, else: card, iban, national_id, secret and kinds that are not "
         "known `restricted`; phone, email, ip_address `confidential`",
+    )
+    redact: RedactSettings | None = Field(
+        None, description="what leaves the site leaves with placeholders; absent: as it is, unless the caller asks"
     )
     order: tuple[str, ...] = Field(
         (), description="the fallback chain: targets, tiers or kinds, first to last; empty: by category and price"

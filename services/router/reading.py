@@ -52,6 +52,7 @@ def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: 
         confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
         context=ContextName(policy.context_policy),
         inspect=policy.inspect_input,
+        redact=policy.redact,
     )
     return _embedding(said, spec) if isinstance(spec, v1.EmbeddingSpec) else _generation(said, spec)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spillway import v1
 from spillway.embedding import Spec
@@ -10,6 +10,7 @@ from spillway.rpc.call import Call
 
 from .journal import Journal
 from .plan import Plan
+from .vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Planned:
     journal: Journal
     stamped: bool = False
     """It came from another router."""
+    vault: Vault = field(default_factory=Vault)
+    """What the placeholders stand for that it leaves with."""
 
 
 @dataclass(frozen=True, slots=True)
