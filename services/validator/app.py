@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from services.validator.court import Court
 from services.validator.inspector import Inspector
+from services.validator.redactor import Redactor
 from services.validator.servicer import NAME, ValidatorServicer
 from services.validator.settings import ValidatorSettings
 from services.validator.workers import Workers
@@ -45,6 +46,7 @@ async def build(
         servicer = ValidatorServicer(
             Court(settings, workers=workers, tracing=tracing),
             Inspector(settings.inspection, workers=workers, tracing=tracing),
+            Redactor(settings.inspection, workers=workers, tracing=tracing),
         )
         service = Service(NAME, servicer, validator_pb2_grpc.add_ValidatorServiceServicer_to_server)
         server = Server(settings.server, [service], tracing=tracing, clock=clock)

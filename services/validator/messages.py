@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid
+from spillway.placeholders import Placeholder
 
 DECISIONS = {
     Decision.ACCEPT: v1.VERDICT_DECISION_ACCEPT,
@@ -57,6 +60,16 @@ def message(verdict: Verdict) -> v1.Verdict:
         accepted_json=verdict.accepted_json,
         instruction=verdict.instruction,
     )
+
+
+def placeholders(told: Iterable[v1.Placeholder]) -> list[Placeholder]:
+    """Return the placeholders of a request."""
+    return [Placeholder(one.token, one.original, one.kind) for one in told]
+
+
+def placeholder_message(one: Placeholder) -> v1.Placeholder:
+    """Return `one` as it travels."""
+    return v1.Placeholder(token=one.token, original=one.original, kind=one.kind)
 
 
 def _finding(finding: Finding) -> v1.Finding:

@@ -10,7 +10,8 @@ import grpc
 
 from services.validator.court import Court
 from services.validator.inspector import Inspector
-from services.validator.messages import constraint, message
+from services.validator.messages import constraint, message, placeholder_message, placeholders
+from services.validator.redactor import Redactor
 from services.validator.verdict import Answer, End, Piece
 from spillway import v1
 from spillway.errors import FieldViolation, RequestInvalid
@@ -21,11 +22,12 @@ NAME = "spillway.v1.ValidatorService"
 
 
 class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
-    """Converts, asks the court or the inspector, converts."""
+    """Converts, asks the court, the inspector or the redactor, converts."""
 
-    def __init__(self, court: Court, inspector: Inspector) -> None:
+    def __init__(self, court: Court, inspector: Inspector, redactor: Redactor) -> None:
         self._court = court
         self._inspector = inspector
+        self._redactor = redactor
 
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         answers = [Answer(answer.text, answer.truncated) for answer in request.answers]
@@ -58,10 +60,13 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED)
 
     async def Redact(self, request: v1.RedactRequest, context: Any) -> v1.RedactResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        known = placeholders(request.placeholders)
+        told = await self._redactor.redact(current_call(), request.texts, frozenset(request.kinds), known)
+        return v1.RedactResponse(texts=told.texts, placeholders=map(placeholder_message, told.placeholders))
 
     async def Restore(self, request: v1.RestoreRequest, context: Any) -> v1.RestoreResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        known = placeholders(request.placeholders)
+        return v1.RestoreResponse(texts=await self._redactor.restore(current_call(), request.texts, known))
 
     async def ListPolicies(self, request: v1.ListPoliciesRequest, context: Any) -> v1.ListPoliciesResponse:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED)

@@ -11,17 +11,20 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from services.validator.judgement import Judge
 from services.validator.sensitive.inspection import inspect_all
+from services.validator.sensitive.redaction import redact, restore
 from services.validator.settings import JudgementSettings
 from spillway.errors import SpillwayError
 from spillway.leash import end_with_parent
 
 LENGTH = struct.Struct("!I")
 READY, ANSWERED, REFUSED, CRASHED, TOO_MUCH = range(5)
-JUDGE, INSPECT = range(2)
+JUDGE, INSPECT, REDACT, RESTORE = range(4)
+_LOOKS: Mapping[int, Callable[..., Any]] = {INSPECT: inspect_all, REDACT: redact, RESTORE: restore}
 
 
 def frame(value: Any) -> bytes:
@@ -34,8 +37,8 @@ def answer(judge: Judge, body: bytes) -> tuple[int, Any]:
     """Return what is to be told of the question in `body`."""
     try:
         asked, *arguments = pickle.loads(body)
-        if asked == INSPECT:
-            return ANSWERED, inspect_all(*arguments)
+        if asked in _LOOKS:
+            return ANSWERED, _LOOKS[asked](*arguments)
         constraint, answers, mend = arguments
         return ANSWERED, judge.judge(constraint, answers, mend=mend)
     except SpillwayError as error:

@@ -10,17 +10,31 @@ import asyncio
 import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from typing import Any
 
+from services.validator.sensitive.redaction import Redacted
 from services.validator.sensitive.span import Span
 from services.validator.settings import JudgementSettings, WorkerSettings
 from services.validator.verdict import Answer, Constraint, Verdict
-from services.validator.worker import ANSWERED, CRASHED, INSPECT, JUDGE, LENGTH, READY, REFUSED, TOO_MUCH, frame
+from services.validator.worker import (
+    ANSWERED,
+    CRASHED,
+    INSPECT,
+    JUDGE,
+    LENGTH,
+    READY,
+    REDACT,
+    REFUSED,
+    RESTORE,
+    TOO_MUCH,
+    frame,
+)
 from spillway.errors import BY_REASON, ConstraintUnsupported, FieldViolation, QueueFull, RequestInvalid, SpillwayError
 from spillway.leash import leashed
 from spillway.logs import get_logger
+from spillway.placeholders import Placeholder
 
 log = get_logger(__name__)
 
@@ -119,6 +133,16 @@ class Workers:
         spans: list[list[Span]] = await self._turn(INSPECT, texts, too_much=_too_much_text)
         return spans
 
+    async def redact(self, texts: Sequence[str], kinds: Set[str], known: Sequence[Placeholder]) -> Redacted:
+        """Return `texts` with placeholders for what is of `kinds`. Raises as `inspect` does."""
+        told: Redacted = await self._turn(REDACT, texts, kinds, known, too_much=_too_much_text)
+        return told
+
+    async def restore(self, texts: Sequence[str], placeholders: Sequence[Placeholder], most: int) -> list[str]:
+        """Return `texts`, of at most `most` characters, with what placeholders stand for. Raises as `inspect` does."""
+        told: list[str] = await self._turn(RESTORE, texts, placeholders, most, too_much=_too_much_text)
+        return told
+
     async def _turn(self, *question: Any, too_much: Callable[[str], SpillwayError]) -> Any:
         if self._turns.locked() and self._waiting >= self._settings.max_waiting:
             raise QueueFull("too many calls wait for a worker", retry_after_s=self._settings.time_limit_s)
@@ -191,5 +215,5 @@ def _too_much(constraint: Constraint, said: str) -> ConstraintUnsupported:
 
 
 def _too_much_text(said: str) -> RequestInvalid:
-    said = f"inspecting them {said}; send less at once"
+    said = f"looking through them {said}; send less at once"
     return RequestInvalid(f"texts: {said}", fields=[FieldViolation("texts", said)])
