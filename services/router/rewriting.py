@@ -59,13 +59,14 @@ def rewrite(message: Message, put: Put, *, whole: bool = False) -> None:
         if name in NOT_READ:
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            entry = field.message_type
+            entry = field.message_type.fields_by_name
             for key in list(value):
-                _text(entry.fields_by_name["key"].full_name, key, put, whole=whole)
+                if isinstance(key, str):
+                    _text(entry["key"].full_name, key, put, whole=whole)
                 if isinstance(value[key], Message):
                     rewrite(value[key], put, whole=whole)
-                else:
-                    value[key] = _text(entry.fields_by_name["value"].full_name, value[key], put, whole=whole)
+                elif isinstance(value[key], str):
+                    value[key] = _text(entry["value"].full_name, value[key], put, whole=whole)
         elif field.message_type is not None:
             for one in value if field.is_repeated else [value]:
                 rewrite(one, put, whole=whole)

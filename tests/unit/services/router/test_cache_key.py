@@ -35,6 +35,9 @@ POLICY_COUNTS = {
     "failover",
     "strategy",
     "confidence_threshold",
+    "judgements",
+    "samples",
+    "redact",
 }
 
 
@@ -76,7 +79,9 @@ def fill(message: Any, field: FieldDescriptor) -> None:
     """Set `field` of `message` to something that is not its default."""
     if field.message_type is not None:
         if field.message_type.GetOptions().map_entry:
-            getattr(message, field.name)[7] = 1
+            key_of = field.message_type.fields_by_name["key"]
+            text = key_of.type == FieldDescriptor.TYPE_STRING
+            getattr(message, field.name).update({"x": "x"} if text else {7: 1})
         else:
             getattr(message, field.name).update({"a": 1})
         return
