@@ -12,7 +12,7 @@ from itertools import groupby
 from spillway import v1
 from spillway.errors import PolicyBlocked, SpillwayError
 from spillway.logs import get_logger
-from spillway.placeholders import ESCAPED, Placeholder
+from spillway.placeholders import ESCAPED, Placeholder, restored
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.telemetry import names
@@ -88,27 +88,25 @@ class Redactor:
             raise Fixed("this router has no validator")
         found: dict[str, str] = {}
         for first in range(0, len(texts), AT_ONCE):
-            some = list(texts[first : first + AT_ONCE])
-            known = [
-                v1.Placeholder(token=one.token, original=one.original, kind=one.kind) for one in vault.placeholders
-            ]
-            # A placeholder that is known would be replaced itself. New ones are such as stand in no text.
-            taken = [" ".join(one.token for one in known)] if again and known else []
+            some, known = texts[first : first + AT_ONCE], vault.placeholders
             request = v1.RedactRequest(
-                texts=some + taken, kinds=sorted(kinds.names), placeholders=() if again else known
+                texts=some,
+                kinds=sorted(kinds.names),
+                placeholders=[v1.Placeholder(token=one.token, original=one.original, kind=one.kind) for one in known],
             )
             asking = call.until(call.deadline.within(self._timeout_s))
             response = await self._remote.unary(self._redact, request, asking, span_name=names.REDACT_PROMPT)
-            if len(response.texts) != len(request.texts) or list(response.texts[len(some) :]) != taken:
-                raise Fixed(f"{len(request.texts)} texts were redacted into {len(response.texts)}")
-            new = tuple(Placeholder(one.token, one.original, one.kind) for one in response.placeholders)
+            told = list(response.texts)
+            given = tuple(Placeholder(one.token, one.original, one.kind) for one in response.placeholders)
+            if len(told) != len(some) or given[: len(known)] != known:
+                raise Fixed("texts or placeholders were lost on the way")
             if again:
-                vault.placeholders += new
-            elif new[: len(known)] == vault.placeholders:
-                vault.placeholders = new
-            else:
-                raise Fixed("placeholders of this conversation were lost")
-            found.update(zip(some, response.texts, strict=False))
+                # What looks like a placeholder is replaced too, so that is undone for what was one.
+                undone = [one for one in given if one.kind == ESCAPED]
+                told = [restored(text, undone) for text in told]
+                given = (*known, *(one for one in given[len(known) :] if one.kind != ESCAPED))
+            vault.placeholders = given
+            found.update(zip(some, told, strict=True))
         return found
 
     def __repr__(self) -> str:
