@@ -42,7 +42,8 @@ class Inspector:
             # Whatever its reason is: what it did not look at, nobody did.
             log.warning("prompt.uninspected", why=error.reason)
             return Inspection(away=f"the validator did not answer ({error.reason})")
-        return Inspection(frozenset(span.kind or "unknown" for span in response.spans), sealed=prompt.sealed)
+        kinds = frozenset(span.kind or "unknown" for span in response.spans)
+        return Inspection(kinds, sealed=prompt.sealed, marked=bool(response.marks))
 
     def __repr__(self) -> str:
         return f"<Inspector over {self._remote!r}, {self._timeout_s:g} s>"

@@ -188,6 +188,9 @@ class MatchSettings(Section):
     sensitivity_at_least: SensitivityName | None = None
     needs: frozenset[CapabilityName] | None = Field(None, description="every one of them is needed")
     json_answer: bool | None = Field(None, alias="json", description="the answer is to be JSON")
+    injection: bool | None = Field(
+        None, description="inspection found signs that a text commands the model; what is not inspected has none"
+    )
     prompt_tokens_over: int | None = Field(None, ge=0, description="counted where that is known, else estimated")
     prompt_tokens_up_to: int | None = Field(None, ge=0)
 

@@ -148,6 +148,7 @@ def matches(when: MatchSettings, facts: Facts) -> bool:
         )
         and (when.needs is None or when.needs <= facts.needs)
         and when.json_answer in (None, facts.json)
+        and when.injection in (None, facts.inspection is not None and facts.inspection.marked)
         and (when.prompt_tokens_over is None or facts.prompt_tokens > when.prompt_tokens_over)
         and (when.prompt_tokens_up_to is None or facts.prompt_tokens <= when.prompt_tokens_up_to)
     )

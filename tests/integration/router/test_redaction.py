@@ -220,7 +220,7 @@ async def test_json_is_judged_as_the_caller_gets_it_and_a_retry_is_redacted_too(
         assert response.usage.verdict.decision == v1.VERDICT_DECISION_ACCEPT
         first, second = (seen.request.spec for seen in mesh.cloud.seen)
         sent = json.loads(first.constraint.json_schema)
-        assert sent["properties"]["card"] == {"const": "[CARD_1]"}
+        assert sent["properties"] == {"mail": {"type": "string"}, "card": {"const": "[CARD_1]"}}
         assert len(second.chat.messages) == 2, "it was told what was wrong"
         assert left(recorder) == []
 
