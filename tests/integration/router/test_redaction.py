@@ -167,7 +167,7 @@ async def over_http(mesh: Mesh, strategy: v1.Strategy.ValueType) -> None:
     async with AsyncOpenAI(api_key="none", base_url=f"http://{mesh.http}/v1", max_retries=0) as client:
         asking = partial(client.chat.completions.create, model="auto", messages=messages, extra_headers=headers)
         whole = (await asking()).choices[0].message.content or ""
-        chunks = await asking(stream=True)
+        chunks: Any = await asking(stream=True)
         told = "".join([chunk.choices[0].delta.content or "" async for chunk in chunks if chunk.choices])
     assert MAIL in told and MAIL in whole
     assert "_1]" not in told + whole
