@@ -6,7 +6,8 @@ The validator finds and replaces; what it gave back is looked at once more, whol
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence, Set
+import re
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from spillway import v1
@@ -30,6 +31,8 @@ AT_ONCE = 1000
 """Texts in one call; the validator takes a few more."""
 TAIL = 6
 """Of an original that was cut so many of its first characters do not leave, nor all but one of a shorter one."""
+LONG = 8
+"""Characters of an original that stands in no other word by chance."""
 MOST_WORK = 2**30
 """Characters times originals, looked for one by one."""
 
@@ -79,8 +82,7 @@ class Redactor:
         if leaving != spec:
             loosen(leaving.constraint)
         # What is long takes a while; meanwhile others are served.
-        left = {*_texts(leaving), *_texts(leaving, whole=True)}
-        await asyncio.to_thread(_require_none_left, left, vault.placeholders)
+        await asyncio.to_thread(_settle, leaving, vault.placeholders)
         return leaving
 
     async def _ask(
@@ -139,17 +141,33 @@ def _joined(spec: v1.GenerationSpec) -> list[str]:
     return found
 
 
-def _require_none_left(texts: Set[str], placeholders: Iterable[Placeholder]) -> None:
-    """Raise Fixed where a text holds what a placeholder stands for, or ends within it."""
-    originals = [one.original for one in placeholders if one.kind != ESCAPED]
-    if sum(map(len, texts)) * len(originals) > MOST_WORK:
+def _settle(spec: v1.GenerationSpec, placeholders: Iterable[Placeholder]) -> None:
+    """Replace in all of `spec` what was found somewhere in it: only the words beside it may have told what it is.
+
+    Raises Fixed where something of it is left, or a text ends within it.
+    """
+    tokens = {one.original: one.token for one in placeholders if one.kind != ESCAPED}
+    longest_first = sorted(tokens, key=len, reverse=True)
+    if sum(map(len, _texts(spec))) * len(tokens) > MOST_WORK:
         raise Fixed("there is too much to be looked through again")
-    for text in texts:
-        for original in originals:
+
+    def everywhere(text: str) -> str:
+        for original in longest_first:
             if original in text:
+                text = _word(original).sub(lambda _, token=tokens[original]: token, text)
+        return text
+
+    rewrite(spec, everywhere)
+    for text in {*_texts(spec), *_texts(spec, whole=True)}:
+        for original in longest_first:
+            if original in text and (len(original) >= LONG or _word(original).search(text)):
                 raise Fixed("something sensitive was found in it again")
             if _ends_within(text, original):
                 raise Fixed("a text of it was cut within something sensitive")
+
+
+def _word(original: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(original)}(?!\w)")
 
 
 def _ends_within(text: str, original: str) -> bool:

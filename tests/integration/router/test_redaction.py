@@ -370,3 +370,16 @@ async def test_what_a_caller_wrote_like_a_placeholder_comes_back_as_it_was() -> 
         for streams in (False, True):
             assert text_of(await answered(mesh, chat(prompt), streams=streams)) == prompt
         assert left(recorder) == []
+
+
+async def test_what_only_its_neighbours_told_is_replaced_wherever_it_stands() -> None:
+    call = v1.ToolCall(id="c1", name="find", arguments='{"phone": "5550142877", "note": "ann.lee"}')
+    spec = chat("Is 5550142877 known?")
+    spec.chat.messages.add(role=v1.ROLE_ASSISTANT, parts=[v1.Part(tool_call=call)])
+    spec.chat.messages.add(role=v1.ROLE_USER, parts=[v1.Part(text="And 5550142878?")])
+    async with meshes(capabilities=["tools"]) as (mesh, _):
+        response = await mesh.generate(spec, v1.RoutingPolicy(denied_targets=["local"]))
+        sent = mesh.cloud.seen[0].request.spec.chat.messages
+        assert sent[0].parts[0].text == "Is [PHONE_1] known?"
+        assert json.loads(sent[1].parts[0].tool_call.arguments)["phone"] == "[PHONE_1]"
+        assert "5550142877" in text_of(response)

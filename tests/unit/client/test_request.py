@@ -106,6 +106,7 @@ def test_policy_options_find_their_fields() -> None:
             "cache": "refresh",
             "context_policy": "slide",
             "inspect_input": True,
+            "redact": True,
             "failover": "off",
             "max_cost_usd": 0.01,
             "labels": ["x"],
@@ -125,6 +126,7 @@ def test_policy_options_find_their_fields() -> None:
         cache=v1.CACHE_MODE_REFRESH,
         context_policy=v1.CONTEXT_POLICY_SLIDE,
         inspect_input=True,
+        redact=True,
     )
 
 
