@@ -154,7 +154,7 @@ def _settle(spec: v1.GenerationSpec, placeholders: Iterable[Placeholder]) -> Non
     def everywhere(text: str) -> str:
         for original in longest_first:
             if original in text:
-                text = _word(original).sub(lambda _, token=tokens[original]: token, text)
+                text = _word(original).sub(tokens[original], text)  # which has nothing that a template would read
         return text
 
     rewrite(spec, everywhere)
