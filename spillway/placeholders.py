@@ -114,7 +114,10 @@ class _Originals:
     def put_back(self, text: str) -> str:
         if not self._tokens:
             return text
-        self._count(len(text))
+        if self._most is not None:  # before anything is made that is too long
+            self._size += len(text) + sum(len(self._original(one)) - len(one[0]) for one in _SPELLED.finditer(text))
+            if self._size > self._most:
+                raise TooLong(f"with what its placeholders stand for the text has more than {self._most} characters")
         return _SPELLED.sub(self._original, text)
 
     def begun(self, text: str) -> int:
@@ -131,16 +134,7 @@ class _Originals:
         return start if goes_on else len(text)
 
     def _original(self, match: re.Match[str]) -> str:
-        original = self._of.get(_plain(match[0]))
-        if original is None:
-            return match[0]
-        self._count(len(original) - len(match[0]))
-        return original
-
-    def _count(self, characters: int) -> None:
-        self._size += characters
-        if self._most is not None and self._size > self._most:
-            raise TooLong(f"with what its placeholders stand for the text has more than {self._most} characters")
+        return self._of.get(_plain(match[0]), match[0])
 
     def __repr__(self) -> str:
         return f"{len(self._tokens)} placeholders"

@@ -82,7 +82,7 @@ class Redactor:
         if leaving != spec:
             loosen(leaving.constraint)
         # What is long takes a while; meanwhile others are served.
-        await asyncio.to_thread(_settle, leaving, vault.placeholders)
+        await asyncio.to_thread(_require_none_left, leaving, vault.placeholders)
         return leaving
 
     async def _ask(
@@ -141,33 +141,22 @@ def _joined(spec: v1.GenerationSpec) -> list[str]:
     return found
 
 
-def _settle(spec: v1.GenerationSpec, placeholders: Iterable[Placeholder]) -> None:
-    """Replace in all of `spec` what was found somewhere in it: only the words beside it may have told what it is.
-
-    Raises Fixed where something of it is left, or a text ends within it.
-    """
-    tokens = {one.original: one.token for one in placeholders if one.kind != ESCAPED}
-    longest_first = sorted(tokens, key=len, reverse=True)
-    if sum(map(len, _texts(spec))) * len(tokens) > MOST_WORK:
+def _require_none_left(spec: v1.GenerationSpec, placeholders: Iterable[Placeholder]) -> None:
+    """Raise Fixed where a text of `spec` holds what a placeholder stands for, or ends within it."""
+    originals = [one.original for one in placeholders if one.kind != ESCAPED]
+    texts = {*_texts(spec), *_texts(spec, whole=True)}
+    if sum(map(len, texts)) * len(originals) > MOST_WORK:
         raise Fixed("there is too much to be looked through again")
-
-    def everywhere(text: str) -> str:
-        for original in longest_first:
-            if original in text:
-                text = _word(original).sub(tokens[original], text)  # which has nothing that a template would read
-        return text
-
-    rewrite(spec, everywhere)
-    for text in {*_texts(spec), *_texts(spec, whole=True)}:
-        for original in longest_first:
-            if original in text and (len(original) >= LONG or _word(original).search(text)):
+    for text in texts:
+        for original in originals:
+            if original in text and (len(original) >= LONG or _is_word(original, text)):
                 raise Fixed("something sensitive was found in it again")
             if _ends_within(text, original):
                 raise Fixed("a text of it was cut within something sensitive")
 
 
-def _word(original: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(original)}(?!\w)")
+def _is_word(original: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(original)}(?!\w)", text) is not None
 
 
 def _ends_within(text: str, original: str) -> bool:

@@ -41,7 +41,7 @@ async def build(
     async with AsyncExitStack() as stack:
         tracing = tracing or Tracing("validator", settings.telemetry)
         stack.callback(tracing.close)
-        workers = Workers(settings.judgement, settings.workers)
+        workers = Workers(settings.judgement, settings.workers, settings.inspection.recogniser)
         stack.push_async_callback(workers.close)
         servicer = ValidatorServicer(
             Court(settings, workers=workers, tracing=tracing),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.validator.sensitive.inspection import inspect_all
-from services.validator.sensitive.span import Span
+from services.validator.sensitive.inspection import Seen, see
 from services.validator.settings import InspectionSettings
 from services.validator.workers import Workers
 from spillway.errors import RequestInvalid, SpillwayError
@@ -22,8 +21,8 @@ class Inspector:
         self._workers = workers
         self._tracing = tracing
 
-    async def inspect(self, call: Call, texts: Sequence[str]) -> list[list[Span]]:
-        """Return the sensitive spans of each of `texts`, in order.
+    async def inspect(self, call: Call, texts: Sequence[str]) -> list[Seen]:
+        """Return what each of `texts` holds, in order.
 
         Raises RequestInvalid for bounds passed, also where more is found than can be told, or QueueFull.
         """
@@ -31,14 +30,16 @@ class Inspector:
         try:
             texts = list(texts)
             check(texts, self._settings)
-            if sum(map(len, texts)) <= self._settings.inline_chars:
-                found = inspect_all(texts)
+            if self._settings.inline(sum(map(len, texts))):
+                found = see(texts)
             else:
                 found = await self._workers.inspect(texts)
-            count = sum(map(len, found))
+            count = sum(len(seen.spans) for seen in found)
             span.set_attribute(names.SENSITIVE_SPANS, count)
-            span.set_attribute(names.SENSITIVE_KINDS, sorted({one.kind for spans in found for one in spans}))
-            check_places(count, self._settings)
+            span.set_attribute(names.SENSITIVE_KINDS, sorted({one.kind for seen in found for one in seen.spans}))
+            if marks := {one.kind for seen in found for one in seen.marks}:
+                span.set_attribute(names.INJECTION_MARKS, sorted(marks))
+            check_places(count + sum(len(seen.marks) for seen in found), self._settings)
             return found
         except SpillwayError as error:
             fail(span, error.reason)

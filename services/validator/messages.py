@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from services.validator.sensitive.span import Span
 from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict
 from spillway import v1
 from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid
@@ -60,6 +61,11 @@ def message(verdict: Verdict) -> v1.Verdict:
         accepted_json=verdict.accepted_json,
         instruction=verdict.instruction,
     )
+
+
+def span_message(text: int, span: Span) -> v1.SensitiveSpan:
+    """Return `span` of the text of that index as it travels."""
+    return v1.SensitiveSpan(text=text, start=span.start, end=span.end, kind=span.kind, rule=span.rule)
 
 
 def placeholders(told: Iterable[v1.Placeholder]) -> list[Placeholder]:

@@ -33,12 +33,12 @@ class Redactor:
         Raises RequestInvalid for bounds passed, kinds that nothing finds and placeholders that are none, or QueueFull.
         """
         with self._span(names.REDACT, call) as span:
-            if kinds - KINDS:
-                known_kinds = ", ".join(sorted(KINDS))
+            if kinds - KINDS - self._workers.kinds:
+                known_kinds = ", ".join(sorted(KINDS | self._workers.kinds))
                 raise RequestInvalid.at("kinds", f"nothing looks for some of them; there are {known_kinds}")
             texts = list(texts)
             work = self._check(texts, known)
-            if work <= self._settings.inline_chars:
+            if self._settings.inline(work):
                 told = redact(texts, kinds, known)
             else:
                 told = await self._workers.redact(texts, kinds, known)

@@ -10,7 +10,7 @@ import grpc
 
 from services.validator.court import Court
 from services.validator.inspector import Inspector
-from services.validator.messages import constraint, message, placeholder_message, placeholders
+from services.validator.messages import constraint, message, placeholder_message, placeholders, span_message
 from services.validator.redactor import Redactor
 from services.validator.verdict import Answer, End, Piece
 from spillway import v1
@@ -49,11 +49,8 @@ class ValidatorServicer(validator_pb2_grpc.ValidatorServiceServicer):
     async def InspectInput(self, request: v1.InspectInputRequest, context: Any) -> v1.InspectInputResponse:
         found = await self._inspector.inspect(current_call(), request.texts)
         return v1.InspectInputResponse(
-            spans=[
-                v1.SensitiveSpan(text=index, start=span.start, end=span.end, kind=span.kind, rule=span.rule)
-                for index, spans in enumerate(found)
-                for span in spans
-            ]
+            spans=[span_message(index, span) for index, seen in enumerate(found) for span in seen.spans],
+            marks=[span_message(index, mark) for index, seen in enumerate(found) for mark in seen.marks],
         )
 
     async def ScoreConfidence(self, request: v1.ScoreConfidenceRequest, context: Any) -> v1.ScoreConfidenceResponse:

@@ -27,6 +27,11 @@ class InspectionSettings(Section):
     max_bytes: int = Field(4 * 2**20, gt=0, description="all texts of one call, in UTF-8 bytes")
     max_spans: int = Field(20_000, gt=0, description="most sensitive places told of one call")
     inline_chars: int = Field(8 * 2**10, ge=0, description="characters looked through without a worker")
+    recogniser: str = Field("", description="who finds names and addresses: patterns, or an entry point; empty: nobody")
+
+    def inline(self, characters: int) -> bool:
+        """Whether so many are looked through without a worker: a recogniser is at home in the workers alone."""
+        return not self.recogniser and characters <= self.inline_chars
 
 
 class WorkerSettings(Section):

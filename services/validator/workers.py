@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence, Set
 from functools import partial
 from typing import Any
 
+from services.validator.sensitive.inspection import Seen
 from services.validator.sensitive.redaction import Redacted
-from services.validator.sensitive.span import Span
 from services.validator.settings import JudgementSettings, WorkerSettings
 from services.validator.verdict import Answer, Constraint, Verdict
 from services.validator.worker import (
@@ -44,13 +44,15 @@ class Worker:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.kinds: Set[str] = frozenset()
+        """What its recogniser finds."""
 
     @classmethod
-    async def start(cls, judgement: JudgementSettings, settings: WorkerSettings) -> Worker:
-        """Start a process and wait until it is ready. Raises OSError if it is not in time."""
+    async def start(cls, judgement: JudgementSettings, settings: WorkerSettings, recogniser: str = "") -> Worker:
+        """Start a process and wait until it is ready. Raises OSError if it is not in time, or says why it cannot."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.validator.worker"),
-            *(judgement.model_dump_json(), str(settings.memory_bytes)),
+            *(judgement.model_dump_json(), str(settings.memory_bytes), recogniser),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=leashed(dict(os.environ)),
@@ -58,9 +60,10 @@ class Worker:
         worker = cls(process)
         try:
             async with asyncio.timeout(settings.start_limit_s):
-                ready, _ = await worker._read()
+                ready, told = await worker._read()
             if ready != READY:
-                raise OSError("a worker of the validator spoke out of turn")
+                raise OSError(f"a worker of the validator did not start: {told}")
+            worker.kinds = told
         except BaseException as error:
             await worker.end()
             if isinstance(error, TimeoutError | asyncio.IncompleteReadError):
@@ -101,9 +104,12 @@ class Worker:
 class Workers:
     """A few workers and the calls that wait for one. A worker that was ended is replaced when it is next needed."""
 
-    def __init__(self, judgement: JudgementSettings, settings: WorkerSettings) -> None:
+    def __init__(self, judgement: JudgementSettings, settings: WorkerSettings, recogniser: str = "") -> None:
         self._judgement = judgement
         self._settings = settings
+        self._recogniser = recogniser
+        self.kinds: Set[str] = frozenset()
+        """What the recogniser finds, once a worker has started."""
         self._turns = asyncio.Semaphore(settings.processes)
         self._idle: list[Worker] = []
         self._running: set[Worker] = set()
@@ -125,13 +131,13 @@ class Workers:
         )
         return verdicts
 
-    async def inspect(self, texts: Sequence[str]) -> list[list[Span]]:
-        """Return the sensitive spans of each text.
+    async def inspect(self, texts: Sequence[str]) -> list[Seen]:
+        """Return what each text holds.
 
         Raises RequestInvalid where that passed its time or memory; QueueFull where too many calls wait.
         """
-        spans: list[list[Span]] = await self._turn(INSPECT, texts, too_much=_too_much_text)
-        return spans
+        seen: list[Seen] = await self._turn(INSPECT, texts, too_much=_too_much_text)
+        return seen
 
     async def redact(self, texts: Sequence[str], kinds: Set[str], known: Sequence[Placeholder]) -> Redacted:
         """Return `texts` with placeholders for what is of `kinds`. Raises as `inspect` does."""
@@ -200,7 +206,8 @@ class Workers:
             await self._running.pop().end()
 
     async def _new(self) -> Worker:
-        worker = await Worker.start(self._judgement, self._settings)
+        worker = await Worker.start(self._judgement, self._settings, self._recogniser)
+        self.kinds = worker.kinds
         self._running.add(worker)
         return worker
 

@@ -1,12 +1,16 @@
-"""`spillway inspect`: where a text holds what ought not to leave the site."""
+"""`spillway inspect`: where a text holds what ought not to leave the site, or speaks as if it could command a model."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import typer
+from google.protobuf.message import Message
 
 from spillway import v1
 from spillway.cli import failure, reach
@@ -28,17 +32,22 @@ def run(file: str, *, address: str | None, key: str | None) -> int:
     text = read(file)
     validator = address or reach.find(None).addresses()["validator"]
     try:
-        spans = asyncio.run(_ask(text, validator, key))
+        request = v1.InspectInputRequest(texts=[text])
+        told: v1.InspectInputResponse = asyncio.run(
+            ask(validator, key, attrgetter("InspectInput"), request, "InspectInput")
+        )
     except SpillwayError as error:
         return failure.tell(error, Reach(validator), err())
     except KeyboardInterrupt:
         return failure.EXIT_INTERRUPTED
     name = "-" if file == "-" else file
-    for span in spans:
+    found = sorted((*told.spans, *told.marks), key=attrgetter("start"))
+    for span in found:
         line, column = place(text, span.start)
-        told = f"{name}:{line}:{column}: {span.kind} ({span.rule}), {span.end - span.start} characters"
-        out().print(plain(told), markup=False, soft_wrap=True)
-    return failure.EXIT_FAILED if spans else 0
+        what = span.kind if span.rule == span.kind else f"{span.kind} ({span.rule})"
+        said = f"{name}:{line}:{column}: {what}, {span.end - span.start} characters"
+        out().print(plain(said), markup=False, soft_wrap=True)
+    return failure.EXIT_FAILED if found else 0
 
 
 def read(file: str) -> str:
@@ -56,14 +65,11 @@ def place(text: str, start: int) -> tuple[int, int]:
     return text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start)
 
 
-async def _ask(text: str, validator: str, key: str | None) -> list[v1.SensitiveSpan]:
+async def ask(validator: str, key: str | None, rpc: Callable[[Any], Any], request: Message, name: str) -> Any:
+    """Return what the validator at that address answers. Raises SpillwayError."""
     remote = Remote(validator, tracing=Tracing("client"), key=key)
     try:
-        stub = ValidatorServiceStub(remote.channel)
-        call = Call("inspect", Deadline.after(ASK_S))
-        told: v1.InspectInputResponse = await remote.unary(
-            stub.InspectInput, v1.InspectInputRequest(texts=[text]), call, span_name="InspectInput"
-        )
-        return list(told.spans)
+        call = Call(name, Deadline.after(ASK_S))
+        return await remote.unary(rpc(ValidatorServiceStub(remote.channel)), request, call, span_name=name)
     finally:
         await remote.close()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spillway.cli import texts
+
 if TYPE_CHECKING:
     from spillway.cli.layout import Wanted
 
@@ -224,18 +226,8 @@ def audit(
     )
 
 
-@app.command()
-def inspect(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A text in UTF-8; - reads it from standard input.")],
-    address: Annotated[
-        str | None, typer.Option(help="host:port of the validator. Default: the mesh started in this folder.")
-    ] = None,
-    key: Key = None,
-) -> None:
-    """Say where a text holds cards, accounts, ids, phones, addresses or keys. Ends 0 if nowhere, 1 if somewhere."""
-    from spillway.cli import inspection as command
-
-    raise typer.Exit(command.run(file, address=address, key=key))
+for _command in (texts.inspect, texts.redact, texts.restore):
+    app.command()(_command)
 
 
 @app.command()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from services.validator.sensitive.inspection import KINDS, inspect
+from services.validator.sensitive.echo import with_echoes
+from services.validator.sensitive.inspection import KINDS, Recognise, inspect_all
+from services.validator.sensitive.span import disjoint
 from spillway.errors import RequestInvalid
-from spillway.placeholders import Placeholder, TooLong, redacted, restored
+from spillway.placeholders import ESCAPED, Placeholder, TooLong, redacted, restored
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +25,16 @@ class Redacted:
         return f"<Redacted {len(self.texts)} texts, {self.places} places, {len(self.placeholders)} placeholders>"
 
 
-def redact(texts: Sequence[str], kinds: Set[str], known: Sequence[Placeholder]) -> Redacted:
-    """Return `texts` with placeholders for what is of `kinds`; for all that is found where there are none."""
-    found = [inspect(text, kinds=kinds) for text in texts]
+def redact(
+    texts: Sequence[str], kinds: Set[str], known: Sequence[Placeholder], recognise: Recognise | None = None
+) -> Redacted:
+    """Return `texts` with placeholders for what is of `kinds`; for all that is found where there are none.
+
+    What is found in one place, or known from a call before, is replaced wherever a text says it again.
+    """
+    before = [(one.original, one.kind) for one in known if one.kind != ESCAPED and (not kinds or one.kind in kinds)]
+    said = with_echoes(texts, inspect_all(texts, recognise, kinds=kinds), before)
+    found = [disjoint(spans, len(text)) for text, spans in zip(texts, said, strict=True)]
     pieces = [[(span.start, span.end, span.kind) for span in spans] for spans in found]
     told, placeholders = redacted(texts, pieces, known, KINDS)
     return Redacted(told, placeholders, sum(map(len, found)), frozenset(span.kind for spans in found for span in spans))

@@ -17,6 +17,7 @@ from services.validator.app import build
 from services.validator.sensitive.redaction import redact, restore
 from services.validator.settings import InspectionSettings, ValidatorSettings, WorkerSettings
 from spillway import errors, v1
+from spillway.placeholders import Placeholder
 from spillway.rpc.status import from_rpc_error
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
@@ -150,6 +151,32 @@ async def test_the_trace_tells_kinds_and_numbers_and_no_text(capfd: pytest.Captu
     ]
     told = "".join(span.to_json() for span in exporter.get_finished_spans()) + str(caught.value)
     assert "canary" not in told + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("texts", "known", "told"),
+    [
+        (["password: hunter22", "is hunter22 right?"], [], ["password: [SECRET_1]", "is [SECRET_1] right?"]),
+        (["hunter22, hunter22x, xhunter22"], [("hunter22", "secret")], ["[SECRET_1], hunter22x, xhunter22"]),
+        (["call 467 3395", "467 3395!"], [], ["call [PHONE_1]", "[PHONE_1]!"]),
+        (["a@b.example hunter22"], [("hunter22", "secret")], ["[EMAIL_1] [SECRET_1]"]),
+        (["2 apples"], [("2", "secret")], ["2 apples"]),
+        (["the [card_7] word"], [("[card_7]", "placeholder")], ["the [PLACEHOLDER_1] word"]),
+    ],
+)
+def test_what_was_found_once_is_taken_out_wherever_it_is_said_again(
+    texts: list[str], known: list[tuple[str, str]], told: list[str]
+) -> None:
+    before = [Placeholder(f"[{kind.upper()}_1]", original, kind) for original, kind in known]
+    assert redact(texts, frozenset(), before).texts == told
+
+
+@pytest.mark.parametrize("piece", ["aaaaaa ", "- ", "hunter22 ", "password: hunter22 "])
+def test_a_hostile_text_that_says_everything_again_ends(piece: str) -> None:
+    known = [Placeholder(f"[SECRET_{number}]", "a" * number, "secret") for number in range(6, 65)]
+    text = piece * (20_000 // len(piece))
+    told = redact([text], frozenset(), known)
+    assert restore(told.texts, told.placeholders, len(text)) == [text]
 
 
 scraps = st.sampled_from(
