@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from spillway import v1
-from spillway.errors import BreakerOpen, CostCap, SpillwayError, TargetBusy, ValidatorUnavailable
+from spillway.errors import BreakerOpen, CostCap, SpillwayError, TargetBusy
 from spillway.logs import get_logger
 
 from .breakers import Breakers
@@ -19,12 +19,14 @@ from .failures import Failures, fleeting
 from .fleet import Fleet
 from .following import Following, follows
 from .journal import Attempt
-from .judge import Judge, accepted, bound, correction, first_try, judged, standard, worst
+from .judge import Judge, accepted, bound, correction, first_try, standard, verdict_on
 from .loads import Loads
 from .observation import kind_of_spec
 from .patience import idle_s, probe_tokens, share_s, silence_s
 from .plan import Candidate
 from .reading import tell_data_policy
+from .redactor import Redactor
+from .restoring import restored, restoring
 from .retry_budget import RetryBudget
 from .route_reason import reason
 from .spend import Hold, Spend
@@ -71,10 +73,12 @@ class Attempts:
         budget: RetryBudget,
         loads: Loads,
         spend: Spend,
+        redactor: Redactor,
         follow_from_tokens: int | None = None,
     ) -> None:
         self._follow_from_tokens = follow_from_tokens
         self._spend = spend
+        self._redactor = redactor
         self._loads = loads
         self._router = router
         self._fleet = fleet
@@ -100,7 +104,8 @@ class Attempts:
             spec = first_try(spec)
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
-                asked = partial(self._asked, work, candidate, spec=spec, vouch=vouch)
+                sent = await self._redacted(work, candidate, spec)
+                asked = partial(self._asked, work, candidate, spec=sent, vouch=vouch)
                 answer = await self.once(work, candidate, asked)
             except SpillwayError as error:
                 failures.add(error)
@@ -142,8 +147,9 @@ class Attempts:
         target = candidate.target
         wished = wishes(work.policy, work.plan, target)
         verdicts: list[v1.Verdict] | None = None
-        if self._judge is not None and follows(work, self._follow_from_tokens):
-            response, verdicts = await self._followed(work, candidate, attempt, self._judge, spec=spec)
+        following = self._judge if follows(work, self._follow_from_tokens) else None
+        if following is not None:
+            response, verdicts = await self._followed(work, candidate, attempt, following, spec=spec)
         else:
             request = v1.GenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
             request.spec.model = target.model
@@ -152,7 +158,9 @@ class Attempts:
             )
         outcome = v1.ATTEMPT_OUTCOME_CANCELLED
         try:
-            verdict = await self._verdict(work, response, verdicts)
+            if following is None:
+                restoring(work, target, spec).whole(response)
+            verdict = await verdict_on(response, work, self._judge, verdicts)
             # What is refused of a sample is not counted against its target: the sampling is ours.
             attempt.kind = kind_of(work) if verdict is not None and not attempt.aside else ""
             answer = Answer(response, verdict)
@@ -198,6 +206,7 @@ class Attempts:
         )
         wanted = standard(work.spec, plan)
         try:
+            events = restored(events, work, target, spec)
             async with (
                 judge.follow(wanted, work.call, plan.judgements, work.release) as following,
                 aclosing(events),
@@ -220,7 +229,7 @@ class Attempts:
         A probe ends with its last token, or with the first that comes after the target's share of the deadline. Until
         the first event is out a target that fails in a fleeting way is asked again. Raises SpillwayError.
         """
-        target, spec = candidate.target, spec or work.spec
+        target, spec = candidate.target, await self._redacted(work, candidate, spec or work.spec)
         wished = wishes(work.policy, work.plan, target)
         attempt = await self._begin(work, candidate)
         while True:
@@ -238,6 +247,7 @@ class Attempts:
                 silence_s(work, candidate),
                 idle_s(work, candidate),
             )
+            events = restored(events, work, target, spec)
             try:
                 async with aclosing(events):
                     async for event in events:
@@ -280,6 +290,12 @@ class Attempts:
                 work.journal.complete(last.usage)
                 yield last
             return
+
+    async def _redacted(self, work: Work, candidate: Candidate, spec: v1.GenerationSpec) -> v1.GenerationSpec:
+        """Return `spec` as `candidate` may see it: every spec comes by here. Raises PolicyBlocked."""
+        if not work.plan.redacts(candidate.target):
+            return spec
+        return await self._redactor.redacted(spec, work.plan.redaction.kinds, work.vault, work.call)
 
     def may_hedge(self, work: Work) -> bool:
         """Whether the budget has a hedge for `work`; if so it is taken."""
@@ -341,43 +357,16 @@ class Attempts:
         except (BreakerOpen, CostCap, TargetBusy):
             return None  # what the target said is the better answer
 
-    async def _verdict(
-        self, work: Work, response: v1.GenerateResponse, verdicts: list[v1.Verdict] | None = None
-    ) -> v1.Verdict | None:
-        """Judge `response` as the plan wants it, unless it was judged as it came.
-
-        An accepted JSON value replaces the text it was found in.
-        """
-        plan = work.plan
-        if not judged(work.spec, plan):
-            return None
-        try:
-            if self._judge is None:
-                raise ValidatorUnavailable("validation was asked for and this router has no validator")
-            if verdicts is None:
-                wanted = standard(work.spec, plan)
-                verdicts = await self._judge.judge(wanted, response, work.call, plan.judgements)
-        except ValidatorUnavailable as error:
-            if work.plan.validation is Validation.PREFERRED:
-                log.warning("answer.unvalidated", why=error.message)
-                return None
-            raise
-        if work.release is not None:
-            verdicts = work.release.held_to(verdicts)
-        for choice, verdict in zip(response.choices, verdicts, strict=True):
-            if verdict.decision == v1.VERDICT_DECISION_REPAIR:
-                choice.content.text = verdict.accepted_json
-        return worst(verdicts)
-
     def stamp(self, work: Planned, attempt: Attempt) -> v1.PolicyStamp:
         """What was decided, as every target is told."""
         return v1.PolicyStamp(
             router=self._router,
             policy_revision=work.plan.policy_revision,
             tenant=work.call.caller.tenant,
-            data_policy=tell_data_policy(work.plan.data_policy),
+            data_policy=tell_data_policy(work.plan.data_policy_at(attempt.target)),
             target=attempt.target.name,
             attempt=attempt.number,
+            redacted=work.vault.kinds if work.plan.redacts(attempt.target) else (),
         )
 
     def _sign(self, started: v1.Started, work: Work, candidate: Candidate) -> None:

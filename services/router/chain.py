@@ -50,6 +50,8 @@ def wishes(policy: v1.RoutingPolicy, plan: Plan, target: Target) -> v1.RoutingPo
         *("cache", "inspect_input", "judgements"),
     ):
         told.ClearField(field)
+    # What goes there as it is must not leave so from there.
+    told.redact = bool(plan.redaction.kinds) and not plan.redacts(target)
     told.delivery.mode = v1.DeliveryMode.ValueType(plan.delivery)
     told.delivery.accepts_restart = False
     told.delivery.records = plan.records

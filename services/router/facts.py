@@ -114,6 +114,10 @@ class Facts:
     """The caller wants the prompt inspected."""
     inspection: Inspection | None = None
     """What came of it, once the prompt was inspected."""
+    redact: bool = False
+    """The caller wants what leaves redacted."""
+    declared: DataPolicy | None = None
+    """The data policy in force as far as people have stated it; None where nothing that was found has raised it."""
     purse: Purse | None = None
     """What is left of the tenant's budget, once that was looked at."""
     beside_tokens: int = 0

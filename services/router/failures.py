@@ -12,6 +12,7 @@ from spillway.errors import (
     CostCap,
     DeadlineExceeded,
     OutputInvalid,
+    PolicyBlocked,
     ProviderError,
     SpillwayError,
     StreamInterrupted,
@@ -94,7 +95,7 @@ class Failures:
             return DeadlineExceeded("the deadline passed before any target answered", metadata=journal.told())
         if error is not None and (not error.elsewhere or (journal.committed and self._verdict is None)):
             return error
-        if isinstance(error, BreakerOpen) and not journal.attempts:
+        if isinstance(error, BreakerOpen | PolicyBlocked) and not journal.attempts:
             return error
         if self._verdict is not None:
             found = "; ".join(f"{finding.path or '/'}: {finding.message}" for finding in self._verdict.findings[:3])

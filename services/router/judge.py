@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from spillway import v1
 from spillway.bundle import Unbundled, bundled
 from spillway.errors import DeadlineExceeded, FieldViolation, RequestInvalid, TargetUnavailable, ValidatorUnavailable
+from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.telemetry import names
@@ -18,6 +19,9 @@ from .facts import Validation
 from .following import Following
 from .plan import Plan
 from .release import Release
+from .work import Work
+
+log = get_logger(__name__)
 
 GOODBYE_S = 0.1
 """Longest wait for the end of a call in which everything is said; its span then ends as the call does."""
@@ -76,6 +80,34 @@ class Judge:
                 rpc.cancel()
                 listening.cancel()
                 await asyncio.wait({listening})
+
+
+async def verdict_on(
+    response: v1.GenerateResponse, work: Work, judge: Judge | None, verdicts: list[v1.Verdict] | None
+) -> v1.Verdict | None:
+    """Judge `response` as the plan of `work` wants it, unless it was judged as it came; None where nothing judges it.
+
+    An accepted JSON value replaces the text it was found in. Raises ValidatorUnavailable where no `judge` answers.
+    """
+    plan = work.plan
+    if not judged(work.spec, plan):
+        return None
+    try:
+        if judge is None:
+            raise ValidatorUnavailable("validation was asked for and this router has no validator")
+        if verdicts is None:
+            verdicts = await judge.judge(standard(work.spec, plan), response, work.call, plan.judgements)
+    except ValidatorUnavailable as error:
+        if plan.validation is Validation.PREFERRED:
+            log.warning("answer.unvalidated", why=error.message)
+            return None
+        raise
+    if work.release is not None:
+        verdicts = work.release.held_to(verdicts)
+    for choice, verdict in zip(response.choices, verdicts, strict=True):
+        if verdict.decision == v1.VERDICT_DECISION_REPAIR:
+            choice.content.text = verdict.accepted_json
+    return worst(verdicts)
 
 
 def worst(verdicts: list[v1.Verdict]) -> v1.Verdict:

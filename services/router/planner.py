@@ -118,6 +118,7 @@ class Planner:
             if rules.inspects(facts):  # a rule that wants it may be chosen by the count
                 inspection = await self._inspector.inspect(spec, call.under(span))
                 self._measures.inspection(inspection)
+                inspection = replace(inspection, raises=rules.raises(facts))
                 facts, rules = book.read(replace(said, inspection=inspection))
                 targets = book.cohorts.shortlist(rules.names(facts), standings, start)
             plan = self._decided(rules, facts, targets, standings, draw)
@@ -163,8 +164,11 @@ class Planner:
     async def again(self, work: Made, *, patient: bool = False) -> Made:
         """Return `work` as it is planned now, of which nothing was tried. Raises the plan's refusal."""
         before = work.plan
-        asked = (work.spec, work.policy, tell_data_policy(before.facts.data_policy), work.call, before.facts.inspection)
-        plan = await (self.patient if patient else self.plan)(*asked)
+        facts = before.facts
+        stated = tell_data_policy(facts.declared or facts.data_policy)  # what was found raises it again
+        plan = await (self.patient if patient else self.plan)(
+            work.spec, work.policy, stated, work.call, facts.inspection
+        )
         if not plan.taken:
             raise refusal(plan)
         return replace(work, plan=replace(plan, delivery=before.delivery, records=plan.records and before.records))
@@ -181,7 +185,9 @@ class Planner:
         self, plan: Plan, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call
     ) -> dict[str, v1.Plan]:
         """Return what the first few routers that `plan` takes would do, by target, as far as they say so in time."""
-        routers = [candidate.target for candidate in plan.taken if candidate.target.router][:MAX_EXPLAINED]
+        # Nothing is redacted only to be explained.
+        asked_of = (candidate.target for candidate in plan.taken if not plan.redacts(candidate.target))
+        routers = [target for target in asked_of if target.router][:MAX_EXPLAINED]
         onward = call.onward().until(call.deadline.within(EXPLAIN_TIMEOUT_S))
         stamp = v1.PolicyStamp(data_policy=tell_data_policy(plan.data_policy))
         asked = [

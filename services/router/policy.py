@@ -17,6 +17,7 @@ from .budget import Budget
 from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
 from .plan import CONDENSED, PATIENCE, Candidate, ContextLimits, Limits, Plan
 from .quotas import UNTOLD, Quota, with_room_first
+from .redaction import AS_IT_IS, Redaction
 from .replicas import IDLE, Occupancy, spread
 from .target import Target
 
@@ -56,6 +57,7 @@ class Policy:
     inspect: bool = False
     judge: str = ""
     sensitivity_of: Mapping[str, Sensitivity] = field(default_factory=dict)
+    redaction: Redaction = AS_IT_IS
 
     def resolve(self, asked: DataPolicy) -> DataPolicy:
         """The data policy in force: the owner's, tightened by what was asked; what is not said is as the owner says."""
@@ -63,10 +65,25 @@ class Policy:
 
     def inspects(self, facts: Facts) -> bool:
         """Whether the prompt is to be inspected now: it has not been, and what is found could change something."""
-        if facts.inspection is not None or not (self.inspect or facts.inspect):
-            return False
         data = facts.data_policy
-        return data.residency is not Residency.LOCAL_ONLY and data.sensitivity < Sensitivity.RESTRICTED
+        if facts.inspection is not None or data.residency is Residency.LOCAL_ONLY:
+            return False
+        return bool(self.redacts(facts).kinds) or (self.raises(facts) and data.sensitivity < Sensitivity.RESTRICTED)
+
+    def raises(self, facts: Facts) -> bool:
+        """Whether what is found in the prompt raises its sensitivity."""
+        return self.inspect or facts.inspect or bool(self.redaction.releases)
+
+    def redacts(self, facts: Facts) -> Redaction:
+        """What is done to the content where it leaves the site."""
+        return self.redaction.asked() if facts.redact else self.redaction
+
+    def leaving(self, facts: Facts) -> DataPolicy:
+        """What binds the content where it leaves the site, redacted: all that was stated, and findings that stay in."""
+        if facts.declared is None or facts.inspection is None:
+            return facts.data_policy
+        left_in = facts.inspection.without(self.redaction.releases)
+        return facts.declared.tightened(left_in.demands(self.sensitivity_of))
 
     def judges(self, facts: Facts) -> tuple[str, ...]:
         """The judgement policies that an answer is held to: the owner's, and those its caller adds."""
@@ -176,6 +193,8 @@ class Policy:
             mends=self.mends,
             stays=facts.data_policy.sensitivity > self.cloud_sensitivity_limit,
             records=facts.records and one_by_one,
+            redaction=self.redacts(facts),
+            leaving=self.leaving(facts),
         )
 
     def could(self, facts: Facts, target: Target, rules: Iterable[str]) -> bool:
@@ -218,6 +237,8 @@ class Policy:
         """Return why `target` stands where it stands, its score, and what it may cost."""
         cost = estimate(facts, target)
         reasons, score = self._rank(facts, target)
+        if not target.local and (kinds := self.redacts(facts).of(facts.inspection)):
+            reasons.append(f"redacted: {', '.join(kinds)}")
         if cost is not None:
             score -= min(cost, 1_000_000_000) / 1_000_000_000  # cost decides among equals
         return reasons, score, cost
@@ -260,7 +281,9 @@ class Policy:
     def _data_policy(self, facts: Facts, target: Target) -> str:
         if target.local:
             return ""
-        objection = facts.data_policy.objection(target.region, self.cloud_sensitivity_limit, target.retention_days)
+        bound = self.leaving(facts)
+        objection = bound.objection(target.region, self.cloud_sensitivity_limit, target.retention_days)
+        objection = objection or self.redacts(facts).objection(facts.inspection, facts.needs)
         return f"data policy: {objection}" if objection else ""
 
     def _model(self, facts: Facts, target: Target) -> str:

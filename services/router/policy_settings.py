@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -88,6 +88,23 @@ class BudgetSettings(Section):
         return self
 
 
+class RedactSettings(Section):
+    """What is replaced by placeholders where content leaves the site. See docs/policy.md."""
+
+    kinds: Literal["all"] | Annotated[frozenset[str], Field(min_length=1)] = Field(
+        "all", description="kinds of findings that are replaced"
+    )
+    releases: Literal["all"] | frozenset[str] | None = Field(
+        None, description="of these, kinds that no longer keep content on the site; absent: every one that is replaced"
+    )
+
+    @model_validator(mode="after")
+    def _releases_what_it_replaces(self) -> RedactSettings:
+        if self.kinds != "all" and self.releases is not None and not set(self.releases) <= self.kinds:
+            raise ValueError("`releases` names what `kinds` does not: it would leave as it is")
+        return self
+
+
 class PolicySettings(Section):
     """How requests are routed. A named policy states only what differs from the ground it is laid on."""
 
@@ -107,6 +124,9 @@ class PolicySettings(Section):
         default={},
         description="how sensitive kinds of findings are, else: card, iban, national_id, secret and kinds that are not "
         "known `restricted`; phone, email, ip_address `confidential`",
+    )
+    redact: RedactSettings | None = Field(
+        None, description="what leaves the site leaves with placeholders; absent: as it is, unless the caller asks"
     )
     order: tuple[str, ...] = Field(
         (), description="the fallback chain: targets, tiers or kinds, first to last; empty: by category and price"
@@ -177,6 +197,9 @@ class MatchSettings(Section):
     sensitivity_at_least: SensitivityName | None = None
     needs: frozenset[CapabilityName] | None = Field(None, description="every one of them is needed")
     json_answer: bool | None = Field(None, alias="json", description="the answer is to be JSON")
+    injection: bool | None = Field(
+        None, description="inspection found signs that a text commands the model; what is not inspected has none"
+    )
     prompt_tokens_over: int | None = Field(None, ge=0, description="counted where that is known, else estimated")
     prompt_tokens_up_to: int | None = Field(None, ge=0)
 

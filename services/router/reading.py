@@ -55,6 +55,7 @@ def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: 
         samples=policy.samples if policy.HasField("samples") else None,
         context=ContextName(policy.context_policy),
         inspect=policy.inspect_input,
+        redact=policy.redact,
     )
     return _embedding(said, spec) if isinstance(spec, v1.EmbeddingSpec) else _generation(said, spec)
 

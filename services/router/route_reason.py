@@ -27,6 +27,8 @@ def reason(work: Planned, candidate: Candidate, told: str = "") -> str:
     inspection = work.plan.facts.inspection
     if inspection is not None and inspection.result != "clean":
         found += f"; {inspection.told}"
+    if work.plan.redacts(candidate.target) and (kinds := work.vault.kinds):
+        found += f"; redacted: {', '.join(kinds)}"
     return f"{found}; there {told}" if candidate.target.router else found
 
 

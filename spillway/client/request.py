@@ -89,6 +89,8 @@ class Options(TypedDict, total=False):
     """Longest time the content may be kept where it goes; 0: not at all."""
     inspect_input: bool
     """The prompt is inspected first, and what is found raises its sensitivity."""
+    redact: bool
+    """What is sensitive leaves the site as placeholders alone, and is put back into the answer."""
     allowed_targets: Sequence[str]
     denied_targets: Sequence[str]
     max_cost_usd: float
@@ -138,6 +140,7 @@ class EmbedOptions(TypedDict, total=False):
     sensitivity: str
     max_retention_days: int
     inspect_input: bool
+    redact: bool
     allowed_targets: Sequence[str]
     denied_targets: Sequence[str]
     max_cost_usd: float
@@ -263,6 +266,8 @@ def build_policy(options: Mapping[str, Any]) -> v1.RoutingPolicy:
         _set(policy.data_policy, "max_retention_days", days)
     if options.get("inspect_input"):
         policy.inspect_input = True
+    if options.get("redact"):
+        policy.redact = True
     policy.labels.extend(_texts("labels", options.get("labels", ())))
     policy.allowed_targets.extend(_texts("allowed_targets", options.get("allowed_targets", ())))
     policy.denied_targets.extend(_texts("denied_targets", options.get("denied_targets", ())))

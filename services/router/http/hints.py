@@ -39,6 +39,7 @@ _WORDS: Mapping[str, Mapping[str, Any]] = {
     "x-spillway-context-policy": _words(v1.ContextPolicy),
     "x-spillway-inspect": {"true": True, "false": False},
     "x-spillway-records": {"true": True, "false": False},
+    "x-spillway-redact": {"true": True, "false": False},
     PRIORITY: _words(v1.Priority),
     REPAIR: _words(v1.Repair),
 }
@@ -100,6 +101,8 @@ def _read(policy: v1.RoutingPolicy, name: str, value: str) -> None:
             policy.context_policy = _word(name, value)
         case "x-spillway-inspect":
             policy.inspect_input = _word(name, value)
+        case "x-spillway-redact":
+            policy.redact = _word(name, value)
         case "x-spillway-regions":
             policy.data_policy.regions.extend(_list(name, value))
         case "x-spillway-max-retention-days":

@@ -127,6 +127,16 @@ class FakeValidator(validator_pb2_grpc.ValidatorServiceServicer):
         assert self._scores is not None
         return v1.ScoreConfidenceResponse(score=self._scores(request))
 
+    async def Redact(self, request: v1.RedactRequest, context: Any) -> v1.RedactResponse:
+        """It has no placeholders."""
+        raise TargetDown("this validator redacts nothing")
+
+    async def Restore(self, request: v1.RestoreRequest, context: Any) -> v1.RestoreResponse:
+        raise TargetDown("this validator restores nothing")
+
+    async def ListPolicies(self, request: v1.ListPoliciesRequest, context: Any) -> v1.ListPoliciesResponse:
+        return v1.ListPoliciesResponse()
+
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         self.requests.append(request)
         return v1.ValidateResponse(verdicts=[self._verdict(answer) for answer in request.answers])

@@ -118,6 +118,7 @@ def test_policy_options_find_their_fields() -> None:
             "context_policy": "slide",
             "inspect_input": True,
             "judgements": ["brief"],
+            "redact": True,
             "failover": "off",
             "max_cost_usd": 0.01,
             "labels": ["x"],
@@ -138,6 +139,7 @@ def test_policy_options_find_their_fields() -> None:
         context_policy=v1.CONTEXT_POLICY_SLIDE,
         inspect_input=True,
         judgements=["brief"],
+        redact=True,
     )
 
 

@@ -35,6 +35,9 @@ POLICY_COUNTS = {
     "failover",
     "strategy",
     "confidence_threshold",
+    "judgements",
+    "samples",
+    "redact",
 }
 
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from services.router.chain import account, count, regions, take, wishes
 from services.router.facts import Delivery, Facts, StrategyName, Validation
+from services.router.inspection import Inspection
 from services.router.policy import Policy
+from services.router.redaction import EVERY, Redaction
 from services.router.target import Target
 from spillway import v1
 from spillway.errors import AllTargetsFailed, SpillwayError, TargetDown
@@ -88,3 +90,12 @@ def test_what_is_judged_here_is_judged_there_too_where_it_can_be() -> None:
     told = wishes(v1.RoutingPolicy(), Policy().decide(Facts(validation=Validation.REQUIRED), [EDGE]), EDGE)
     assert told is not None
     assert told.validation == v1.VALIDATION_PREFERRED
+
+
+def test_what_goes_to_a_router_as_it_is_leaves_from_there_redacted() -> None:
+    away = Target("away", "cloud", "b:1", router=True)
+    for redaction, at_home in ((Redaction(EVERY), True), (Redaction(), False)):
+        plan = Policy(redaction=redaction).decide(Facts(inspection=Inspection()), [EDGE, away])
+        for target, redact in ((EDGE, at_home), (away, False)):
+            told = wishes(v1.RoutingPolicy(redact=True), plan, target)
+            assert told is not None and told.redact is redact

@@ -164,5 +164,7 @@ def test_of_the_librarys_own_cases_nearly_all_become_what_was_meant() -> None:
 
 
 def test_what_is_mended_can_travel_as_text() -> None:
-    assert mended('["\\ud83d\\ude00",]', max_depth=8) == (["\U0001f600"], '["\U0001f600"]')
+    found = mended('["\\ud83d\\ude00",]', max_depth=8)
+    assert found is not None
+    assert (found.value, found.text) == (["\U0001f600"], '["\U0001f600"]')
     assert mended('["\\ud83d",]', max_depth=8) is None

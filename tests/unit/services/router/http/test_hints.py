@@ -40,6 +40,7 @@ from spillway.errors import RequestInvalid
         ("repair", "forbidden", v1.RoutingPolicy()),  # of the constraint
         ("inspect", "true", v1.RoutingPolicy(inspect_input=True)),
         ("inspect", "false", v1.RoutingPolicy()),
+        ("redact", "true", v1.RoutingPolicy(redact=True)),
         ("cache", "use", v1.RoutingPolicy(cache=v1.CACHE_MODE_USE)),
         ("deadline-ms", "250", v1.RoutingPolicy()),
         ("session-id", "s", v1.RoutingPolicy()),
