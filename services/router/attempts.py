@@ -137,6 +137,13 @@ class Attempts:
         target = candidate.target
         wished = wishes(work.policy, work.plan, target)
         verdicts: list[v1.Verdict] | None = None
+        try:
+            spec = await self._redacted(work, candidate, spec)  # it is already, unless somebody forgot
+        except BaseException as error:
+            failed = error if isinstance(error, SpillwayError) else None
+            outcome = v1.ATTEMPT_OUTCOME_CANCELLED if failed is None else v1.ATTEMPT_OUTCOME_FAILED
+            work.journal.settle(attempt, outcome, error=failed)
+            raise
         follows = self._follows(work)
         if self._judge is not None and follows:
             response, verdicts = await self._followed(work, candidate, attempt, self._judge, spec=spec)
