@@ -123,7 +123,8 @@ class Attempts:
         """Ask one target, once, for what helps to judge another attempt's answer. Raises SpillwayError."""
         work.journal.beside += 1
         side = replace(work, aside=True)
-        return await self._asked(side, candidate, await self._begin(side, candidate), spec=spec)
+        sent = await self._redacted(side, candidate, spec)
+        return await self._asked(side, candidate, await self._begin(side, candidate), spec=sent)
 
     async def once(self, work: Planned, candidate: Candidate, ask: Callable[[Attempt], Awaitable[Made]]) -> Made:
         """Have `ask` make an attempt at one target, and another where it fails in a fleeting way.
@@ -147,6 +148,13 @@ class Attempts:
         target = candidate.target
         wished = wishes(work.policy, work.plan, target)
         verdicts: list[v1.Verdict] | None = None
+        try:
+            spec = await self._redacted(work, candidate, spec)  # it is already, unless somebody forgot
+        except BaseException as error:
+            failed = error if isinstance(error, SpillwayError) else None
+            outcome = v1.ATTEMPT_OUTCOME_CANCELLED if failed is None else v1.ATTEMPT_OUTCOME_FAILED
+            work.journal.settle(attempt, outcome, error=failed)
+            raise
         following = self._judge if follows(work, self._follow_from_tokens) else None
         if following is not None:
             response, verdicts = await self._followed(work, candidate, attempt, following, spec=spec)

@@ -48,10 +48,14 @@ class Redactor:
             self._redact = validator_pb2_grpc.ValidatorServiceStub(remote.channel).Redact
 
     async def redacted(self, spec: v1.GenerationSpec, kinds: Kinds, vault: Vault, call: Call) -> v1.GenerationSpec:
-        """Return a copy of `spec` without anything of `kinds`; `vault` knows what its placeholders stand for.
+        """Return a copy of `spec` without anything of `kinds`, or `spec` where it is one.
+
+        `vault` knows what its placeholders stand for.
 
         Raises PolicyBlocked where that cannot be had: another target may then be tried.
         """
+        if vault.has_made(spec):
+            return spec
         try:
             async with vault.lock:
                 return await self._redacted(spec, kinds, vault, call)
@@ -83,6 +87,7 @@ class Redactor:
             loosen(leaving.constraint)
         # What is long takes a while; meanwhile others are served.
         await asyncio.to_thread(_require_none_left, leaving, vault.placeholders)
+        vault.made.append(leaving)
         return leaving
 
     async def _ask(

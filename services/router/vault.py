@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from spillway import v1
 from spillway.placeholders import ESCAPED, Placeholder
 
 
@@ -13,6 +14,8 @@ class Vault:
     """Placeholders in the order in which they were made. Its repr does not tell what they stand for."""
 
     placeholders: tuple[Placeholder, ...] = ()
+    made: list[v1.GenerationSpec] = field(default_factory=list, repr=False)
+    """Copies that may leave, kept so that each is known for one."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while placeholders are made: targets that are asked at once are told the same ones."""
 
@@ -20,6 +23,10 @@ class Vault:
     def kinds(self) -> tuple[str, ...]:
         """Of what was redacted, each once."""
         return tuple(sorted({one.kind for one in self.placeholders} - {ESCAPED}))
+
+    def has_made(self, spec: v1.GenerationSpec) -> bool:
+        """Whether `spec` is a copy that may leave, that very object."""
+        return any(one is spec for one in self.made)
 
     def __repr__(self) -> str:
         return f"<Vault {len(self.placeholders)} placeholders of {', '.join(self.kinds) or 'nothing'}>"
