@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import argparse
 
-from bench import cancelling, collisions, decision, engine_rate, limits, mesh, priorities, providers
+from bench import (
+    cancelling,
+    collisions,
+    confidence,
+    decision,
+    early,
+    engine_rate,
+    judgement,
+    limits,
+    mesh,
+    priorities,
+    providers,
+    validator,
+)
 
 PARTS = {
     "decision": decision.run,
+    "early": early.run,
     "limits": limits.run,
     "router": mesh.run,
     "engine": engine_rate.run,
     "cancel": cancelling.run,
     "priority": priorities.run,
     "collisions": collisions.run,
+    "confidence": confidence.run,
     "providers": providers.run,
+    "validator": validator.run,
+    "judgement": judgement.run,
 }
 
 

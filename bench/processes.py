@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-START_S = 180.0
+START_S = 300.0
 
 
 class Measured:
@@ -33,6 +33,12 @@ class Measured:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
         return self._process.stdout.readline().strip()
+
+    def resident_bytes(self) -> int:
+        """Memory that the process and its children hold, in bytes."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (self._process.pid, *children)]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_s(self) -> float:
         """User and system time used so far, in seconds, to the clock tick (10 ms)."""

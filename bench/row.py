@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.load import percentile
+from services.validator.confidence.measure import Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +89,49 @@ class Calls:
             f"{self.load:42} {self.through:28} {self.calls:4} calls, {self.failed / self.calls:6.1%} failed, "
             f"{self.cloud / self.calls:6.1%} from the cloud, waited p50 {waits[0]:.0f} p95 {waits[1]:.0f} ms, "
             f"{self.collisions} met in the runtime"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How well scores tell right answers from wrong ones: `before` is exp(mean logprob) over all tokens."""
+
+    load: str
+    through: str
+    before: Measured
+    after: Measured
+
+    def __str__(self) -> str:
+        figures = [
+            f"{name} AUROC {'-' if each.auroc is None else f'{each.auroc:.3f}'} Brier {each.brier:.3f} "
+            f"ECE {each.calibration_error:.3f} keeps {each.kept:6.1%} "
+            f"right {'-' if each.precise is None else f'{each.precise:.1%}'}"
+            for name, each in (("before", self.before), ("after", self.after))
+        ]
+        head = f"{self.load:42} {self.through:24} {self.after.count:5} answers, {self.after.right:6.1%} right"
+        return "; ".join([head, *figures])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How many of `of` answers are valid after `step` under `load`, and what the step took in all.
+
+    `duration_ms` holds the milliseconds of each attempt that it made, or read again, with their judgement.
+    """
+
+    load: str
+    step: str
+    valid: int
+    of: int
+    attempts: int
+    tokens: int
+    duration_ms: tuple[float, ...]
+    cost_usd: float
+
+    def __str__(self) -> str:
+        p50, p95 = (percentile(list(self.duration_ms), share) if self.duration_ms else 0.0 for share in (0.5, 0.95))
+        return (
+            f"{self.load:36} {self.step:24} valid {self.valid:4} of {self.of} ({self.valid / self.of:6.1%}), "
+            f"{self.attempts:4} attempts, {self.tokens:7} tokens, p50 {p50:.0f} p95 {p95:.0f} ms, "
+            f"{self.cost_usd:.6f} USD"
         )

@@ -11,12 +11,19 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from spillway import v1
-from spillway.errors import FieldViolation, RequestInvalid, SchemaInvalid, StreamInterrupted
+from spillway.bundle import Unbundled, bundled, is_absolute
+from spillway.errors import ConstraintUnsupported, FieldViolation, RequestInvalid, SchemaInvalid, StreamInterrupted
 
 MAX_PROMPT_BYTES = 8 * 2**20
 """Longest prompt that is looked at, in UTF-8 bytes; longer ones cannot fit any context."""
 MAX_STOP_STRINGS = 16
 MAX_CHOICES = 16
+MAX_SAMPLES = 8
+"""Most answers that are taken of one target to see whether they agree."""
+MAX_SCHEMAS = 1_000
+MAX_SCHEMAS_BYTES = 2**18
+"""All schemas that another may refer to, in UTF-8 bytes."""
+_SCHEMA = "spec.constraint.json_schema"
 _ROLES = frozenset(v1.Role.values()) - {v1.ROLE_UNSPECIFIED}
 
 
@@ -27,19 +34,40 @@ def check(spec: v1.GenerationSpec) -> None:
         said = "; ".join(f"{violation.field}: {violation.description}" for violation in wrong[:3])
         raise RequestInvalid(said, fields=wrong)
     if spec.constraint.WhichOneof("constraint") == "json_schema":
-        try:
-            schema = json.loads(spec.constraint.json_schema)
-        except ValueError as error:
-            raise _bad_schema(f"not JSON: {error}") from None
-        except RecursionError:
-            raise _bad_schema("nested too deep") from None
-        if not isinstance(schema, dict | bool):
-            raise _bad_schema("a schema is a JSON object or a boolean")
+        _check_schema(spec.constraint.json_schema, _SCHEMA)
+        for uri, schema in spec.constraint.schemas.items():
+            _check_schema(schema, f"spec.constraint.schemas[{uri}]")
 
 
-def check_routing(policy: v1.RoutingPolicy) -> None:
-    """Raise RequestInvalid naming every choice of `policy` that this version does not know."""
+def for_decoder(spec: v1.GenerationSpec) -> v1.GenerationSpec:
+    """Return `spec` as a decoder can be held to it: its schema and those that it refers to as one.
+
+    Raises ConstraintUnsupported where it refers to what is not in `schemas`, or in a way that one document cannot say.
+    """
+    constraint = spec.constraint
+    if constraint.WhichOneof("constraint") != "json_schema" or constraint.enforcement == v1.ENFORCEMENT_CHECKED:
+        return spec
+    try:
+        whole = bundled(constraint.json_schema, constraint.schemas)
+    except Unbundled as error:
+        said = f"a decoder cannot be held to it: {error}; ask with ENFORCEMENT_CHECKED, or without that reference"
+        raise ConstraintUnsupported(f"{_SCHEMA}: {said}", fields=[FieldViolation(_SCHEMA, said)]) from None
+    if whole == constraint.json_schema:
+        return spec
+    told = v1.GenerationSpec()
+    told.CopyFrom(spec)
+    told.constraint.json_schema = whole
+    told.constraint.schemas.clear()
+    return told
+
+
+def check_routing(policy: v1.RoutingPolicy, spec: Message | None = None) -> None:
+    """Raise RequestInvalid naming every choice of `policy` that is not known here, or does not go with `spec`."""
     wrong = list(_unknown_choices(policy, "policy"))
+    if policy.HasField("samples") and not 1 <= policy.samples <= MAX_SAMPLES:
+        wrong.append(FieldViolation("policy.samples", f"must be between 1 and {MAX_SAMPLES}"))
+    if policy.delivery.records and isinstance(spec, v1.GenerationSpec):
+        wrong += [FieldViolation("policy.delivery.records", said) for said in _against_records(policy, spec)]
     if wrong:
         said = "; ".join(f"{violation.field}: {violation.description}" for violation in wrong[:3])
         raise RequestInvalid(said, fields=wrong)
@@ -55,8 +83,27 @@ def _unknown_choices(message: Message, path: str) -> Iterator[FieldViolation]:
             yield from _unknown_choices(value, place)
 
 
-def _bad_schema(description: str) -> SchemaInvalid:
-    path = "spec.constraint.json_schema"
+def _against_records(policy: v1.RoutingPolicy, spec: v1.GenerationSpec) -> Iterator[str]:
+    if policy.delivery.mode not in (v1.DELIVERY_MODE_UNSPECIFIED, v1.DELIVERY_MODE_COMMITTED):
+        yield "goes with COMMITTED delivery alone"
+    if spec.constraint.WhichOneof("constraint") not in ("json_schema", "json_object"):
+        yield "needs an answer in JSON: say in spec.constraint what it has to be"
+    if policy.validation == v1.VALIDATION_OFF:
+        yield "needs validation: a record is given once it is accepted"
+
+
+def _check_schema(text: str, path: str) -> None:
+    try:
+        schema = json.loads(text)
+    except ValueError as error:
+        raise _bad_schema(path, f"not JSON: {error}") from None
+    except RecursionError:
+        raise _bad_schema(path, "nested too deep") from None
+    if not isinstance(schema, dict | bool):
+        raise _bad_schema(path, "a schema is a JSON object or a boolean")
+
+
+def _bad_schema(path: str, description: str) -> SchemaInvalid:
     return SchemaInvalid(f"{path}: {description}", fields=[FieldViolation(path, description)])
 
 
@@ -90,6 +137,7 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
             yield FieldViolation("spec.constraint.choices.values", "has an empty entry")
         elif kind in ("regex", "grammar") and not getattr(spec.constraint, kind):
             yield FieldViolation(f"spec.constraint.{kind}", "is empty")
+        yield from _schemas_violations(spec.constraint, kind)
     if spec.HasField("logprobs") and not 0 <= spec.logprobs.top <= 20:
         yield FieldViolation("spec.logprobs.top", "must be between 0 and 20")
     if spec.logprobs.HasField("prompt") and not 0 <= spec.logprobs.prompt <= 20:
@@ -102,6 +150,18 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
     yield from extra_violations(spec.extra)
     if spec.tool_choice.name and all(tool.name != spec.tool_choice.name for tool in spec.tools):
         yield FieldViolation("spec.tool_choice.name", "names none of spec.tools")
+
+
+def _schemas_violations(constraint: v1.OutputConstraint, kind: str | None) -> Iterator[FieldViolation]:
+    if constraint.schemas and kind != "json_schema":
+        yield FieldViolation("spec.constraint.schemas", "goes with json_schema alone: nothing else refers to schemas")
+    if len(constraint.schemas) > MAX_SCHEMAS:
+        yield FieldViolation("spec.constraint.schemas", f"has more than {MAX_SCHEMAS} entries")
+    for uri in constraint.schemas:
+        if not is_absolute(uri):
+            yield FieldViolation(f"spec.constraint.schemas[{uri[:200]}]", "is no absolute URI without a fragment")
+    if (size := sum(len(text.encode()) for text in constraint.schemas.values())) > MAX_SCHEMAS_BYTES:
+        yield FieldViolation("spec.constraint.schemas", f"has {size} bytes; at most {MAX_SCHEMAS_BYTES} are read")
 
 
 def extra_violations(extra: Struct) -> Iterator[FieldViolation]:

@@ -261,10 +261,24 @@ def explain(error: ValidationError, section: str, below: Mapping[str, Mapping[st
             place, where = local_engines.SECTION, where[2:]
         elif below is not None and mistake["type"] != "missing":
             place = next((name for name, said in below.items() if _is_set(said, where)), SHARED)
-        path = ".".join([place, *(str(part) for part in where)])
+        path = place + _spelled(where, (below or {}).get(place))
         what = "unknown setting" if mistake["type"] == "extra_forbidden" else mistake["msg"]
         lines.append(f"{path}: {what}")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _spelled(where: tuple[int | str, ...], said: Any) -> str:
+    """Return a place in what was `said`, as it is written there: the tag of a union is told like a key, and is none."""
+    path = ""
+    for part in where:
+        if isinstance(said, Mapping) and part not in said and part in said.values():
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        if isinstance(said, Mapping):
+            said = said.get(part)
+        else:
+            said = said[part] if isinstance(said, list) and isinstance(part, int) and part < len(said) else None
+    return path
 
 
 def _is_set(values: Mapping[str, Any], path: tuple[int | str, ...]) -> bool:

@@ -30,7 +30,7 @@ from spillway.errors import (
     RequestInvalid,
     SpillwayError,
 )
-from spillway.generation import check, image_count, prompt_bytes
+from spillway.generation import check, for_decoder, image_count, prompt_bytes
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.telemetry import names
@@ -89,6 +89,7 @@ class CloudProxy:
         route, began = self.find(spec.model), self._clock()
         stamp = self._admitted(route, stamp, call)
         check(spec)
+        spec = for_decoder(spec)
         self._generates(route)
         prepared = route.adapter.prepare(spec, route.model.name)
         tenant, sampling, prompt_tokens = tenant_of(stamp, call), spec.sampling, prompt_estimate(spec)
@@ -242,7 +243,8 @@ def _other_rpc(rpc: str, said: str) -> ConstraintUnsupported:
 def prompt_estimate(spec: v1.GenerationSpec) -> int:
     """Tokens the prompt is taken for: by its UTF-8 bytes, schemas and tools included, and by its images."""
     size = prompt_bytes(spec)
-    size += len(spec.constraint.json_schema.encode())
+    constraint = spec.constraint
+    size += sum(len(text.encode()) for text in (constraint.json_schema, *constraint.schemas.values()))
     return tokens_of(size) + image_count(spec) * IMAGE_TOKENS
 
 

@@ -86,6 +86,7 @@ def _about(route: Route, stamp: v1.PolicyStamp, request_id: str) -> dict[str, An
         "regions": sorted(policy.regions),
         "sensitivity": policy.sensitivity.name.lower(),
         "max_retention_days": policy.max_retention_days,
+        "redacted": sorted(stamp.redacted),
         "target": route.name,
         "provider": route.provider.name,
         "model": route.model.name,

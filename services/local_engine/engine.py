@@ -17,7 +17,7 @@ from services.local_engine.settings import LocalEngineSettings
 from spillway import embedding, v1
 from spillway.deadline import Deadline
 from spillway.errors import SpillwayError, TargetBusy, TargetDown, TargetDraining, TargetUnavailable
-from spillway.generation import check
+from spillway.generation import check, for_decoder
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.settings import SettingsError
@@ -136,6 +136,7 @@ class Engine:
         """Yield the events of one answer, numbered; with `whole` in as few deltas as possible."""
         backend = self._ready()
         check(spec)
+        spec = for_decoder(spec)
         support.require(spec, self._names, backend.capabilities, self._adapter_names)
         window = self._window(spec.coalescing)
         with self._work(names.ENGINE_GENERATE, call) as span:

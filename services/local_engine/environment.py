@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from services.local_engine.settings import LocalEngineSettings, VllmSettings
+from services.local_engine.spawned import ON_CPU
 from spillway.settings import TelemetrySettings
 
 FEW_CORES = 4
@@ -88,6 +89,7 @@ def compute_on_cpu(vllm: VllmSettings, cores: int, environ: MutableMapping[str, 
     waits for the worker. Where there are few cores the worker computes inside the core's process instead: measured on
     two busy cores that is half the CPU time and up to three times the tokens, and one process less to start.
     """
+    environ[ON_CPU] = "1"
     threads = vllm.cpu.threads
     if vllm.cpu.bind == "auto" and cores <= FEW_CORES and vllm.tensor_parallel_size == 1:
         environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 
 _PR_SET_PDEATHSIG = 1
+ON_CPU = "SPILLWAY_ENGINE_ON_CPU"
+"""Set in the environment of processes that compute on CPUs."""
 _NAME = "services.local_engine.spawned"
 
 
@@ -42,5 +44,30 @@ def stand_apart() -> None:
         os.setsid()
 
 
+def rewind_generators() -> None:
+    """Let the random generators of a CPU be taken back, as vLLM takes back what it drew for a part of a prompt.
+
+    It does so by an offset that only the generators of GPUs have; without it a seed and a prompt that is computed in
+    parts end the engine (vLLM 0.32). Ours go back to where they were seeded: nothing was drawn since that counts.
+    """
+    import torch
+
+    class Generator(torch.Generator):
+        def manual_seed(self, seed: int) -> Generator:
+            super().manual_seed(seed)
+            self._seeded = self.get_state()
+            return self
+
+        def get_offset(self) -> int:
+            return 0
+
+        def set_offset(self, offset: int) -> None:
+            self.set_state(self._seeded)
+
+    torch.Generator = Generator  # type: ignore[misc]
+
+
 if __name__ == "__mp_main__":
     stand_apart()
+    if os.environ.get(ON_CPU):
+        rewind_generators()

@@ -39,14 +39,17 @@ from .policy_document import opened
 from .policy_file import PolicyFile
 from .quota_watch import quota_watch
 from .quotas import Quotas
+from .redactor import Redactor
 from .resolution import Resolution, Resolve, looked_up
 from .retry_budget import RetryBudget
 from .router import Router
+from .scorer import Scorer
 from .servicer import SCOPES, events, services
 from .settings import RouterSettings
 from .spend import Spend
 from .status import Status
 from .strategies import strategies
+from .vouching import Vouching
 from .watch import Watches
 
 
@@ -103,12 +106,14 @@ async def build(
 
         fleet = Fleet(remote, retire_s=settings.server.default_deadline_s)
         stack.push_async_callback(fleet.close)
-        judge, inspector = None, Inspector(None, 0)
+        judge, scorer, inspector, redactor = None, None, Inspector(None, 0), Redactor(None, 0)
         if settings.validator is not None:
             validator = remote(settings.validator.address, "validator")
             stack.push_async_callback(validator.close)
             judge = Judge(validator, settings.validator.timeout_s)
+            scorer = Scorer(validator, settings.validator.timeout_s)
             inspector = Inspector(validator, settings.validator.inspect_timeout_s)
+            redactor = Redactor(validator, settings.validator.inspect_timeout_s)
         file = PolicyFile(settings.policy_file, settings.policy_reload_s) if settings.policy_file is not None else None
         store = None
         if settings.store.url:
@@ -153,13 +158,14 @@ async def build(
             measures=measures,
             tracing=tracing,
             max_waiting=settings.admission.max_waiting,
+            scores=scorer is not None,
         )
         follow = settings.validator.follow_from_tokens if settings.validator is not None else None
-        attempts = Attempts(settings.name, fleet, judge, breakers, budget, loads, spend, follow)
+        attempts = Attempts(settings.name, fleet, judge, breakers, budget, loads, spend, redactor, follow)
         router = Router(
             planner=planner,
             fleet=fleet,
-            strategies=strategies(attempts),
+            strategies=strategies(attempts, Vouching(attempts, scorer)),
             embedder=Embedder(attempts, fleet),
             keep=keep or (lambda attempt, call: None),
             announce=announce,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 from spillway import v1
-from spillway.errors import BreakerOpen, CostCap, SpillwayError, TargetBusy, ValidatorUnavailable
+from spillway.errors import BreakerOpen, CostCap, SpillwayError, TargetBusy
 from spillway.logs import get_logger
 
 from .breakers import Breakers
@@ -17,15 +17,18 @@ from .chain import wishes
 from .facts import Delivery, Validation
 from .failures import Failures, fleeting
 from .fleet import Fleet
-from .following import Following
+from .following import Following, follows
 from .journal import Attempt
-from .judge import Judge, accepted, correction, worst
+from .judge import Judge, accepted, bound, correction, first_try, standard, verdict_on
 from .loads import Loads
 from .observation import kind_of_spec
 from .patience import idle_s, probe_tokens, share_s, silence_s
 from .plan import Candidate
 from .reading import tell_data_policy
+from .redactor import Redactor
+from .restoring import restored, restoring
 from .retry_budget import RetryBudget
+from .route_reason import reason
 from .spend import Hold, Spend
 from .work import Planned, Work
 
@@ -35,8 +38,6 @@ FOLLOW_WINDOW_MS = 40
 """Deltas of an answer that is judged as it comes are merged for so long: nobody reads them."""
 
 Made = TypeVar("Made")
-Doubt = Callable[[v1.GenerateResponse, v1.Verdict | None], bool]
-"""Whether an answer that was not refused is still not good enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class Answer:
     def refused(self) -> bool:
         """The validator does not accept it."""
         return self.verdict is not None and not accepted(self.verdict)
+
+
+Vouch = Callable[[Attempt, Answer], Awaitable[Answer]]
+"""Says how sure one may be of the answer of an attempt that is not settled; returns it, or another in its place."""
 
 
 class Attempts:
@@ -68,10 +73,12 @@ class Attempts:
         budget: RetryBudget,
         loads: Loads,
         spend: Spend,
+        redactor: Redactor,
         follow_from_tokens: int | None = None,
     ) -> None:
         self._follow_from_tokens = follow_from_tokens
         self._spend = spend
+        self._redactor = redactor
         self._loads = loads
         self._router = router
         self._fleet = fleet
@@ -86,16 +93,19 @@ class Attempts:
         failures: Failures,
         *,
         spec: v1.GenerationSpec | None = None,
-        doubt: Doubt | None = None,
+        vouch: Vouch | None = None,
     ) -> Answer | None:
         """Ask one target until it gives an answer that is not refused, as often as the policy allows; else None.
 
         What went wrong is in `failures`.
         """
-        spec = spec or work.spec
+        spec = bound(spec or work.spec, work.plan)
+        if work.plan.validation is not Validation.OFF:
+            spec = first_try(spec)
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
-                asked = partial(self._asked, work, candidate, spec=spec, doubt=doubt)
+                sent = await self._redacted(work, candidate, spec)
+                asked = partial(self._asked, work, candidate, spec=sent, vouch=vouch)
                 answer = await self.once(work, candidate, asked)
             except SpillwayError as error:
                 failures.add(error)
@@ -104,10 +114,17 @@ class Attempts:
                 return answer
             assert answer.verdict is not None
             failures.refuse(answer.verdict, candidate.target)
-            if answer.verdict.decision != v1.VERDICT_DECISION_RETRY:
+            if answer.verdict.decision != v1.VERDICT_DECISION_RETRY or work.journal.committed:
                 return None
             spec = correction(spec, answer.verdict)
         return None
+
+    async def aside(self, work: Work, candidate: Candidate, spec: v1.GenerationSpec) -> Answer:
+        """Ask one target, once, for what helps to judge another attempt's answer. Raises SpillwayError."""
+        work.journal.beside += 1
+        side = replace(work, aside=True)
+        sent = await self._redacted(side, candidate, spec)
+        return await self._asked(side, candidate, await self._begin(side, candidate), spec=sent)
 
     async def once(self, work: Planned, candidate: Candidate, ask: Callable[[Attempt], Awaitable[Made]]) -> Made:
         """Have `ask` make an attempt at one target, and another where it fails in a fleeting way.
@@ -125,14 +142,22 @@ class Attempts:
                 attempt = again
 
     async def _asked(
-        self, work: Work, candidate: Candidate, attempt: Attempt, *, spec: v1.GenerationSpec, doubt: Doubt | None
+        self, work: Work, candidate: Candidate, attempt: Attempt, *, spec: v1.GenerationSpec, vouch: Vouch | None = None
     ) -> Answer:
         """Carry out `attempt` and have its answer judged. Raises SpillwayError."""
         target = candidate.target
         wished = wishes(work.policy, work.plan, target)
         verdicts: list[v1.Verdict] | None = None
-        if self._judge is not None and self._follows(work):
-            response, verdicts = await self._followed(work, candidate, attempt, self._judge, spec=spec)
+        try:
+            spec = await self._redacted(work, candidate, spec)  # it is already, unless somebody forgot
+        except BaseException as error:
+            failed = error if isinstance(error, SpillwayError) else None
+            outcome = v1.ATTEMPT_OUTCOME_CANCELLED if failed is None else v1.ATTEMPT_OUTCOME_FAILED
+            work.journal.settle(attempt, outcome, error=failed)
+            raise
+        following = self._judge if follows(work, self._follow_from_tokens) else None
+        if following is not None:
+            response, verdicts = await self._followed(work, candidate, attempt, following, spec=spec)
         else:
             request = v1.GenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
             request.spec.model = target.model
@@ -141,9 +166,16 @@ class Attempts:
             )
         outcome = v1.ATTEMPT_OUTCOME_CANCELLED
         try:
-            verdict = await self._verdict(work, response, verdicts)
-            attempt.kind = kind_of(work) if verdict is not None else ""
-            answer = Answer(response, verdict, doubt is not None and doubt(response, verdict))
+            if following is None:
+                restoring(work, target, spec).whole(response)
+            verdict = await verdict_on(response, work, self._judge, verdicts)
+            # What is refused of a sample is not counted against its target: the sampling is ours.
+            attempt.kind = kind_of(work) if verdict is not None and not attempt.aside else ""
+            answer = Answer(response, verdict)
+            if vouch is not None and not answer.refused:
+                work.journal.leave(attempt)
+                self._loads.give_back(target.name)
+                answer = await vouch(attempt, answer)
             if answer.refused:
                 outcome = v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR
             elif answer.doubted:
@@ -155,20 +187,11 @@ class Attempts:
             raise
         finally:
             work.journal.settle(attempt, outcome, model=response.started.model, usage=response.usage)
-        if verdict is not None:
-            response.usage.verdict.CopyFrom(verdict)
-        self._sign(response.started, work, candidate)
+        if answer.verdict is not None:
+            answer.response.usage.verdict.CopyFrom(answer.verdict)
+        if not attempt.aside:
+            self._sign(answer.response.started, work, candidate)
         return answer
-
-    def _follows(self, work: Work) -> bool:
-        """Whether the answer is judged while it comes."""
-        sampling, least = work.spec.sampling, self._follow_from_tokens
-        return (
-            least is not None
-            and work.plan.validation is not Validation.OFF
-            and work.spec.constraint.WhichOneof("constraint") in ("json_schema", "json_object")
-            and (not sampling.HasField("max_tokens") or sampling.max_tokens >= least)
-        )
 
     async def _followed(
         self, work: Work, candidate: Candidate, attempt: Attempt, judge: Judge, *, spec: v1.GenerationSpec
@@ -177,18 +200,25 @@ class Attempts:
 
         Verdicts are None where the validator went away.
         """
-        target, journal = candidate.target, work.journal
+        target, journal, plan = candidate.target, work.journal, work.plan
         wished = wishes(work.policy, work.plan, target)
         request = v1.StreamGenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
         request.spec.model = target.model
         request.spec.coalescing.window_ms = max(FOLLOW_WINDOW_MS, spec.coalescing.window_ms)
         limits = silence_s(work, candidate), idle_s(work, candidate)
         following: Following | None = None
+        if work.release is not None:
+            work.release.open(attempt, partial(self._sign, work=work, candidate=candidate))
         events = self._fleet.client(target).stream(
             attempt, request, journal.onward(attempt), journal, *limits, judged=True
         )
+        wanted = standard(work.spec, plan)
         try:
-            async with judge.follow(work.spec.constraint, work.call) as following, aclosing(events):
+            events = restored(events, work, target, spec)
+            async with (
+                judge.follow(wanted, work.call, plan.judgements, work.release) as following,
+                aclosing(events),
+            ):
                 response, verdicts = await following.whole(events)
         except BaseException:
             if not attempt.settled:
@@ -207,7 +237,7 @@ class Attempts:
         A probe ends with its last token, or with the first that comes after the target's share of the deadline. Until
         the first event is out a target that fails in a fleeting way is asked again. Raises SpillwayError.
         """
-        target, spec = candidate.target, spec or work.spec
+        target, spec = candidate.target, await self._redacted(work, candidate, spec or work.spec)
         wished = wishes(work.policy, work.plan, target)
         attempt = await self._begin(work, candidate)
         while True:
@@ -225,6 +255,7 @@ class Attempts:
                 silence_s(work, candidate),
                 idle_s(work, candidate),
             )
+            events = restored(events, work, target, spec)
             try:
                 async with aclosing(events):
                     async for event in events:
@@ -268,6 +299,12 @@ class Attempts:
                 yield last
             return
 
+    async def _redacted(self, work: Work, candidate: Candidate, spec: v1.GenerationSpec) -> v1.GenerationSpec:
+        """Return `spec` as `candidate` may see it: every spec comes by here. Raises PolicyBlocked."""
+        if not work.plan.redacts(candidate.target):
+            return spec
+        return await self._redactor.redacted(spec, work.plan.redaction.kinds, work.vault, work.call)
+
     def may_hedge(self, work: Work) -> bool:
         """Whether the budget has a hedge for `work`; if so it is taken."""
         return self._budget.take(work.journal.clock())
@@ -281,7 +318,8 @@ class Attempts:
         journal.admit()
         may_try = work.plan.when_all_open == "try"
         only = may_try and candidate is work.plan.taken[-1] and not journal.attempts
-        await self._loads.take(candidate.target, (each.target for each in work.plan.taken), work.call.deadline)
+        others = () if work.aside else (each.target for each in work.plan.taken)  # they have no say in it
+        await self._loads.take(candidate.target, others, work.call.deadline)
         hold = None
         try:
             hold = await self._hold(work, candidate)
@@ -291,7 +329,7 @@ class Attempts:
             if hold is not None:
                 self._spend.settle(hold, 0)
             raise
-        attempt = journal.begin(candidate.target, probe, hold)
+        attempt = journal.begin(candidate.target, probe, hold, aside=work.aside)
         await journal.intend(attempt)
         return attempt
 
@@ -310,7 +348,12 @@ class Attempts:
         """Open another attempt at the target that `failed`; None where that is not worth it or not allowed."""
         journal = work.journal
         failures = sum(attempt.target is failed.target for attempt in journal.attempts if attempt.error is not None)
-        if not fleeting(failed) or failures > work.plan.limits.max_retries_per_target or work.call.deadline.passed:
+        if (
+            failed.committed
+            or not fleeting(failed)
+            or failures > work.plan.limits.max_retries_per_target
+            or work.call.deadline.passed
+        ):
             return None
         if journal.attempts_left <= 0:
             return None
@@ -322,72 +365,27 @@ class Attempts:
         except (BreakerOpen, CostCap, TargetBusy):
             return None  # what the target said is the better answer
 
-    async def _verdict(
-        self, work: Work, response: v1.GenerateResponse, verdicts: list[v1.Verdict] | None = None
-    ) -> v1.Verdict | None:
-        """Judge `response` as the plan wants it, unless it was judged as it came.
-
-        An accepted JSON value replaces the text it was found in.
-        """
-        if work.plan.validation is Validation.OFF or not work.spec.HasField("constraint"):
-            return None
-        try:
-            if self._judge is None:
-                raise ValidatorUnavailable("validation was asked for and this router has no validator")
-            if verdicts is None:
-                verdicts = await self._judge.judge(work.spec.constraint, response, work.call)
-        except ValidatorUnavailable as error:
-            if work.plan.validation is Validation.PREFERRED:
-                log.warning("answer.unvalidated", why=error.message)
-                return None
-            raise
-        for choice, verdict in zip(response.choices, verdicts, strict=True):
-            if verdict.decision == v1.VERDICT_DECISION_REPAIR:
-                choice.content.text = verdict.accepted_json
-        return worst(verdicts)
-
     def stamp(self, work: Planned, attempt: Attempt) -> v1.PolicyStamp:
         """What was decided, as every target is told."""
         return v1.PolicyStamp(
             router=self._router,
             policy_revision=work.plan.policy_revision,
             tenant=work.call.caller.tenant,
-            data_policy=tell_data_policy(work.plan.data_policy),
+            data_policy=tell_data_policy(work.plan.data_policy_at(attempt.target)),
             target=attempt.target.name,
             attempt=attempt.number,
+            redacted=work.vault.kinds if work.plan.redacts(attempt.target) else (),
         )
 
     def _sign(self, started: v1.Started, work: Work, candidate: Candidate) -> None:
         started.request_id = work.call.request_id
         started.target = candidate.target.name
-        started.route_reason = self.reason(work, candidate, started.route_reason)
-
-    def reason(self, work: Planned, candidate: Candidate, told: str = "") -> str:
-        """Why this target has answered, in one line; `told` is what it said itself."""
-        number = len(work.journal.attempts)
-        failed = "; ".join(
-            f"{attempt.target.name} {attempt.record.reason or _WORDS[attempt.record.outcome]}"
-            for attempt in work.journal.attempts[:-1]
-            if attempt.settled
-        )
-        there = f"; there {told}" if candidate.target.router else ""
-        reason = f"{candidate.reasons[0]} (attempt {number}, after {failed})" if failed else candidate.reasons[0]
-        inspection = work.plan.facts.inspection
-        found = f"; {inspection.told}" if inspection is not None and inspection.result != "clean" else ""
-        return reason + found + there
+        started.route_reason = reason(work, candidate, started.route_reason)
 
     def __repr__(self) -> str:
         return f"<Attempts of {self._router} over {self._fleet!r}>"
 
 
-_WORDS = {
-    v1.ATTEMPT_OUTCOME_ANSWERED: "answered",
-    v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR: "was refused",
-    v1.ATTEMPT_OUTCOME_CANCELLED: "did not go on",
-    v1.ATTEMPT_OUTCOME_NOT_CONFIDENT: "was not confident",
-}
-
-
 def kind_of(work: Planned) -> str:
     """What the quality of an answer to `work` is counted by."""
-    return kind_of_spec(work.plan.facts.task, work.spec)
+    return kind_of_spec(work.plan.facts.task, work.spec, work.plan.judgements)

@@ -136,7 +136,7 @@ class Cache:
         key = cache_key(work.spec, work.policy, work.plan, work.call.caller, self._epoch)
         left_s = work.call.deadline.left()
         # Who is promised a whole and judged answer never flies with who takes one as it comes or at another priority.
-        whole = work.plan.delivery is Delivery.COMMITTED
+        whole = work.plan.delivery is Delivery.COMMITTED and not work.plan.records
         delivery = b"" if whole else work.policy.delivery.SerializeToString(deterministic=True)
         flight_id = key, work.spec.priority, work.plan.delivery, delivery
         flight = None if terms.refresh else self._flights.get(flight_id)

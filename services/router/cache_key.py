@@ -23,8 +23,10 @@ FORMAT = b"1"
 """Of the key and of what is kept under it; an answer of another format is never looked at."""
 SPEC_LEFT_OUT = frozenset({"request_id", "session_id", "coalescing", "priority", "prompt_cache"})
 """Fields of a spec that say who asks and how the answer travels, not what it is."""
-POLICY_LEFT_OUT = frozenset({"cache", "delivery", "validation", "data_policy", "context_policy", "inspect_input"})
-"""Fields of a routing policy that do not count; of the last four what is in force counts instead."""
+POLICY_LEFT_OUT = frozenset(
+    {"cache", "delivery", "validation", "data_policy", "context_policy", "inspect_input", "judgements"}
+)
+"""Fields of a routing policy that do not count; of the last five what is in force counts instead."""
 _IN_ANY_ORDER = ("labels", "allowed_targets", "denied_targets")
 
 
@@ -41,6 +43,7 @@ def cache_key(spec: v1.GenerationSpec, policy: v1.RoutingPolicy, plan: Plan, cal
         words[:] = sorted(set(words))
     wished.data_policy.CopyFrom(tell_data_policy(plan.facts.data_policy))
     wished.validation = v1.Validation.ValueType(plan.validation)
+    wished.judgements[:] = plan.judgements
     wished.context_policy = v1.ContextPolicy.ValueType(plan.context)
     parts = [
         FORMAT,

@@ -38,16 +38,23 @@ def wishes(policy: v1.RoutingPolicy, plan: Plan, target: Target) -> v1.RoutingPo
     """What `target` is told of what the caller asks, None if it is no router.
 
     Names of targets and strategies are each router's own; a target that is denied here is denied there. A stream that
-    would start again there could not be taken back here. What the caller wants inspected is inspected here.
+    would start again there could not be taken back here. What the caller wants inspected is inspected here, and the
+    judgement policies are those of the validator here.
     """
     if not target.router:
         return None
     told = v1.RoutingPolicy()
     told.CopyFrom(policy)
-    for field in ("allowed_targets", "strategy", "confidence_threshold", "cache", "inspect_input"):
+    for field in (
+        *("allowed_targets", "strategy", "confidence_threshold", "samples"),
+        *("cache", "inspect_input", "judgements"),
+    ):
         told.ClearField(field)
+    # What goes there as it is must not leave so from there.
+    told.redact = bool(plan.redaction.kinds) and not plan.redacts(target)
     told.delivery.mode = v1.DeliveryMode.ValueType(plan.delivery)
     told.delivery.accepts_restart = False
+    told.delivery.records = plan.records
     # Judged here in any case; judged there too where that can be, so that it can try its own next target.
     judged = plan.validation is not Validation.OFF
     told.validation = v1.VALIDATION_PREFERRED if judged else v1.VALIDATION_OFF

@@ -8,7 +8,7 @@ from spillway import v1
 from spillway.egress import DataPolicy, Residency, Sensitivity
 
 from .cache_settings import CacheSettings
-from .facts import Validation
+from .judge import judged
 from .plan import Plan
 
 _WHOLE = frozenset(
@@ -87,7 +87,7 @@ def objection(spec: v1.GenerationSpec, plan: Plan, answer: v1.GenerateResponse, 
     if not finishes or not finishes <= _WHOLE:
         words = sorted(v1.FinishReason.Name(reason) for reason in finishes - _WHOLE)
         return f"it ended by {', '.join(words) or 'nothing'}"
-    if plan.validation is not Validation.OFF and spec.HasField("constraint") and not answer.usage.HasField("verdict"):
+    if judged(spec, plan) and not answer.usage.HasField("verdict"):
         return "it was to be judged and was not"  # a LIVE stream, or the validator was away
     if answer.started.route_reason.startswith("degraded"):
         return "it is degraded"  # or it would outlive what degraded it

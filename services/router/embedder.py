@@ -12,6 +12,7 @@ from .fleet import Fleet
 from .journal import Attempt
 from .patience import silence_s
 from .plan import Candidate
+from .route_reason import reason
 from .work import Embedding
 
 
@@ -34,7 +35,7 @@ class Embedder:
             work.journal.complete(response.usage)
             response.request_id = work.call.request_id
             response.target = candidate.target.name
-            response.route_reason = self._attempts.reason(work, candidate, response.route_reason)
+            response.route_reason = reason(work, candidate, response.route_reason)
             return response
         raise failures.outcome()
 

@@ -92,19 +92,32 @@ class Facts:
     counted_tokens: int | None = None
     """Tokens of the prompt by a local target's own tokenizer, where it was asked."""
     max_tokens: int | None = None
+    choices: int = 1
     allowed: frozenset[str] = frozenset()
     denied: frozenset[str] = frozenset()
     max_cost_nano_usd: int | None = None
     failover: bool = True
     delivery: Delivery = Delivery.UNSPECIFIED
+    records: bool = False
+    """The caller wants records as they are accepted."""
     validation: Validation = Validation.UNSPECIFIED
+    judgements: frozenset[str] = frozenset()
+    """Judgement policies the caller wants the answer held to."""
+    aside: bool = False
+    """It is made on the way to an answer, and is none: nothing judges it."""
     strategy: StrategyName = StrategyName.UNSPECIFIED
     confidence_threshold: float | None = None
+    samples: int | None = None
+    """Answers that a cascade takes of a target, as the caller says; 1 where samples say nothing."""
     context: ContextName = ContextName.UNSPECIFIED
     inspect: bool = False
     """The caller wants the prompt inspected."""
     inspection: Inspection | None = None
     """What came of it, once the prompt was inspected."""
+    redact: bool = False
+    """The caller wants what leaves redacted."""
+    declared: DataPolicy | None = None
+    """The data policy in force as far as people have stated it; None where nothing that was found has raised it."""
     purse: Purse | None = None
     """What is left of the tenant's budget, once that was looked at."""
     beside_tokens: int = 0

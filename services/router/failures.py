@@ -12,6 +12,7 @@ from spillway.errors import (
     CostCap,
     DeadlineExceeded,
     OutputInvalid,
+    PolicyBlocked,
     ProviderError,
     SpillwayError,
     StreamInterrupted,
@@ -44,11 +45,11 @@ class Failures:
         return self._error.reason if self._error is not None else ""
 
     def still_worth_trying(self) -> Iterator[Candidate]:
-        """Yield the plan's targets; after an error that no other target can mend, none."""
+        """Yield the plan's targets; after an error that no other target can mend, or the commit, none."""
         while self._left:
             if self._error is not None and not self._error.elsewhere:
                 return
-            if self._work.call.deadline.passed:
+            if self._work.call.deadline.passed or self._work.journal.committed:
                 return
             candidate = next((left for left in self._left if self._goes_on(left)), self._left[0])
             self._left.remove(candidate)
@@ -75,6 +76,8 @@ class Failures:
     def add(self, error: SpillwayError) -> None:
         """An attempt failed."""
         self._error = error
+        if self._work.journal.committed:
+            self._verdict = None  # of one before it, which does not matter any more
 
     def refuse(self, verdict: v1.Verdict, target: Target) -> None:
         """An answer of `target` came and was refused."""
@@ -90,13 +93,18 @@ class Failures:
         error, journal = self._error, self._work.journal
         if self._work.call.deadline.passed:
             return DeadlineExceeded("the deadline passed before any target answered", metadata=journal.told())
-        if error is not None and not error.elsewhere:
+        if error is not None and (not error.elsewhere or (journal.committed and self._verdict is None)):
             return error
-        if isinstance(error, BreakerOpen) and not journal.attempts:
+        if isinstance(error, BreakerOpen | PolicyBlocked) and not journal.attempts:
             return error
         if self._verdict is not None:
             found = "; ".join(f"{finding.path or '/'}: {finding.message}" for finding in self._verdict.findings[:3])
-            return OutputInvalid(f"every answer was refused: {found}", metadata=journal.told())
+            what = (
+                "the answer was refused after its beginning was given"
+                if journal.committed
+                else "every answer was refused"
+            )
+            return OutputInvalid(f"{what}: {found}", metadata=journal.told())
         if isinstance(error, ContextLengthExceeded | CostCap):
             return error
         tried = ", ".join(

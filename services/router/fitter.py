@@ -28,6 +28,8 @@ TRIES = 8
 LEAST_CHUNK_TOKENS = 32
 MAX_HELPED_BYTES = 2**20
 """Of a longer prompt that is refused nobody looks for what would help: that would be more work than the refusal."""
+CUTTING = frozenset({ContextName.PASSAGES, ContextName.MAP_REDUCE})
+"""Context policies that take a text apart for the target that answers."""
 _INSTRUCTION_BYTES = max(len(SUMMARIZE), len(READ)) + 64
 
 
@@ -53,6 +55,10 @@ class Fitter:
         small = {out.target.name for out in refused.left_out if out.left_out_by == "context"}
         if not small:
             return refused
+        on_site = [target for target in self.targets if target.local]
+        if refused.context in CUTTING and self.rules.redacts(facts).kinds and len(on_site) < len(self.targets):
+            # Half of something sensitive is not found any more, so what is cut is not redacted.
+            return await replace(self, targets=on_site).fitted(spec, refused)
         if refused.context is ContextName.REFUSE and self._decide(replace(facts, context=ContextName.LARGER)).taken:
             return replace(refused, would_help=(ContextName.LARGER,))
         if_short = self._decide(facts.counted(1))
@@ -123,6 +129,7 @@ class Fitter:
                 chat=True,
                 max_tokens=limits.summary_tokens,
                 validation=Validation.OFF,
+                aside=True,
                 strategy=StrategyName.DIRECT,
                 context=ContextName.LARGER,
             )

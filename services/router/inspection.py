@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
 
 from spillway.egress import DataPolicy, Residency, Sensitivity
 
@@ -33,6 +33,12 @@ class Inspection:
     """What of the prompt nobody can read."""
     away: str = ""
     """Why the validator did not look; empty if it did, or had no need to."""
+    sealed: tuple[str, ...] = ()
+    """What of the prompt must stay as it is, though nothing readable stands in it."""
+    raises: bool = True
+    """What was found raises the sensitivity. Else it was looked for only to be redacted."""
+    marked: bool = False
+    """Something in it speaks as if it could command the model: a sign, by which rules may go."""
 
     def demands(self, said: Mapping[str, Sensitivity]) -> DataPolicy:
         """What the content is bound by, at least, under a policy that says how sensitive kinds are."""
@@ -43,6 +49,10 @@ class Inspection:
         found = (sensitivity_of(kind, said) for kind in self.kinds)
         return DataPolicy(sensitivity=max(found, default=Sensitivity.UNSPECIFIED))
 
+    def without(self, kinds: Container[str]) -> Inspection:
+        """The same, had nothing of these kinds been there."""
+        return replace(self, kinds=frozenset(kind for kind in self.kinds if kind not in kinds))
+
     @property
     def told(self) -> str:
         """What came of it, in words."""
@@ -50,12 +60,21 @@ class Inspection:
             return f"not inspected: {self.away}"
         if self.unreadable:
             return f"inspection cannot read {', '.join(self.unreadable)}"
-        return f"inspection found {', '.join(sorted(self.kinds)) or 'nothing'}"
+        found = [*sorted(self.kinds), *(["signs of injection"] if self.marked else [])]
+        return f"inspection found {', '.join(found) or 'nothing'}"
 
     @property
     def result(self) -> str:
         """What came of it, in one word."""
-        return "away" if self.away else "unreadable" if self.unreadable else "found" if self.kinds else "clean"
+        return (
+            "away"
+            if self.away
+            else "unreadable"
+            if self.unreadable
+            else "found"
+            if self.kinds or self.marked
+            else "clean"
+        )
 
     def __repr__(self) -> str:
         return f"<Inspection {self.told}>"

@@ -31,7 +31,7 @@ class Inspector:
         """Say what is sensitive in the prompt, within the timeout and the deadline."""
         prompt = read_prompt(spec)
         if prompt.unreadable:
-            return Inspection(unreadable=prompt.unreadable)
+            return Inspection(unreadable=prompt.unreadable, sealed=prompt.sealed)
         if self._remote is None or self._inspect is None:
             return Inspection(away="this router has no validator")
         request = v1.InspectInputRequest(texts=prompt.texts)
@@ -42,7 +42,8 @@ class Inspector:
             # Whatever its reason is: what it did not look at, nobody did.
             log.warning("prompt.uninspected", why=error.reason)
             return Inspection(away=f"the validator did not answer ({error.reason})")
-        return Inspection(frozenset(span.kind or "unknown" for span in response.spans))
+        kinds = frozenset(span.kind or "unknown" for span in response.spans)
+        return Inspection(kinds, sealed=prompt.sealed, marked=bool(response.marks))
 
     def __repr__(self) -> str:
         return f"<Inspector over {self._remote!r}, {self._timeout_s:g} s>"

@@ -11,6 +11,7 @@ from spillway.errors import AllTargetsFailed, SpillwayError
 from spillway.rpc.call import Call
 
 from .chain import take
+from .confidence import Confidence
 from .probe import Probe
 from .spend import Hold
 from .target import Target
@@ -42,8 +43,16 @@ class Attempt:
     uid: str = ""
     """Of its row, where it was told of before it was made."""
     settled: bool = False
+    committed: bool = False
+    """Bytes of its answer are the caller's, though it is not whole."""
     took: int = 1
     """Calls to models; more than one only where the target is a router."""
+    aside: bool = False
+    """It was made to learn of another attempt's answer: a sample, or a judge's opinion."""
+    left: bool = False
+    """Its target has done its part, and has its place again; what came of it is not settled yet."""
+    confidence: Confidence | None = None
+    """In its answer, where that was asked."""
 
     def __repr__(self) -> str:
         outcome = v1.AttemptOutcome.Name(self.record.outcome).removeprefix("ATTEMPT_OUTCOME_").lower()
@@ -77,6 +86,11 @@ class Journal:
         allowed = min(self.max_attempts, self.call.attempts_left or self.max_attempts)
         return allowed + self.beside - sum(attempt.took for attempt in self.attempts)
 
+    @property
+    def committed(self) -> bool:
+        """Whether bytes of an answer that is not whole are the caller's: no other attempt can replace it."""
+        return any(attempt.committed for attempt in self.attempts)
+
     def admit(self) -> None:
         """Raise AllTargetsFailed where no attempt may be made any more."""
         if self.attempts_left <= 0:
@@ -88,10 +102,12 @@ class Journal:
             return self.call
         return replace(self.call, attempts_left=self.attempts_left + attempt.took)
 
-    def begin(self, target: Target, probe: Probe | None = None, hold: Hold | None = None) -> Attempt:
+    def begin(
+        self, target: Target, probe: Probe | None = None, hold: Hold | None = None, *, aside: bool = False
+    ) -> Attempt:
         """Open an attempt at `target`."""
         record = v1.Attempt(target=target.name, model=target.model, region=target.region, left_site=not target.local)
-        attempt = Attempt(target, len(self.attempts) + 1, self.clock(), record, probe, hold)
+        attempt = Attempt(target, len(self.attempts) + 1, self.clock(), record, probe, hold, aside=aside)
         self.attempts.append(attempt)
         return attempt
 
@@ -110,6 +126,16 @@ class Journal:
             attempt.record.first_token_ms = (self.clock() - attempt.began) * 1000
             self.alive()
 
+    @property
+    def answering(self) -> Attempt:
+        """The last attempt that was made for the answer itself."""
+        return next(attempt for attempt in reversed(self.attempts) if not attempt.aside)
+
+    def leave(self, attempt: Attempt) -> None:
+        """The target of `attempt` has answered; what is still asked of others is not of its time."""
+        attempt.left = True
+        attempt.record.duration_ms = (self.clock() - attempt.began) * 1000
+
     def settle(
         self,
         attempt: Attempt,
@@ -124,9 +150,12 @@ class Journal:
         attempt.settled = True
         record = attempt.record
         record.outcome = outcome
-        record.duration_ms = (self.clock() - attempt.began) * 1000
+        if not attempt.left:
+            record.duration_ms = (self.clock() - attempt.began) * 1000
         record.model = model or record.model
         attempt.error = error
+        if attempt.confidence is not None and attempt.confidence.score is not None:
+            record.confidence = attempt.confidence.score
         if error is not None:
             record.reason = error.reason
             record.message = error.message[:200]
@@ -152,7 +181,7 @@ class Journal:
         if costs:
             usage.cost_nano_usd = sum(costs)
         usage.timings.total_ms = (self.clock() - self.began) * 1000
-        last = self.attempts[-1]
+        last = self.answering
         if last.record.HasField("first_token_ms"):
             usage.timings.first_token_ms = (last.began - self.began) * 1000 + last.record.first_token_ms
 

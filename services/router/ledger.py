@@ -251,4 +251,5 @@ def _row(attempt: Attempt, call: Call, at: datetime) -> dict[str, Any]:
         "completion_tokens": record.completion_tokens if record.HasField("completion_tokens") else None,
         "cost_nano_usd": record.cost_nano_usd if record.HasField("cost_nano_usd") else None,
         "first_token_ms": record.first_token_ms if record.HasField("first_token_ms") else None,
+        "confidence": record.confidence if record.HasField("confidence") else None,
     }

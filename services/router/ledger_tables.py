@@ -37,6 +37,7 @@ ATTEMPTS = sql.Table(
     sql.Column("cost_nano_usd", sql.BigInteger),
     sql.Column("first_token_ms", sql.Float),
     sql.Column("duration_ms", sql.Float),
+    sql.Column("confidence", sql.Float),
 )
 """Unknown is NULL. `request_id` and `number` name an attempt to its caller, `uid` to the ledger."""
 _IS_PENDING = sql.text(f"outcome = '{PENDING}'")  # a bound value would keep the index below out of use

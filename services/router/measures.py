@@ -85,6 +85,7 @@ class Measures:
         self._first = meter.create_histogram(names.FIRST_TOKEN, "s", "from the request to the answer's first token")
         self._tokens = self._counter(names.TOKENS, "{token}", "tokens of all attempts")
         self._breakers = self._counter(names.BREAKER_CHANGES, "{change}", "changes of breakers")
+        self._scored = self._counter(names.CONFIDENCE_SCORES, "{answer}", "answers whose confidence was asked")
         self._inspections = self._counter(names.INSPECTIONS, "{prompt}", "prompts that were to be inspected")
         self._call = meter.create_histogram(names.GEN_AI_DURATION, "s", "one call to a model")
         self._call_first = meter.create_histogram(names.GEN_AI_FIRST_CHUNK, "s", "one call's first token")
@@ -117,6 +118,10 @@ class Measures:
         for attempt in journal.attempts:
             self._attempt(attempt, task, operation)
             record = attempt.record
+            if attempt.confidence is not None:
+                self._scored.add(1, {**task, names.SCORED_BY: attempt.confidence.by})
+            if attempt.aside:
+                continue
             if not record.left_site and record.outcome in _FELL_SHORT:
                 short = _FELL_SHORT[record.outcome] or record.reason or "failed"
             elif record.left_site and short and not escalated:
@@ -125,7 +130,7 @@ class Measures:
         costs = [each.record.cost_nano_usd for each in journal.attempts if each.record.HasField("cost_nano_usd")]
         if costs:
             self._cost.record(sum(costs) / 1e9, task)
-        last = journal.attempts[-1]
+        last = journal.answering
         if (
             not facts.embeds
             and last.record.outcome == v1.ATTEMPT_OUTCOME_ANSWERED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spillway import v1
@@ -45,9 +46,15 @@ def observe(attempt: Attempt, error: SpillwayError | None = None) -> Observation
     return Observation(outcome, began, _retry_after_s(error))
 
 
-def kind_of_spec(task: str, spec: Spec) -> str:
-    """What the quality of what is made of `spec` is counted by; empty: vectors are not judged."""
-    return "" if isinstance(spec, v1.EmbeddingSpec) else kind_of_work(task, spec.constraint)
+def kind_of_spec(task: str, spec: Spec, judgements: Sequence[str] = ()) -> str:
+    """What the quality of what is made of `spec` is counted by; empty: vectors are not judged.
+
+    Where there are `judgements`, it is told apart by them too.
+    """
+    if isinstance(spec, v1.EmbeddingSpec):
+        return ""
+    kind = kind_of_work(task, spec.constraint)
+    return f"{kind} judged {_digest(','.join(judgements))}".lstrip() if judgements else kind
 
 
 def kind_of_work(task: str, constraint: v1.OutputConstraint) -> str:
@@ -62,9 +69,16 @@ def kind_of_work(task: str, constraint: v1.OutputConstraint) -> str:
             return f"json_object {task}".rstrip()
         case "choices":
             content = "\0".join(constraint.choices.values)
+        case "json_schema":
+            others = sorted(constraint.schemas.items())
+            content = "\0".join([constraint.json_schema, *(text for pair in others for text in pair)])
         case name:
             content = getattr(constraint, name)
-    return f"{constraint.WhichOneof('constraint')} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    return f"{constraint.WhichOneof('constraint')} {_digest(content)}"
+
+
+def _digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _hasty(attempt: Attempt) -> bool:

@@ -8,6 +8,7 @@ from spillway.egress import DataPolicy, Residency
 
 from .budget import Budget
 from .facts import ContextName, Delivery, Facts, StrategyName, Validation
+from .redaction import AS_IT_IS, Redaction
 from .target import Target
 
 
@@ -39,6 +40,7 @@ class Limits:
     idle_s: float = 30.0
     probe_tokens: int = 8
     confidence_threshold: float = 0.8
+    samples: int = 1
     hedge_after_s: float = 1.0
     max_attempts: int = 8
     continue_on: str = "same_weights"
@@ -120,8 +122,20 @@ class Plan:
     """Of a plan that took nothing: context policies under which the prompt would fit."""
     budget: Budget | None = None
     """The tenant's, against which every attempt counts that costs something."""
+    judge: Candidate | None = None
+    """The target that says whether another's answer is right, where one may."""
+    judgements: tuple[str, ...] = ()
+    """Judgement policies of the validator that the answer is held to."""
+    mends: bool = True
+    """Broken JSON in the answer may be mended."""
     stays: bool = False
-    """The content is too sensitive to leave, wherever to."""
+    """The content is too sensitive to leave as it is, wherever to."""
+    records: bool = False
+    """Of a COMMITTED stream records are given as they are accepted."""
+    redaction: Redaction = AS_IT_IS
+    """What is done to the content where it leaves the site."""
+    leaving: DataPolicy | None = None
+    """What binds it then, where it is redacted."""
 
     @property
     def spends(self) -> bool:
@@ -133,8 +147,16 @@ class Plan:
         among = self.taken or [out for out in self.left_out if out.left_out_by in ("context", "breaker")]
         return any(budget.counts(candidate.target, candidate.estimated_cost_nano_usd) for candidate in among)
 
+    def redacts(self, target: Target) -> bool:
+        """Whether `target` gets placeholders in the place of what is sensitive."""
+        return bool(self.redaction.kinds) and not target.local
+
+    def data_policy_at(self, target: Target) -> DataPolicy:
+        """What binds the content that `target` gets, and everybody behind it."""
+        return self.leaving if self.leaving is not None and self.redacts(target) else self.data_policy
+
     @property
     def data_policy(self) -> DataPolicy:
-        """What binds the content beyond this router, which trusts other places up to a limit that they do not know."""
+        """What binds the content, as it is, beyond this router, whose limits of trust others do not know."""
         found = self.facts.data_policy
         return found.tightened(DataPolicy(Residency.LOCAL_ONLY)) if self.stays else found

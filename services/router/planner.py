@@ -22,7 +22,7 @@ from spillway.telemetry.tracing import Tracing
 from .breaker import SOUND, Standing, State
 from .breakers import Breakers
 from .chain import wishes
-from .facts import Facts
+from .facts import Facts, StrategyName
 from .fitter import Fitter
 from .fleet import Fleet
 from .inspection import Inspection
@@ -30,6 +30,7 @@ from .inspector import Inspector
 from .loads import Loads
 from .measures import Measures
 from .observation import kind_of_spec
+from .opinion import with_judge
 from .plan import Plan
 from .policy import Policy, worth_counting
 from .quotas import Quota, Quotas
@@ -65,6 +66,7 @@ class Planner:
         measures: Measures,
         tracing: Tracing,
         max_waiting: int,
+        scores: bool,
     ) -> None:
         self.book = book
         self._fleet = fleet
@@ -77,6 +79,7 @@ class Planner:
         self._measures = measures
         self._tracing = tracing
         self._max_waiting = max_waiting
+        self._scores = scores
 
     async def plan(
         self,
@@ -102,7 +105,7 @@ class Planner:
                 said = replace(said, inspection=inspection)
             facts, rules = book.read(said)
             require_one_model(facts, rules, book.declared)
-            standings = self._breakers.snapshot(kind_of_spec(facts.task, spec))
+            standings = self._breakers.snapshot(kind_of_spec(facts.task, spec, rules.judges(facts)))
             draw = _number(call.request_id)
             start = _number(facts.session) if facts.session else draw
             targets = book.cohorts.shortlist(rules.names(facts), standings, start)
@@ -115,6 +118,7 @@ class Planner:
             if rules.inspects(facts):  # a rule that wants it may be chosen by the count
                 inspection = await self._inspector.inspect(spec, call.under(span))
                 self._measures.inspection(inspection)
+                inspection = replace(inspection, raises=rules.raises(facts))
                 facts, rules = book.read(replace(said, inspection=inspection))
                 targets = book.cohorts.shortlist(rules.names(facts), standings, start)
             plan = self._decided(rules, facts, targets, standings, draw)
@@ -126,6 +130,8 @@ class Planner:
                 counting = partial(self._count_locally, book=book, standings=standings, call=call.under(span))
                 fitter = Fitter(rules, targets, standings, draw, counting, *self._quoted())
                 plan = await fitter.fitted(spec, plan)
+            if plan.strategy is StrategyName.CASCADE and plan.taken:
+                plan = self._vouched(rules, plan, targets, standings, draw)
             span.set_attribute(names.ROUTE_REASON, plan.reason)
             return plan
         finally:
@@ -158,25 +164,30 @@ class Planner:
     async def again(self, work: Made, *, patient: bool = False) -> Made:
         """Return `work` as it is planned now, of which nothing was tried. Raises the plan's refusal."""
         before = work.plan
-        asked = (work.spec, work.policy, tell_data_policy(before.facts.data_policy), work.call, before.facts.inspection)
-        plan = await (self.patient if patient else self.plan)(*asked)
+        facts = before.facts
+        stated = tell_data_policy(facts.declared or facts.data_policy)  # what was found raises it again
+        plan = await (self.patient if patient else self.plan)(
+            work.spec, work.policy, stated, work.call, facts.inspection
+        )
         if not plan.taken:
             raise refusal(plan)
-        return replace(work, plan=replace(plan, delivery=before.delivery))
+        return replace(work, plan=replace(plan, delivery=before.delivery, records=plan.records and before.records))
 
     async def explain(
         self, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call, stamped: v1.DataPolicy | None = None
     ) -> Plan:
         """Return the plan that would be made now. A plan that took no target is an answer here, not an error."""
         check(spec)
-        check_routing(policy)
+        check_routing(policy, spec)
         return await self.plan(spec, policy, stamped or v1.DataPolicy(), call)
 
     async def explain_onward(
         self, plan: Plan, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, call: Call
     ) -> dict[str, v1.Plan]:
         """Return what the first few routers that `plan` takes would do, by target, as far as they say so in time."""
-        routers = [candidate.target for candidate in plan.taken if candidate.target.router][:MAX_EXPLAINED]
+        # Nothing is redacted only to be explained.
+        asked_of = (candidate.target for candidate in plan.taken if not plan.redacts(candidate.target))
+        routers = [target for target in asked_of if target.router][:MAX_EXPLAINED]
         onward = call.onward().until(call.deadline.within(EXPLAIN_TIMEOUT_S))
         stamp = v1.PolicyStamp(data_policy=tell_data_policy(plan.data_policy))
         asked = [
@@ -216,6 +227,22 @@ class Planner:
         self, rules: Policy, facts: Facts, targets: Sequence[Target], standings: Mapping[str, Standing], draw: float
     ) -> Plan:
         return rules.decide(facts, targets, standings, draw, self._loads.snapshot(), *self._quoted())
+
+    def _vouched(
+        self, rules: Policy, plan: Plan, targets: Sequence[Target], standings: Mapping[str, Standing], draw: float
+    ) -> Plan:
+        """Return `plan` with what is done to learn how right answers are, which takes a validator."""
+        limits = plan.limits
+        kept = f"{plan.reason}; kept from confidence {limits.confidence_threshold:.2f} on"
+        if not self._scores:
+            return replace(plan, limits=replace(limits, samples=1), reason=f"{kept} by own probabilities: no validator")
+        plan = replace(plan, reason=f"{kept}, by {limits.samples} samples" if limits.samples > 1 else kept)
+        if not rules.judge:
+            return plan
+        # A judge that may be down is not waited for: its sign can be missed.
+        alone = replace(rules, order=(), when_all_open="fail")
+        judges = [target for target in targets if rules.judge in (target.name, target.called)]
+        return with_judge(plan, rules.judge, lambda facts: self._decided(alone, facts, judges, standings, draw))
 
     def _quoted(self) -> tuple[Mapping[str, Quota], float]:
         """Return what is known of quotas, and now."""

@@ -17,6 +17,7 @@ from .budget import Budget
 from .facts import Category, ContextName, Delivery, Facts, StrategyName, Validation
 from .plan import CONDENSED, PATIENCE, Candidate, ContextLimits, Limits, Plan
 from .quotas import UNTOLD, Quota, with_room_first
+from .redaction import AS_IT_IS, Redaction
 from .replicas import IDLE, Occupancy, spread
 from .target import Target
 
@@ -44,6 +45,8 @@ class Policy:
     budget: Budget | None = None
     delivery: Delivery = Delivery.UNSPECIFIED
     validation: Validation = Validation.UNSPECIFIED
+    judgements: frozenset[str] = frozenset()
+    mends: bool = True
     strategy: StrategyName = StrategyName.DIRECT
     limits: Limits = PATIENCE
     when_all_open: str = "try"
@@ -52,7 +55,9 @@ class Policy:
     mixes_vectors: bool = False
     """Targets of different models embed for one another."""
     inspect: bool = False
+    judge: str = ""
     sensitivity_of: Mapping[str, Sensitivity] = field(default_factory=dict)
+    redaction: Redaction = AS_IT_IS
 
     def resolve(self, asked: DataPolicy) -> DataPolicy:
         """The data policy in force: the owner's, tightened by what was asked; what is not said is as the owner says."""
@@ -60,14 +65,33 @@ class Policy:
 
     def inspects(self, facts: Facts) -> bool:
         """Whether the prompt is to be inspected now: it has not been, and what is found could change something."""
-        if facts.inspection is not None or not (self.inspect or facts.inspect):
-            return False
         data = facts.data_policy
-        return data.residency is not Residency.LOCAL_ONLY and data.sensitivity < Sensitivity.RESTRICTED
+        if facts.inspection is not None or data.residency is Residency.LOCAL_ONLY:
+            return False
+        return bool(self.redacts(facts).kinds) or (self.raises(facts) and data.sensitivity < Sensitivity.RESTRICTED)
+
+    def raises(self, facts: Facts) -> bool:
+        """Whether what is found in the prompt raises its sensitivity."""
+        return self.inspect or facts.inspect or bool(self.redaction.releases)
+
+    def redacts(self, facts: Facts) -> Redaction:
+        """What is done to the content where it leaves the site."""
+        return self.redaction.asked() if facts.redact else self.redaction
+
+    def leaving(self, facts: Facts) -> DataPolicy:
+        """What binds the content where it leaves the site, redacted: all that was stated, and findings that stay in."""
+        if facts.declared is None or facts.inspection is None:
+            return facts.data_policy
+        left_in = facts.inspection.without(self.redaction.releases)
+        return facts.declared.tightened(left_in.demands(self.sensitivity_of))
+
+    def judges(self, facts: Facts) -> tuple[str, ...]:
+        """The judgement policies that an answer is held to: the owner's, and those its caller adds."""
+        return () if facts.aside or facts.embeds else tuple(sorted(self.judgements | facts.judgements))
 
     def names(self, facts: Facts) -> set[str]:
         """What the request and the policy call targets by."""
-        return {facts.model, *facts.allowed, *self.order}
+        return {facts.model, *facts.allowed, *self.order, self.judge}
 
     def decide(
         self,
@@ -124,19 +148,31 @@ class Policy:
                 for candidate in taken[1:]
             ]
             del taken[1:]
-        judged = Validation.REQUIRED if facts.json else Validation.OFF
+        judgements = self.judges(facts)
+        bound = bool(judgements) and bool(self.judgements)  # by the owner: no word of the caller gets around it
+        judged = Validation.REQUIRED if facts.json or judgements else Validation.OFF
         validation = facts.validation or self.validation or judged
+        if bound:
+            validation = max(validation, self.validation or judged)
         strategy, why = self._strategy(facts, taken)
         whole = Delivery.COMMITTED if validation is not Validation.OFF else Delivery.LIVE
-        delivery = Delivery.COMMITTED if strategy in WHOLE else facts.delivery or self.delivery or whole
+        held = strategy in WHOLE or (bound and validation is not Validation.OFF)
+        delivery = Delivery.COMMITTED if held else facts.delivery or self.delivery or whole
         limits = self.limits
         if facts.confidence_threshold is not None:
             limits = replace(limits, confidence_threshold=facts.confidence_threshold)
+        if facts.samples is not None:
+            limits = replace(limits, samples=facts.samples)
         if taken:
             reason = f"{taken[0].target.name}: {taken[0].reasons[0]}"
         else:
             reason = "no target may answer: " + "; ".join(f"{out.target.name}: {out.reasons[0]}" for out in left_out)
+        if validation is Validation.OFF:
+            judgements = ()
+        judging = f"held to {', '.join(judgements)}" if judgements else ""
         inspected = facts.inspection.told if facts.inspection is not None else ""
+        one_by_one = strategy is StrategyName.DIRECT and validation is not Validation.OFF
+        at_once = "records come all at once" if facts.records and not one_by_one else ""
         return Plan(
             facts,
             tuple(taken),
@@ -147,13 +183,18 @@ class Policy:
             limits,
             self.name,
             self.revision,
-            "; ".join(part for part in (facts.policy_because, inspected, why, reason) if part),
+            "; ".join(part for part in (facts.policy_because, inspected, judging, why, at_once, reason) if part),
             advice,
             self.when_all_open,
             opens_in_s,
             context,
             budget=self.budget,
+            judgements=judgements,
+            mends=self.mends,
             stays=facts.data_policy.sensitivity > self.cloud_sensitivity_limit,
+            records=facts.records and one_by_one,
+            redaction=self.redacts(facts),
+            leaving=self.leaving(facts),
         )
 
     def could(self, facts: Facts, target: Target, rules: Iterable[str]) -> bool:
@@ -179,8 +220,9 @@ class Policy:
             return StrategyName.DIRECT, f"{name} needs two targets, so direct"
         if wanted in DRAFTING and not facts.chat:
             return StrategyName.DIRECT, f"{name} needs a chat, so direct"
-        if wanted is StrategyName.DRAFT_VERIFY and facts.constrained:
-            return StrategyName.CASCADE, f"{name} is for free text, so cascade"
+        if wanted is StrategyName.DRAFT_VERIFY and (facts.constrained or self.judges(facts)):
+            free = "answers that nothing judges" if not facts.constrained else "free text"
+            return StrategyName.CASCADE, f"{name} is for {free}, so cascade"
         return wanted, f"strategy {name}"
 
     def _weigh(self, facts: Facts, target: Target) -> Candidate:
@@ -195,6 +237,8 @@ class Policy:
         """Return why `target` stands where it stands, its score, and what it may cost."""
         cost = estimate(facts, target)
         reasons, score = self._rank(facts, target)
+        if not target.local and (kinds := self.redacts(facts).of(facts.inspection)):
+            reasons.append(f"redacted: {', '.join(kinds)}")
         if cost is not None:
             score -= min(cost, 1_000_000_000) / 1_000_000_000  # cost decides among equals
         return reasons, score, cost
@@ -237,7 +281,9 @@ class Policy:
     def _data_policy(self, facts: Facts, target: Target) -> str:
         if target.local:
             return ""
-        objection = facts.data_policy.objection(target.region, self.cloud_sensitivity_limit, target.retention_days)
+        bound = self.leaving(facts)
+        objection = bound.objection(target.region, self.cloud_sensitivity_limit, target.retention_days)
+        objection = objection or self.redacts(facts).objection(facts.inspection, facts.needs)
         return f"data policy: {objection}" if objection else ""
 
     def _model(self, facts: Facts, target: Target) -> str:

@@ -113,6 +113,8 @@ def examine(document: PolicyDocument) -> Iterator[Finding]:
             if entry not in PLACES | names:
                 known = ", ".join(sorted(PLACES | names))
                 yield Finding(f"{path}.order[{place}]", f"{entry!r} is no target, tier or kind; known: {known}")
+        if policy.judge and policy.judge not in names:
+            yield Finding(f"{path}.judge", f"{policy.judge!r} is no target; known: {', '.join(sorted(names))}")
         yield from _unknowns(path, policy, document)
         if policy.residency == "regions" and not policy.regions:
             yield Finding(f"{path}.regions", "is empty, so with residency `regions` nothing leaves the site", False)

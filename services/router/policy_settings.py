@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from spillway.generation import MAX_SAMPLES
 from spillway.settings import Section
 
 CapabilityName = Literal[
@@ -87,6 +88,23 @@ class BudgetSettings(Section):
         return self
 
 
+class RedactSettings(Section):
+    """What is replaced by placeholders where content leaves the site. See docs/policy.md."""
+
+    kinds: Literal["all"] | Annotated[frozenset[str], Field(min_length=1)] = Field(
+        "all", description="kinds of findings that are replaced"
+    )
+    releases: Literal["all"] | frozenset[str] | None = Field(
+        None, description="of these, kinds that no longer keep content on the site; absent: every one that is replaced"
+    )
+
+    @model_validator(mode="after")
+    def _releases_what_it_replaces(self) -> RedactSettings:
+        if self.kinds != "all" and self.releases is not None and not set(self.releases) <= self.kinds:
+            raise ValueError("`releases` names what `kinds` does not: it would leave as it is")
+        return self
+
+
 class PolicySettings(Section):
     """How requests are routed. A named policy states only what differs from the ground it is laid on."""
 
@@ -107,6 +125,9 @@ class PolicySettings(Section):
         description="how sensitive kinds of findings are, else: card, iban, national_id, secret and kinds that are not "
         "known `restricted`; phone, email, ip_address `confidential`",
     )
+    redact: RedactSettings | None = Field(
+        None, description="what leaves the site leaves with placeholders; absent: as it is, unless the caller asks"
+    )
     order: tuple[str, ...] = Field(
         (), description="the fallback chain: targets, tiers or kinds, first to last; empty: by category and price"
     )
@@ -125,10 +146,18 @@ class PolicySettings(Section):
         None, description="default: committed where validation is on, else live"
     )
     validation: Literal["off", "preferred", "required"] | None = Field(
-        None, description="default: required for JSON, else off"
+        None, description="default: required for JSON and judgements, else off"
     )
+    judgements: frozenset[str] = Field(
+        frozenset(), description="judgement policies of the validator that answers are held to, besides the caller's"
+    )
+    repair: Literal["allowed", "forbidden"] = Field("allowed", description="whether broken JSON may be mended")
     strategy: Literal["direct", "cascade", "hedge", "draft_refine", "draft_verify"] = "direct"
     confidence_threshold: float = Field(0.8, ge=0, le=1, description="cascade: least confidence of a kept answer")
+    samples: int = Field(
+        1, ge=1, le=MAX_SAMPLES, description="cascade: answers of a target before the last, to see whether they agree"
+    )
+    judge: str = Field("", description="cascade: the target that is asked whether an answer is right; empty: none")
     hedge_after_s: float = Field(1.0, gt=0, description="hedge: lateness of the first token that starts the next")
     constrained_retries: int = Field(1, ge=0, le=3, description="second tries at one target after a refused answer")
     max_retries_per_target: int = Field(
@@ -168,6 +197,9 @@ class MatchSettings(Section):
     sensitivity_at_least: SensitivityName | None = None
     needs: frozenset[CapabilityName] | None = Field(None, description="every one of them is needed")
     json_answer: bool | None = Field(None, alias="json", description="the answer is to be JSON")
+    injection: bool | None = Field(
+        None, description="inspection found signs that a text commands the model; what is not inspected has none"
+    )
     prompt_tokens_over: int | None = Field(None, ge=0, description="counted where that is known, else estimated")
     prompt_tokens_up_to: int | None = Field(None, ge=0)
 

@@ -34,6 +34,8 @@ UNREADABLE = {
     "spillway.v1.Part.image": "images",
 }
 """Content in a form that only a target reads."""
+SEALED = {"spillway.v1.ProviderState.state": "a provider's state"}
+"""Content that only who made it reads, and that nobody can change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Prompt:
 
     texts: tuple[str, ...]
     unreadable: tuple[str, ...]
+    sealed: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Prompt {len(self.texts)} texts, unreadable: {', '.join(self.unreadable) or 'nothing'}>"
@@ -51,19 +54,22 @@ def read_prompt(spec: v1.GenerationSpec | v1.EmbeddingSpec) -> Prompt:
     """Read all of `spec` that a target would see."""
     texts: dict[str, None] = {}
     unreadable: dict[str, None] = {}
-    _read(spec, texts, unreadable)
+    sealed: dict[str, None] = {}
+    _read(spec, texts, unreadable, sealed)
     texts.pop("", None)
-    return Prompt(tuple(texts), tuple(unreadable))
+    return Prompt(tuple(texts), tuple(unreadable), tuple(sealed))
 
 
-def _read(message: Message, texts: dict[str, None], unreadable: dict[str, None]) -> None:
+def _read(message: Message, texts: dict[str, None], unreadable: dict[str, None], sealed: dict[str, None]) -> None:
     for field, value in message.ListFields():
         if field.full_name in UNREADABLE:
             unreadable[UNREADABLE[field.full_name]] = None
+        elif field.full_name in SEALED:
+            sealed[SEALED[field.full_name]] = None
         elif field.full_name not in NOT_READ:
             for one in _each(field, value):
                 if isinstance(one, Message):
-                    _read(one, texts, unreadable)
+                    _read(one, texts, unreadable, sealed)
                 elif isinstance(one, str):
                     texts[one] = None
                 elif field.full_name == "google.protobuf.Value.number_value":

@@ -46,12 +46,16 @@ def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: 
         denied=frozenset(policy.denied_targets),
         max_cost_nano_usd=policy.max_cost_nano_usd if policy.HasField("max_cost_nano_usd") else None,
         failover=policy.failover != v1.FAILOVER_OFF,
-        delivery=Delivery(policy.delivery.mode),
+        delivery=Delivery(policy.delivery.mode or (policy.delivery.records and v1.DELIVERY_MODE_COMMITTED)),
+        records=policy.delivery.records,
         validation=Validation(policy.validation),
+        judgements=frozenset(policy.judgements),
         strategy=StrategyName(policy.strategy),
         confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
+        samples=policy.samples if policy.HasField("samples") else None,
         context=ContextName(policy.context_policy),
         inspect=policy.inspect_input,
+        redact=policy.redact,
     )
     return _embedding(said, spec) if isinstance(spec, v1.EmbeddingSpec) else _generation(said, spec)
 
@@ -65,6 +69,8 @@ def _generation(said: Facts, spec: v1.GenerationSpec) -> Facts:
         json=constraint in ("json_schema", "json_object"),
         chat=spec.WhichOneof("input") == "chat",
         constrained=bool(constraint or spec.tools),
+        choices=max(1, spec.sampling.n),
+        samples=1 if spec.tools or spec.sampling.n > 1 else said.samples,
         prompt_bytes=prompt_bytes(spec),
         images=image_count(spec),
         counted_tokens=len(spec.tokens.ids) or None,

@@ -109,7 +109,7 @@ class Router:
         if self.cache is not None:
             terms = self.cache.terms(work, stamped=work.stamped)
             if not terms.off:
-                whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED))
+                whole = replace(work, plan=replace(work.plan, delivery=Delivery.COMMITTED, records=False))
                 return await fold(self.cache.stream(whole, terms, self._make))
         while True:
             try:
@@ -231,7 +231,7 @@ class Router:
         call: Call,
         alive: Callable[[], None],
     ) -> tuple[Plan, Journal]:
-        check_routing(request.policy)
+        check_routing(request.policy, request.spec)
         call = call.onward()
         plan = await self.planner.patient(request.spec, request.policy, request.stamp.data_policy, call)
         self._budget.request(self._clock())
@@ -239,7 +239,8 @@ class Router:
             call.span.set_attribute(names.CONTEXT, fit.policy.name.lower())
             call.span.set_attribute(names.CONTEXT_BEFORE, fit.tokens_before)
             call.span.set_attribute(names.CONTEXT_AFTER, fit.tokens_after)
-        stays = plan.data_policy.residency is Residency.LOCAL_ONLY
+        bound = [plan.data_policy, *(plan.data_policy_at(candidate.target) for candidate in plan.taken)]
+        stays = all(one.residency is Residency.LOCAL_ONLY for one in bound)
         journal = Journal(
             call,
             self._clock,
@@ -252,7 +253,8 @@ class Router:
         return plan, journal
 
     def _settled(self, attempt: Attempt, call: Call, *, embeds: bool) -> None:
-        self.loads.give_back(attempt.target.name)
+        if not attempt.left:
+            self.loads.give_back(attempt.target.name)
         if attempt.record.HasField("first_token_ms") and not embeds:  # vectors have no first token
             self.gate.admission.first_token(attempt.record.first_token_ms / 1000, self._clock())
         if attempt.hold is not None:

@@ -21,6 +21,7 @@ from .inspection import sensitivity_of
 from .plan import ContextLimits, Limits
 from .policy import Policy
 from .policy_settings import BudgetSettings, MatchSettings, PolicyDocument, PolicySettings
+from .redaction import ALL, AS_IT_IS, Kinds, Redaction
 from .target import Target
 
 GROUND = "ground"
@@ -67,12 +68,13 @@ class Rulebook:
         said. What an inspection found raises the data policy, and the rules are read with it.
         """
         found, policy = self._read(facts)
-        if facts.inspection is None:
+        inspection = facts.inspection
+        if inspection is None or not (inspection.raises or policy.raises(found)):
             return found, policy
         # Another policy may think worse of what was found. Each turn raises, so it ends.
-        while _looser(found.data_policy, demanded := facts.inspection.demands(policy.sensitivity_of)):
+        while _looser(found.data_policy, demanded := inspection.demands(policy.sensitivity_of)):
             found, policy = self._read(replace(facts, data_policy=found.data_policy.tightened(demanded)))
-        return found, policy
+        return replace(found, declared=policy.resolve(facts.data_policy)), policy
 
     def _read(self, facts: Facts) -> tuple[Facts, Policy]:
         rules, aliases = self.document.rules, self.document.aliases
@@ -146,6 +148,7 @@ def matches(when: MatchSettings, facts: Facts) -> bool:
         )
         and (when.needs is None or when.needs <= facts.needs)
         and when.json_answer in (None, facts.json)
+        and when.injection in (None, facts.inspection is not None and facts.inspection.marked)
         and (when.prompt_tokens_over is None or facts.prompt_tokens > when.prompt_tokens_over)
         and (when.prompt_tokens_up_to is None or facts.prompt_tokens <= when.prompt_tokens_up_to)
     )
@@ -165,6 +168,9 @@ def tightened(ground: Mapping[str, Any], above: PolicySettings) -> dict[str, Any
     both["sensitivity"] = data.sensitivity.name.lower()
     both["max_retention_days"] = data.max_retention_days
     both["inspect"] = ground["inspect"] or both["inspect"]
+    both["judgements"] = ground["judgements"] | both["judgements"]
+    both["repair"] = "forbidden" if "forbidden" in (ground["repair"], both["repair"]) else "allowed"
+    both["redact"] = _more_redacted(ground["redact"], stated.get("redact"))
     kinds, more = levels(ground["sensitivity_of"]), levels(above.sensitivity_of)
     raised = {kind: max(level, sensitivity_of(kind, kinds)) for kind, level in more.items()}
     both["sensitivity_of"] = {kind: level.name.lower() for kind, level in {**kinds, **raised}.items()}
@@ -178,6 +184,22 @@ def tightened(ground: Mapping[str, Any], above: PolicySettings) -> dict[str, Any
     floors = ground["min_bits_for"]
     both["min_bits_for"] = {**floors, **{t: max(bits, floors.get(t, 0)) for t, bits in both["min_bits_for"].items()}}
     return both
+
+
+def redaction(stated: Mapping[str, Any] | None) -> Redaction:
+    """What settings say of redaction; None: nothing."""
+    if stated is None:
+        return AS_IT_IS
+    kinds, releases = stated.get("kinds", ALL), stated.get("releases")
+    return Redaction(Kinds.stated(kinds), Kinds.stated(kinds if releases is None else releases))
+
+
+def _more_redacted(ground: Mapping[str, Any] | None, above: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The redaction of two. Who chooses a policy by what they send cannot have more released by it."""
+    if above is None:
+        return ground
+    both = redaction(ground).tightened(redaction(above))
+    return {"kinds": both.kinds.told, "releases": both.releases.told}
 
 
 def levels(stated: Mapping[str, str]) -> dict[str, Sensitivity]:
@@ -233,6 +255,8 @@ def compiled(
         budget=None if settings.budget is None else _budget(settings.budget),
         delivery=Delivery[settings.delivery.upper()] if settings.delivery else Delivery.UNSPECIFIED,
         validation=Validation[settings.validation.upper()] if settings.validation else Validation.UNSPECIFIED,
+        judgements=settings.judgements,
+        mends=settings.repair == "allowed",
         strategy=StrategyName[settings.strategy.upper()],
         limits=Limits(
             constrained_retries=settings.constrained_retries,
@@ -241,6 +265,7 @@ def compiled(
             idle_s=settings.idle_s,
             probe_tokens=settings.probe_tokens,
             confidence_threshold=settings.confidence_threshold,
+            samples=settings.samples,
             hedge_after_s=settings.hedge_after_s,
             max_attempts=settings.max_attempts,
             continue_on=settings.continue_on,
@@ -255,7 +280,9 @@ def compiled(
         ),
         mixes_vectors=settings.embed_with == "any_model",
         inspect=settings.inspect,
+        judge=settings.judge,
         sensitivity_of=levels(settings.sensitivity_of),
+        redaction=redaction(None if settings.redact is None else settings.redact.model_dump()),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spillway import v1
 from spillway.embedding import Spec
@@ -10,6 +10,8 @@ from spillway.rpc.call import Call
 
 from .journal import Journal
 from .plan import Plan
+from .release import Release
+from .vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,10 @@ class Planned:
     journal: Journal
     stamped: bool = False
     """It came from another router."""
+    aside: bool = False
+    """What is asked is not the answer itself, but helps to judge one."""
+    vault: Vault = field(default_factory=Vault)
+    """What the placeholders stand for that it leaves with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class Work(Planned):
     """A generation."""
 
     spec: v1.GenerationSpec
+    release: Release | None = None
+    """Where its records go, as they are accepted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
+from services.validator.batch import apart
 from services.validator.instruction import instruction
-from services.validator.judgement import Judge, mendable
+from services.validator.judgement import Judge, mendable, unjudged
+from services.validator.policies import Policies, Standard
+from services.validator.rulings import Rulings
 from services.validator.settings import ValidatorSettings
-from services.validator.verdict import Answer, Constraint, Decision, End, Piece, Told, Verdict
+from services.validator.verdict import (
+    SEVERITY,
+    Accepted,
+    Answer,
+    Constraint,
+    Decision,
+    End,
+    Piece,
+    Told,
+    Verdict,
+    refused,
+)
 from services.validator.watch import Watch
 from services.validator.workers import Workers
 from spillway.errors import (
@@ -23,36 +39,55 @@ from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing, fail
 
-_SEVERITY = list(Decision)
+AT_ONCE_CHARS = 8 * 2**10
+"""Characters of a piece that are read before others have their turn: some milliseconds."""
 
 
 class Court:
     """Checks what is brought, judges it, and tells the trace what was decided."""
 
-    def __init__(self, settings: ValidatorSettings, *, workers: Workers, tracing: Tracing) -> None:
+    def __init__(
+        self,
+        settings: ValidatorSettings,
+        *,
+        workers: Workers,
+        tracing: Tracing,
+        registered: Mapping[str, str] | None = None,
+        rulings: Rulings | None = None,
+    ) -> None:
+        self._rulings = rulings or Rulings(settings)
         self._settings = settings
         self._workers = workers
         self._tracing = tracing
-        self._judge = Judge(settings.judgement)
+        self._judge = Judge(settings.judgement, registered)
 
-    async def judge(self, call: Call, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
-        """Return one verdict per answer, in order.
+    @property
+    def policies(self) -> Policies:
+        """The policies that answers can be held to by name."""
+        return self._rulings.policies
 
-        Raises RequestInvalid for bounds passed, SchemaInvalid, ConstraintUnsupported, or QueueFull.
+    async def judge(
+        self, call: Call, constraint: Constraint, answers: Sequence[Answer], policies: Sequence[str] = ()
+    ) -> list[Verdict]:
+        """Return one verdict per answer, in order: the worst of what `constraint` and each of `policies` say.
+
+        Raises RequestInvalid for bounds passed or a policy that is not there, SchemaInvalid, ConstraintUnsupported, or
+        QueueFull.
         """
         span = self._tracing.start(names.JUDGE, call.span)
         try:
-            self._check(constraint, answers)
-            bounds = self._settings.workers
-            if self._judge.quick(constraint, answers, work=bounds.inline_work, size=bounds.inline_bytes):
-                verdicts = self._judge.judge(constraint, answers)
-            else:
-                verdicts = await self._workers.judge(constraint, answers)
-            for place, answer in enumerate(answers):
-                if mendable(constraint, answer, verdicts[place]):
-                    verdicts[place] = await self._mended(constraint, answer, verdicts[place])
-            verdicts = [self._instructed(constraint, verdict) for verdict in verdicts]
-            worst = max((verdict.decision for verdict in verdicts), key=_SEVERITY.index)
+            self._check(constraint, answers, policies)
+            standard = self.policies.named(policies)
+            verdicts = [Verdict(Decision.ACCEPT) for _ in answers]
+            for rule, step in standard.steps(constraint):
+                told = await self._held(step, _given(answers, verdicts))
+                verdicts = [each.joined(more, rule) for each, more in zip(verdicts, told, strict=True)]
+            if standard.texts:
+                texts = [given.text for given in _given(answers, verdicts)]
+                found = await self._rulings.findings(standard, texts)
+                verdicts = [each.joined(refused(more)) for each, more in zip(verdicts, found, strict=True)]
+            verdicts = [self._instructed(constraint, standard, verdict) for verdict in verdicts]
+            worst = max((verdict.decision for verdict in verdicts), key=SEVERITY.index)
             span.set_attribute(names.DECISION, worst.value)
             return verdicts
         except SpillwayError as error:
@@ -62,33 +97,71 @@ class Court:
             span.end()
 
     async def follow(
-        self, call: Call, constraint: Constraint, steps: AsyncIterator[Piece | End]
-    ) -> AsyncGenerator[Told]:
+        self,
+        call: Call,
+        constraint: Constraint,
+        steps: AsyncIterator[Piece | End],
+        policies: Sequence[str] = (),
+        *,
+        records: bool = False,
+    ) -> AsyncGenerator[Told | Accepted]:
         """Yield one verdict per answer that `steps` tell of: when it ends, or as soon as no end can make it right.
 
-        Raises as `judge` does. What comes of an answer after its verdict is read over.
+        Before it, where `records` are asked for, what is accepted of them. Raises as `judge` does, and RequestInvalid
+        where answers cannot have records. What comes of an answer after its verdict is read over.
         """
-        self._check(constraint, [Answer("")])
+        self._check(constraint, [Answer("")], policies)
+        if records and constraint.kind not in ("json_schema", "json_object"):
+            raise _outside("records", "are told of answers in JSON alone")
+        standard = self.policies.named(policies)
+        constraint = replace(constraint, repair=constraint.repair and standard.mends)
         watches: dict[int, Watch | None] = {}
         async for step in steps:
             if step.choice not in watches:
                 if len(watches) >= self._settings.judgement.max_answers:
                     raise _outside("piece.choice", f"is one more than {self._settings.judgement.max_answers} answers")
-                watches[step.choice] = self._judge.watch(constraint)
+                watches[step.choice] = self._judge.watch(constraint, standard.readers(constraint), records=records)
             watch = watches[step.choice]
             if watch is None:
                 continue
             if isinstance(step, End):
                 watches[step.choice] = None
-                verdicts = await self.judge(call, constraint, [Answer(watch.text, step.truncated)])
+                verdicts = await self.judge(call, constraint, [Answer(watch.text, step.truncated)], policies)
                 yield Told(step.choice, verdicts[0])
                 continue
-            verdict = watch.take(step.text)
-            if watch.size > self._settings.judgement.max_answer_bytes:
+            if watch.size + len(step.text.encode()) > self._settings.judgement.max_answer_bytes:
                 raise _outside("piece.text", f"at most {self._settings.judgement.max_answer_bytes} bytes are judged")
-            if verdict is not None:
-                watches[step.choice] = None
-                yield Told(step.choice, self._instructed(constraint, verdict), early=True)
+            for at in range(0, len(step.text), AT_ONCE_CHARS):
+                if at:
+                    await asyncio.sleep(0)
+                before = watch.records
+                verdict = watch.take(step.text[at : at + AT_ONCE_CHARS])
+                if watch.records != before:
+                    yield Accepted(step.choice, *watch.records)
+                if verdict is not None:
+                    watches[step.choice] = None
+                    yield Told(step.choice, self._instructed(constraint, standard, verdict), early=True)
+                    break
+
+    async def _held(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict]:
+        """Return what `constraint` says of each answer; broken JSON is mended where that may be."""
+        verdicts = self._at_once(constraint, answers)
+        if verdicts is None:
+            asked = await apart(partial(self._workers.judge, constraint), answers)
+            verdicts = [unjudged(constraint) if isinstance(one, SpillwayError) else one for one in asked]
+        for place, answer in enumerate(answers):
+            if mendable(constraint, answer, verdicts[place]):
+                verdicts[place] = await self._mended(constraint, answer, verdicts[place])
+        return verdicts
+
+    def _at_once(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict] | None:
+        """Return the verdicts where that takes little; None where they are for a worker to find."""
+        bounds = self._settings.workers
+        if self._judge.quick(constraint, answers, work=bounds.inline_work, size=bounds.inline_bytes):
+            return self._judge.judge(constraint, answers)
+        if self._judge.quick(constraint, answers, work=bounds.inline_accept_work, size=bounds.inline_bytes):
+            return self._judge.accepted(constraint, answers)
+        return None
 
     async def _mended(self, constraint: Constraint, answer: Answer, refused: Verdict) -> Verdict:
         """Return the verdict on `answer` once it is mended; as it was where that takes too much."""
@@ -97,23 +170,36 @@ class Court:
         except (ConstraintUnsupported, QueueFull):
             return refused
 
-    def _instructed(self, constraint: Constraint, verdict: Verdict) -> Verdict:
-        """Return `verdict` with what to tell the model, where another attempt may succeed."""
+    def _instructed(self, constraint: Constraint, standard: Standard, verdict: Verdict) -> Verdict:
+        """Return `verdict`, its findings bounded, with what to tell the model, where another attempt may succeed."""
+        verdict = replace(verdict, findings=verdict.findings[: self._settings.judgement.max_findings])
         if verdict.decision is not Decision.RETRY:
             return verdict
-        said = instruction(constraint, self._judge.form(constraint), verdict.findings)
+        said = instruction(constraint, self._judge.form(constraint), verdict.findings, standard.wishes)
         return replace(verdict, instruction=said)
 
-    def _check(self, constraint: Constraint, answers: Sequence[Answer]) -> None:
+    def _check(self, constraint: Constraint, answers: Sequence[Answer], policies: Sequence[str]) -> None:
         bounds = self._settings.judgement
+        if len(policies) > bounds.max_policies:
+            raise _outside("policies", f"has {len(policies)} entries; at most {bounds.max_policies} are named at once")
         if (size := len(constraint.text.encode())) > bounds.max_schema_bytes:
             said = f"has {size} bytes; at most {bounds.max_schema_bytes} are accepted"
             field = f"constraint.{constraint.kind}"
             kind = SchemaInvalid if constraint.kind == "json_schema" else RequestInvalid
             raise kind(f"{field}: {said}", fields=[FieldViolation(field, said)])
+        self._check_schemas(constraint)
         wrong = list(self._violations(constraint, answers))
         if wrong:
             raise RequestInvalid("; ".join(f"{one.field}: {one.description}" for one in wrong[:3]), fields=wrong)
+
+    def _check_schemas(self, constraint: Constraint) -> None:
+        bounds, brought = self._settings.judgement, constraint.schemas
+        if len(brought) > bounds.max_schemas:
+            raise _outside("constraint.schemas", f"has {len(brought)} entries; at most {bounds.max_schemas} are read")
+        if (size := sum(len(text.encode()) for _, text in brought)) > bounds.max_schemas_bytes:
+            raise _outside(
+                "constraint.schemas", f"have {size} bytes together; at most {bounds.max_schemas_bytes} are read"
+            )
 
     def _violations(self, constraint: Constraint, answers: Sequence[Answer]) -> Iterator[FieldViolation]:
         bounds = self._settings.judgement
@@ -134,6 +220,10 @@ class Court:
 
     def __repr__(self) -> str:
         return f"<Court {self._judge!r} {self._workers!r}>"
+
+
+def _given(answers: Sequence[Answer], verdicts: Sequence[Verdict]) -> list[Answer]:
+    return [verdict.given(answer) for answer, verdict in zip(answers, verdicts, strict=True)]
 
 
 def _outside(field: str, said: str) -> RequestInvalid:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from services.validator.document import pointer
-from services.validator.fragments import Fragments
+from services.validator.fragments import Fragments, TooMuch
 from services.validator.prefix import HEAD_CHARS, Kind
 from services.validator.weight import MAX_WEIGHT
+from spillway.records import referred
 
 _LATE: Final = frozenset(
     {
@@ -47,10 +48,6 @@ _ABSENT: Final = {
     "2019-09": frozenset({"prefixItems"}),
 }
 """Keywords read here that a draft does not know, and so passes over."""
-
-
-class TooMuch(Exception):
-    """The schema asks for more than is followed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +90,12 @@ class Doom:
 
     root: Any
     fragments: Fragments
+    array: tuple[str, ...] | None = None
+    """Where the array is whose items are asked in full, as `spillway.records` finds it; None: nowhere."""
+    records: int = 0
+    """Items of it that are whole and accepted."""
+    records_end: int = 0
+    """Characters up to the end of the last of them."""
     why: str = ""
     where: str = ""
     _whole: Claim = field(init=False)
@@ -101,6 +104,7 @@ class Doom:
     _work: int = 0
     _steps: int = 0
     _begun: int = 0
+    _text_end: int = 0
     _replaces: bool = field(init=False)
     _absent: frozenset[str] = field(init=False)
     _ids: frozenset[str] = field(init=False)
@@ -118,6 +122,8 @@ class Doom:
         return self._whole.fallen
 
     def begin(self, kind: Kind) -> None:
+        if self._text_end:
+            self._accept(self._text_end)
         self._begun += 1
         opened = Open(kind, [], first=self._begun)
         if not self._open:
@@ -152,7 +158,7 @@ class Doom:
             elif any(schema is False for schema, _ in _property(claim, name, self.fragments)):
                 self._fall(claim, f"{name[:60]!r} is not allowed here")
             elif "propertyNames" in claim.schema and (
-                said := self.fragments.objection(f"{claim.place}/propertyNames", name)
+                said := self.fragments.objection(f"{claim.place}/propertyNames", claim.schema["propertyNames"], name)
             ):
                 self._fall(claim, f"{name[:60]!r} is no name of a property here: {said}")
 
@@ -167,21 +173,40 @@ class Doom:
             ):
                 self._fall(claim, "begins like none of the values that are allowed")
 
-    def end(self, value: Any) -> None:
-        ended = self._open[-1]
+    def end(self, value: Any, at: int) -> None:
+        if self._text_end:
+            self._accept(self._text_end)
+        ended, record = self._open[-1], self._record()
         container = ended.kind in ("object", "array")
         for claim in reversed(ended.claims):
             if claim.fallen:
                 continue
-            if not (_LATE & claim.schema.keys() if container else claim.schema.keys() - _SILENT):
+            if not (record or (_LATE & claim.schema.keys() if container else claim.schema.keys() - _SILENT)):
                 continue
             self._steps += self.fragments.weight(claim.place, claim.schema) * (1 + self._begun - ended.first)
-            if self._steps > MAX_STEPS:
+            if self._steps > MAX_STEPS or (record and not self.fragments.known(claim.place, claim.schema)):
                 raise TooMuch
-            if said := self.fragments.objection(claim.place, value):
+            if said := self.fragments.objection(claim.place, claim.schema, value):
                 self._fall(claim, said)
         self._open.pop()
         self._claims -= len(ended.claims)
+        if record and isinstance(value, str):
+            self._text_end = at  # what follows tells whether its last quote was meant to be its end
+        elif record:
+            self._accept(at)
+
+    def _record(self) -> bool:
+        """Whether the value that began last, and is still open, is an item of the array."""
+        if self.array is None or len(self._open) != len(self.array) + 2 or self._open[-2].kind != "array":
+            return False
+        return tuple(opened.step for opened in self._open[1:-1]) == self.array
+
+    def _accept(self, at: int) -> None:
+        """Count the record that ends `at`, unless something spoke against it."""
+        self._text_end = 0
+        if not self.sealed:
+            self.records += 1
+            self.records_end = at
 
     def _claim(self, schema: Any, place: str, owner: Claim, opened: Open) -> None:
         """Have `schema` apply to the value that has just begun."""
@@ -197,15 +222,17 @@ class Doom:
         self._work += 1
         if self._claims > MAX_CLAIMS or self._work > MAX_WORK:
             raise TooMuch
-        if claim.place and any(isinstance(told.get(word), str) for word in self._ids):
+        if self.fragments.refers and claim.place and any(isinstance(told.get(word), str) for word in self._ids):
             raise TooMuch  # it changes what references mean
         if self._absent & told.keys():
             claim.schema = told = {word: said for word, said in told.items() if word not in self._absent}
         opened.claims.append(claim)
         if isinstance(reference := told.get("$ref"), str):
-            found = _referred(self.root, reference)
+            found = referred(self.root, reference)
             if found is not None:
                 self._claim(*found, claim, opened)
+            elif self.array is not None:
+                raise TooMuch  # nobody would vouch for records
             if self._replaces:
                 claim.schema = {}
                 return
@@ -265,24 +292,6 @@ def _item(claim: Claim, number: int) -> Iterator[tuple[Any, str]]:
         yield first[index], f"{claim.place}/{start}/{index}"
     elif rest is not None:
         yield rest, f"{claim.place}/{word}"
-
-
-def _referred(root: Any, reference: str) -> tuple[Any, str] | None:
-    """Return what `reference` means within `root`, and where that is; None where it is not a plain pointer."""
-    if reference == "#":
-        return root, ""
-    if not reference.startswith("#/") or "%" in reference:
-        return None
-    node = root
-    for part in reference[2:].split("/"):
-        part = part.replace("~1", "/").replace("~0", "~")
-        try:
-            node = node[int(part)] if isinstance(node, list) else node[part]
-        except (KeyError, IndexError, TypeError, ValueError):
-            return None
-        if isinstance(node, Mapping) and any(isinstance(node.get(word), str) for word in ("id", "$id")):
-            return None  # references below it mean something else
-    return node, reference[1:]
 
 
 def _fits(wanted: Any, kind: Kind) -> bool:

@@ -18,20 +18,23 @@ _PROGRAM_BYTES = 2**20
 
 
 class Expression:
-    """A compiled expression. Raises RequestInvalid or ConstraintUnsupported."""
+    """A compiled expression, of `whole` answers or of something in them.
 
-    def __init__(self, text: str) -> None:
+    Raises RequestInvalid or ConstraintUnsupported.
+    """
+
+    def __init__(self, text: str, *, whole: bool = True) -> None:
         if not _compiles(text, linear=True):
             if _compiles(text, linear=False):
                 said = "look-around, back-references and huge repetitions take unbounded time and are not supported"
                 raise ConstraintUnsupported(f"{FIELD}: {said}", fields=[FieldViolation(FIELD, said)])
             raise _invalid("is not a regular expression")
-        if not _compiles(_anchored(text), linear=True):
+        if whole and not _compiles(_anchored(text), linear=True):
             raise _invalid("cannot be matched against a whole answer; leave out flags such as (?x)")
-        self._validator = _compiled(_anchored(text), linear=True)
+        self._validator = _compiled(_anchored(text) if whole else text, linear=True)
 
     def matches(self, answer: str) -> bool:
-        """Whether the whole of `answer` matches."""
+        """Whether the whole of `answer` matches, or something in it."""
         return self._validator.is_valid(answer)
 
 
@@ -44,6 +47,12 @@ def light(text: str) -> bool:
 def compiled(text: str) -> Expression:
     """Return the expression `text`, from memory where it is known."""
     return Expression(text)
+
+
+@lru_cache(maxsize=256)
+def found(text: str) -> Expression:
+    """Return the expression `text` that something in an answer may match, from memory where it is known."""
+    return Expression(text, whole=False)
 
 
 def _anchored(text: str) -> str:

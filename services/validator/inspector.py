@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.validator.sensitive.inspection import inspect_all
-from services.validator.sensitive.span import Span
+from services.validator.sensitive.inspection import Seen, see
 from services.validator.settings import InspectionSettings
 from services.validator.workers import Workers
-from spillway.errors import FieldViolation, RequestInvalid, SpillwayError
+from spillway.errors import RequestInvalid, SpillwayError
 from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing, fail
@@ -22,24 +21,25 @@ class Inspector:
         self._workers = workers
         self._tracing = tracing
 
-    async def inspect(self, call: Call, texts: Sequence[str]) -> list[list[Span]]:
-        """Return the sensitive spans of each of `texts`, in order.
+    async def inspect(self, call: Call, texts: Sequence[str]) -> list[Seen]:
+        """Return what each of `texts` holds, in order.
 
         Raises RequestInvalid for bounds passed, also where more is found than can be told, or QueueFull.
         """
         span = self._tracing.start(names.FIND_SENSITIVE, call.span)
         try:
             texts = list(texts)
-            self._check(texts)
-            if sum(map(len, texts)) <= self._settings.inline_chars:
-                found = inspect_all(texts)
+            check(texts, self._settings)
+            if self._settings.inline(sum(map(len, texts))):
+                found = see(texts)
             else:
                 found = await self._workers.inspect(texts)
-            count = sum(map(len, found))
+            count = sum(len(seen.spans) for seen in found)
             span.set_attribute(names.SENSITIVE_SPANS, count)
-            span.set_attribute(names.SENSITIVE_KINDS, sorted({one.kind for spans in found for one in spans}))
-            if count > (most := self._settings.max_spans):
-                raise _invalid("texts", f"hold {count} sensitive places; at most {most} are told at once")
+            span.set_attribute(names.SENSITIVE_KINDS, sorted({one.kind for seen in found for one in seen.spans}))
+            if marks := {one.kind for seen in found for one in seen.marks}:
+                span.set_attribute(names.INJECTION_MARKS, sorted(marks))
+            check_places(count + sum(len(seen.marks) for seen in found), self._settings)
             return found
         except SpillwayError as error:
             fail(span, error.reason)
@@ -47,22 +47,25 @@ class Inspector:
         finally:
             span.end()
 
-    def _check(self, texts: Sequence[str]) -> None:
-        bounds = self._settings
-        if not texts:
-            raise _invalid("texts", "is empty: give at least one text")
-        if len(texts) > bounds.max_texts:
-            raise _invalid("texts", f"has {len(texts)} entries; at most {bounds.max_texts} are inspected at once")
-        size = 0
-        for index, text in enumerate(texts):
-            size += len(text.encode())
-            if size > bounds.max_bytes:
-                said = f"ends past {bounds.max_bytes} bytes; no more are inspected at once"
-                raise _invalid(f"texts[{index}]", said)
-
     def __repr__(self) -> str:
         return f"<Inspector {self._workers!r}>"
 
 
-def _invalid(field: str, said: str) -> RequestInvalid:
-    return RequestInvalid(f"{field}: {said}", fields=[FieldViolation(field, said)])
+def check(texts: Sequence[str], bounds: InspectionSettings, *, size: int = 0) -> None:
+    """Raise RequestInvalid for texts that pass `bounds`; `size` bytes of them are taken already."""
+    if not texts:
+        raise RequestInvalid.at("texts", "is empty: give at least one text")
+    if len(texts) > bounds.max_texts:
+        raise RequestInvalid.at("texts", f"has {len(texts)} entries; at most {bounds.max_texts} are inspected at once")
+    for index, text in enumerate(texts):
+        size += len(text.encode())
+        if size > bounds.max_bytes:
+            raise RequestInvalid.at(
+                f"texts[{index}]", f"ends past {bounds.max_bytes} bytes; no more are inspected at once"
+            )
+
+
+def check_places(count: int, bounds: InspectionSettings) -> None:
+    """Raise RequestInvalid where more is found than can be told."""
+    if count > (most := bounds.max_spans):
+        raise RequestInvalid.at("texts", f"hold {count} sensitive places; at most {most} are told at once")

@@ -14,11 +14,16 @@ MAX_SHAPE_CHARS: Final = 2_000
 _MAX_DEPTH: Final = 8
 
 
-def instruction(constraint: Constraint, schema: Any, findings: Sequence[Finding]) -> str:
-    """Return the words for another attempt. `schema` is that of a JSON constraint, None where it was not read."""
-    wrong = "\n".join(f"- {finding.path or '/'}: {finding.message}" for finding in findings[:MAX_FINDINGS])
+def instruction(
+    constraint: Constraint, form: str | None, findings: Sequence[Finding], wishes: Sequence[str] = ()
+) -> str:
+    """Return the words for another attempt. `form` is the `shape` of a JSON constraint, None where it was not read.
+
+    `wishes` are what the rules of policies ask for, those that were kept too: another attempt may break them.
+    """
+    wrong = "\n".join(f"- {_place(finding)}{finding.message}" for finding in findings[:MAX_FINDINGS])
     match constraint.kind:
-        case "json_schema" if schema is not None and len(form := shape(schema)) <= MAX_SHAPE_CHARS:
+        case "json_schema" if form is not None and len(form) <= MAX_SHAPE_CHARS:
             wanted = f"Answer again, with JSON of this form alone, without fences and without comments:\n{form}"
         case "json_schema":
             wanted = "Answer again, with JSON alone, of the schema that was asked for."
@@ -28,8 +33,18 @@ def instruction(constraint: Constraint, schema: Any, findings: Sequence[Finding]
             wanted = "Answer again, with one of these alone: " + ", ".join(map(json.dumps, constraint.choices))
         case "regex":
             wanted = f"Answer again; the whole answer must match this regular expression: {constraint.text}"
+        case "any":
+            wanted = "Answer again, with the answer alone."
+    if wishes:
+        wanted += "\nKeep to this:\n" + "\n".join(f"- {wish}" for wish in wishes)
     head, wanted = "Your last answer was refused:", wanted[: MAX_CHARS * 3 // 4]
     return f"{head}\n{wrong[: MAX_CHARS - len(head) - len(wanted) - 2]}\n{wanted}"
+
+
+def _place(finding: Finding) -> str:
+    """What a finding is about, where that is a value in JSON."""
+    told = finding.path or not finding.rule
+    return f"{finding.path or '/'}: " if told else ""
 
 
 def shape(schema: Any) -> str:

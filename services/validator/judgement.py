@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
 
-from services.validator import expression, repair, schema
+from services.validator import expression, repair
+from services.validator.damage import damage
 from services.validator.extraction import Candidate, candidates
+from services.validator.registered import FIELD, Registered
+from services.validator.rules.rule import Reader
 from services.validator.schema import Schema, Schemas, Unfinished, unfinished
 from services.validator.settings import JudgementSettings
 from services.validator.verdict import Answer, Constraint, Decision, Finding, FindingKind, Verdict
 from services.validator.watch import Watch
 
 _ANY_OBJECT = '{"type": "object"}'
+_SEVERAL = Finding(FindingKind.SCHEMA, "several values in the answer fit, and they differ; answer with one alone")
 _CUT = Finding(FindingKind.TRUNCATED, "the answer was cut off before its end; allow more tokens or ask for less")
 
 
 class Judge:
-    """Judges answers within the bounds of `settings`, and knows beforehand which may take long."""
+    """Judges answers within the bounds of `settings`, and knows beforehand which may take long.
 
-    def __init__(self, settings: JudgementSettings) -> None:
+    `registered` are the texts of schemas that every other one may refer to, by their URI.
+    """
+
+    def __init__(self, settings: JudgementSettings, registered: Mapping[str, str] | None = None) -> None:
         self._settings = settings
-        self._schemas = Schemas(limit=settings.cached_schemas, limit_bytes=settings.cached_schema_bytes)
+        self._schemas = Schemas(
+            limit=settings.cached_schemas,
+            limit_bytes=settings.cached_schema_bytes,
+            settled=Registered(max_depth=settings.max_schema_depth).joined((registered or {}).items()),
+        )
 
     def judge(self, constraint: Constraint, answers: Sequence[Answer], *, mend: bool = False) -> list[Verdict]:
         """Return one verdict per answer; `mend` broken JSON first, which may take long.
@@ -30,7 +41,7 @@ class Judge:
         """
         match constraint.kind:
             case "json_schema":
-                compiled = self._schemas.get(constraint.text)
+                compiled = self._schemas.get(constraint.text, constraint.schemas)
                 return [self._json(compiled, answer, mend=mend) for answer in answers]
             case "json_object":
                 compiled = self._schemas.get(_ANY_OBJECT)
@@ -40,21 +51,28 @@ class Judge:
                 return [self._regex(wanted, answer) for answer in answers]
             case "choices":
                 return [self._choice(constraint.choices, answer) for answer in answers]
+            case "any":
+                return [Verdict(Decision.ACCEPT) for _ in answers]
 
-    def watch(self, constraint: Constraint) -> Watch:
-        """Return who watches one answer on its way. Raises SchemaInvalid where that is seen at once."""
+    def watch(
+        self, constraint: Constraint, readers: Sequence[tuple[str, Reader]] = (), *, records: bool = False
+    ) -> Watch:
+        """Return who watches one answer on its way, and has `readers` read it too, each by its rule's name.
+
+        Raises SchemaInvalid where that is seen at once.
+        """
         wanted: Schema | None = None
         if constraint.kind == "json_object":
             wanted = self._schemas.get(_ANY_OBJECT)
-        elif constraint.kind == "json_schema" and (constraint.text in self._schemas or schema.light(constraint.text)):
-            found = self._schemas.get(constraint.text)
+        elif constraint.kind == "json_schema" and self._schemas.at_hand(constraint.text, constraint.schemas):
+            found = self._schemas.get(constraint.text, constraint.schemas)
             wanted = None if found.weight is None else found
-        return Watch(constraint, wanted, max_depth=self._settings.max_depth)
+        return Watch(constraint, wanted, max_depth=self._settings.max_depth, readers=readers, records=records)
 
-    def form(self, constraint: Constraint) -> Any:
-        """Return the schema that `constraint` asks for, None where it has none or is too heavy to be looked at."""
-        heavy = constraint.kind != "json_schema" or constraint.text not in self._schemas
-        return None if heavy else self._schemas.get(constraint.text).value
+    def form(self, constraint: Constraint) -> str | None:
+        """Return the form that `constraint` asks for, None where it has none or is too heavy to be looked at."""
+        heavy = constraint.kind != "json_schema" or (constraint.text, constraint.schemas) not in self._schemas
+        return None if heavy else self._schemas.get(constraint.text, constraint.schemas).form
 
     def quick(self, constraint: Constraint, answers: Sequence[Answer], *, work: int, size: int) -> bool:
         """Whether judging takes at most `work` steps (schema nodes times answer nodes) over `size` bytes of answers.
@@ -64,39 +82,66 @@ class Judge:
         if sum(len(answer.text) for answer in answers) > size:
             return False
         match constraint.kind:
-            case "choices":
+            case "choices" | "any":
                 return True
             case "regex":
                 return expression.light(constraint.text)
             case "json_object":
                 weight: int | None = 1
             case "json_schema":
-                if constraint.text not in self._schemas and not schema.light(constraint.text):
+                if not self._schemas.at_hand(constraint.text, constraint.schemas):
                     return False
-                weight = self._schemas.get(constraint.text).weight
+                weight = self._schemas.get(constraint.text, constraint.schemas).weight
         return weight is not None and weight * sum(nodes(answer.text) for answer in answers) <= work
+
+    def accepted(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict] | None:
+        """Return one verdict per answer where all of them are JSON alone and right; None where that is not so.
+
+        It takes a small part of the time that telling what is wrong can take.
+        """
+        if constraint.kind != "json_schema":
+            return None
+        wanted = self._schemas.get(constraint.text, constraint.schemas)
+        verdicts = []
+        for answer in answers:
+            first = next(candidates(answer.text, max_depth=self._settings.max_depth), None)
+            if first is None or not first.whole or first.problem or (answer.truncated and _may_go_on(first)):
+                return None
+            if not wanted.accepts(first.value):
+                return None
+            verdicts.append(Verdict(Decision.ACCEPT, accepted_json=first.text))
+        return verdicts
 
     def _json(self, wanted: Schema, answer: Answer, *, mend: bool) -> Verdict:
         best: Candidate | None = None
         broken: Candidate | None = None
+        taken: Candidate | None = None
         for candidate in candidates(answer.text, max_depth=self._settings.max_depth):
             if candidate.problem:
                 broken = candidate if broken is None or len(candidate.text) > len(broken.text) else broken
             elif not (answer.truncated and _may_go_on(candidate)) and wanted.accepts(candidate.value):
-                return Verdict(Decision.ACCEPT if candidate.whole else Decision.REPAIR, accepted_json=candidate.text)
+                if candidate.whole:
+                    return Verdict(Decision.ACCEPT, accepted_json=candidate.text)
+                if taken is not None and taken.fenced and not candidate.fenced:
+                    break  # what is set apart counts before what is in the text
+                if taken is not None and not _same(taken, candidate):
+                    return self._refused(answer, (_SEVERAL,))
+                taken = taken or candidate
             elif best is None or len(candidate.text) > len(best.text):
                 best = candidate
+        if taken is not None:
+            return Verdict(Decision.REPAIR, accepted_json=taken.text)
         if mend and broken is not None and (repaired := self._mended(wanted, broken)) is not None:
             return repaired
         hopeless = False
         found: tuple[Finding, ...]
-        if best is not None:
+        if best is not None and (broken is None or _outranks(best, broken)):
             try:
                 found, hopeless = wanted.findings(
                     best.value, limit=self._settings.max_findings, max_chars=self._settings.max_message_chars
                 )
             except Unfinished:
-                raise unfinished(schema.FIELD) from None
+                raise unfinished(FIELD) from None
         elif broken is not None:
             found = (Finding(FindingKind.JSON_MALFORMED, f"the JSON is broken: {broken.problem}"),)
         elif answer.text.strip():
@@ -108,10 +153,12 @@ class Judge:
     def _mended(self, wanted: Schema, broken: Candidate) -> Verdict | None:
         """Return the verdict on what `broken` was meant to be, where that satisfies the schema."""
         made = repair.mended(broken.text, max_depth=self._settings.max_depth)
-        if made is None or not wanted.accepts(made[0]):
+        if made is None or not wanted.accepts(made.value):
             return None
-        said = f"the JSON was broken and has been mended: {broken.problem}"[: self._settings.max_message_chars]
-        return Verdict(Decision.REPAIR, (Finding(FindingKind.REPAIRED, said),), accepted_json=made[1])
+        wrong = ", ".join(map(str, damage(broken.text))) or broken.problem
+        left = f"; left out: {' '.join(made.left_out)}" if made.left_out else ""
+        said = f"the JSON was broken and has been mended: {wrong}{left}"[: self._settings.max_message_chars]
+        return Verdict(Decision.REPAIR, (Finding(FindingKind.REPAIRED, said),), accepted_json=made.text)
 
     def _regex(self, wanted: expression.Expression, answer: Answer) -> Verdict:
         matches = wanted.matches(answer.text)
@@ -141,6 +188,12 @@ class Judge:
         return f"<Judge {self._schemas!r}>"
 
 
+def unjudged(constraint: Constraint) -> Verdict:
+    """The verdict on an answer that takes too long to judge by `constraint`, which others do not."""
+    kind = FindingKind.SCHEMA if constraint.json else FindingKind.REGEX
+    return Verdict(Decision.RETRY, (Finding(kind, "this answer takes too long to judge; answer more briefly"),))
+
+
 def mendable(constraint: Constraint, answer: Answer, verdict: Verdict) -> bool:
     """Whether `answer` was refused for JSON that is broken, and may be mended. One that was cut off may not."""
     broken = any(finding.kind is FindingKind.JSON_MALFORMED for finding in verdict.findings)
@@ -155,3 +208,15 @@ def nodes(text: str) -> int:
 def _may_go_on(candidate: Candidate) -> bool:
     """Whether a cut right after `candidate` leaves its end unknown: 12 may have been 123."""
     return candidate.at_end and isinstance(candidate.value, int | float) and not isinstance(candidate.value, bool)
+
+
+def _outranks(best: Candidate, broken: Candidate) -> bool:
+    """Whether the answer is meant to be `best`, which is JSON, and not `broken`."""
+    return not isinstance(best.value, str) and len(best.text) >= len(broken.text)
+
+
+def _same(one: Candidate, other: Candidate) -> bool:
+    """Whether both are the same value, as JSON tells values apart: 1 is not true."""
+    if one.text == other.text:
+        return True
+    return json.dumps(one.value, sort_keys=True) == json.dumps(other.value, sort_keys=True)

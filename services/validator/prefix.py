@@ -21,6 +21,8 @@ _CLOSES: Final[dict[str, type[Any]]] = {"}": dict, "]": list}
 HEAD_CHARS: Final = 1_024
 MAX_DIGITS: Final = 4_300
 """Python reads no longer integers."""
+LOOKED_AT: Final = 64
+"""Characters of a number that are read again with every piece; a longer one is looked at when it ends."""
 
 
 class Broken(Exception):
@@ -40,8 +42,8 @@ class Listener(Protocol):
         """The string that is open has grown: to `length` characters, of which HEAD_CHARS at most are told."""
         ...
 
-    def end(self, value: Any) -> None:
-        """The value that began last and is still open is whole."""
+    def end(self, value: Any, at: int) -> None:
+        """The value that began last and is still open is whole; it ends `at` characters from the beginning."""
         ...
 
 
@@ -65,6 +67,7 @@ class Prefix:
         self._high = 0
         self._number = ""
         self._word = ""
+        self._read = 0
         self.whole = False
 
     def feed(self, text: str) -> None:
@@ -81,18 +84,20 @@ class Prefix:
                 at += 1
             else:
                 at = self._read_token(text, at)
+        self._read += len(text)
 
     def end(self) -> None:
         """The text is over: a number that may have gone on is whole. Raises Broken where something is missing."""
         if self._number:
-            self._end_number()
+            self._end_number(0)
         if not self.whole:
             raise Broken
 
     @property
     def sure(self) -> bool:
-        """No value or key is just over: what follows one tells whether its last quote was meant to be its end."""
-        return self.whole or self._want not in ("comma or end", "colon")
+        """No value or key is just over: what follows one tells whether its last quote was meant to be its end. And no
+        object has just begun: without a colon it is a set of Python's, and meant as an array."""
+        return self.whole or self._want not in ("comma or end", "colon", "key or end")
 
     def _read_token(self, text: str, at: int) -> int:
         if self.whole:
@@ -111,7 +116,7 @@ class Prefix:
         elif char == "," and want == "comma or end":
             self._want = "key" if isinstance(self._open[-1], dict) else "value"
         elif char in "}]" and want in (_END[char], "comma or end") and isinstance(self._open[-1], _CLOSES[char]):
-            self._end_container()
+            self._ended(self._open.pop(), at + 1)
         else:
             raise Broken
         return at + 1
@@ -147,7 +152,7 @@ class Prefix:
                 at = plain.end()
             if at < len(text):
                 if text[at] == '"':
-                    self._end_string()
+                    self._end_string(at + 1)
                     return at + 1
                 if text[at] != "\\":
                     raise Broken  # a control character
@@ -195,11 +200,11 @@ class Prefix:
         else:
             self._add(chr(unit))
 
-    def _end_string(self) -> None:
+    def _end_string(self, at: int) -> None:
         text = "".join(self._string or ())
         self._string = None
         if not self._is_key:
-            self._ended(text)
+            self._ended(text, at)
             return
         members = self._open[-1]
         assert isinstance(members, dict)
@@ -214,23 +219,24 @@ class Prefix:
         while end < len(text) and text[end] in _NUMERIC:
             end += 1
         self._number += text[at:end]
-        if len(self._number) > MAX_DIGITS or not _NUMBER_PREFIX.fullmatch(self._number):
+        size = len(self._number)
+        if size > MAX_DIGITS or (size <= LOOKED_AT and not _NUMBER_PREFIX.fullmatch(self._number)):
             raise Broken
         if end < len(text):
-            self._end_number()
+            self._end_number(end)
         return end
 
-    def _end_number(self) -> None:
+    def _end_number(self, at: int) -> None:
         digits, self._number = self._number, ""
         if not _NUMBER.fullmatch(digits):
             raise Broken
         if digits.lstrip("-").isdecimal():
-            self._ended(int(digits))
+            self._ended(int(digits), at)
             return
         number = float(digits)
         if number in (float("inf"), float("-inf")):
             raise Broken
-        self._ended(number)
+        self._ended(number, at)
 
     def _read_word(self, text: str, at: int) -> int:
         word, value = _WORDS[self._word[0]]
@@ -239,14 +245,11 @@ class Prefix:
             raise Broken
         if self._word == word:
             self._word = ""
-            self._ended(value)
+            self._ended(value, at + 1)
         return at + 1
 
-    def _end_container(self) -> None:
-        self._ended(self._open.pop())
-
-    def _ended(self, value: Any) -> None:
-        self._listener.end(value)
+    def _ended(self, value: Any, at: int) -> None:
+        self._listener.end(value, self._read + at)
         if not self._open:
             self.whole = True
             return

@@ -18,7 +18,7 @@ MAX_PATTERNS = 64
 MAX_NESTING = 120
 """Depth, references written out, above which the native stack or ours could run short."""
 _COUNTED = re.compile(r"\{(\d*)(?:,(\d*))?\}")
-_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
 def weigh(schema: Any, root: Any = None) -> int | None:
@@ -69,7 +69,7 @@ class _Scale:
             total += sum(self.weigh(child) for child in node)
         else:
             for name, child in node.items():
-                if name in _REFERENCES and isinstance(child, str):
+                if name in REFERENCES and isinstance(child, str):
                     total += self.weigh(self._referred(name, child))
                 elif name == "pattern" and isinstance(child, str):
                     total += self._pattern(child)

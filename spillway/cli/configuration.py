@@ -50,11 +50,15 @@ local_engine:
 
 validator:
   server: {{listen: "{validator}", drain_s: 5}}
-
+{confidence}
 cloud_proxy:
   server: {{listen: "{cloud_proxy}", drain_s: 5}}
   audit: {{folder: "{audit}"}}  # `spillway audit`; records wait here while the store is away
   providers:
+"""
+
+_CONFIDENCE = """\
+  confidence: {{aliases: {{{local_target}: bundled}}}}  # how sure its answers are was measured: docs/confidence.md
 """
 
 _REAL = """\
@@ -88,6 +92,7 @@ def default(addresses: Mapping[str, str], *, ledger: str, bundled: bool) -> str:
         **addresses,
         local_target=LOCAL_TARGET,
         cloud_target=CLOUD_TARGET,
+        confidence=_CONFIDENCE.format(local_target=LOCAL_TARGET) if bundled else "",
         context_window=f"      context_window: {BUNDLED_CONTEXT}\n" if bundled else "",
         ledger=ledger,
         audit=Path(ledger).parent / "audit",

@@ -38,9 +38,9 @@ class Figures:
         usage = answer.usage
         after_first_ms = None if first_ms is None else total_ms - first_ms
         if held:
-            last = answer.attempts[-1] if answer.attempts else v1.Attempt()
-            first_ms = last.first_token_ms if last.HasField("first_token_ms") else None
-            after_first_ms = None if first_ms is None else last.duration_ms - first_ms
+            made = _made(answer)
+            first_ms = made.first_token_ms if made.HasField("first_token_ms") else None
+            after_first_ms = None if first_ms is None else made.duration_ms - first_ms
         return cls(
             target=answer.target,
             model=answer.model,
@@ -78,9 +78,17 @@ class Figures:
         return Text(" · ".join(parts), style="dim")
 
 
+def _made(answer: Answer) -> v1.Attempt:
+    """The attempt that made `answer`: samples and judges come after it."""
+    last = answer.attempts[-1] if answer.attempts else v1.Attempt()
+    ended = (one for one in answer.attempts if one.outcome == v1.ATTEMPT_OUTCOME_ANSWERED)
+    return next((one for one in ended if one.target == answer.target), last)
+
+
 def outcome(attempt: v1.Attempt) -> str:
-    """Say in a word or two how an attempt ended: answered, refused by validator, TARGET_DOWN."""
-    return attempt.reason or word(v1.AttemptOutcome, attempt.outcome).replace("_", " ")
+    """Say in a word or two how an attempt ended: answered, refused by validator, not confident (0.41), TARGET_DOWN."""
+    ended = attempt.reason or word(v1.AttemptOutcome, attempt.outcome).replace("_", " ")
+    return f"{ended} ({attempt.confidence:.2f})" if attempt.HasField("confidence") else ended
 
 
 def verdict_word(answer: Answer) -> str:

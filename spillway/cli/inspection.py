@@ -1,9 +1,10 @@
-"""`spillway inspect`: where a text holds what ought not to leave the site."""
+"""`spillway inspect`: where a text holds what ought not to leave the site, or speaks as if it could command a model."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import typer
@@ -12,14 +13,8 @@ from spillway import v1
 from spillway.cli import failure, reach
 from spillway.cli.reach import Reach
 from spillway.cli.terminal import err, out, plain, quiet
-from spillway.deadline import Deadline
+from spillway.cli.validator import ask
 from spillway.errors import SpillwayError
-from spillway.rpc.call import Call
-from spillway.rpc.remote import Remote
-from spillway.telemetry.tracing import Tracing
-from spillway.v1.validator_pb2_grpc import ValidatorServiceStub
-
-ASK_S = 10.0
 
 
 def run(file: str, *, address: str | None, key: str | None) -> int:
@@ -28,17 +23,20 @@ def run(file: str, *, address: str | None, key: str | None) -> int:
     text = read(file)
     validator = address or reach.find(None).addresses()["validator"]
     try:
-        spans = asyncio.run(_ask(text, validator, key))
+        request = v1.InspectInputRequest(texts=[text])
+        told: v1.InspectInputResponse = asyncio.run(ask("InspectInput", request, validator, key))
     except SpillwayError as error:
         return failure.tell(error, Reach(validator), err())
     except KeyboardInterrupt:
         return failure.EXIT_INTERRUPTED
     name = "-" if file == "-" else file
-    for span in spans:
+    found = sorted((*told.spans, *told.marks), key=attrgetter("start"))
+    for span in found:
         line, column = place(text, span.start)
-        told = f"{name}:{line}:{column}: {span.kind} ({span.rule}), {span.end - span.start} characters"
-        out().print(plain(told), markup=False, soft_wrap=True)
-    return failure.EXIT_FAILED if spans else 0
+        what = span.kind if span.rule == span.kind else f"{span.kind} ({span.rule})"
+        said = f"{name}:{line}:{column}: {what}, {span.end - span.start} characters"
+        out().print(plain(said), markup=False, soft_wrap=True)
+    return failure.EXIT_FAILED if found else 0
 
 
 def read(file: str) -> str:
@@ -54,16 +52,3 @@ def read(file: str) -> str:
 def place(text: str, start: int) -> tuple[int, int]:
     """Return line and column, both from 1, of the character at `start`."""
     return text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start)
-
-
-async def _ask(text: str, validator: str, key: str | None) -> list[v1.SensitiveSpan]:
-    remote = Remote(validator, tracing=Tracing("client"), key=key)
-    try:
-        stub = ValidatorServiceStub(remote.channel)
-        call = Call("inspect", Deadline.after(ASK_S))
-        told: v1.InspectInputResponse = await remote.unary(
-            stub.InspectInput, v1.InspectInputRequest(texts=[text]), call, span_name="InspectInput"
-        )
-        return list(told.spans)
-    finally:
-        await remote.close()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spillway.cli import texts
+
 if TYPE_CHECKING:
     from spillway.cli.layout import Wanted
 
@@ -20,6 +22,8 @@ app = typer.Typer(
 
 policy = typer.Typer(help="The router's policy.", no_args_is_help=True)
 app.add_typer(policy, name="policy")
+confidence = typer.Typer(help="How sure answers are.", no_args_is_help=True)
+app.add_typer(confidence, name="confidence")
 breaker = typer.Typer(help="The router's breakers.", no_args_is_help=True)
 app.add_typer(breaker, name="breaker")
 lease = typer.Typer(help="The leases of runtimes that take few calls at once.", no_args_is_help=True)
@@ -61,6 +65,9 @@ EngineAddress = Annotated[
 ]
 ProxyAddress = Annotated[
     str | None, typer.Option(help="host:port of the cloud proxy. Default: the mesh started in this folder.")
+]
+ValidatorAddress = Annotated[
+    str | None, typer.Option("--address", help="host:port of the validator. Default: the mesh started in this folder.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 EngineCommand = Annotated[
@@ -224,18 +231,22 @@ def audit(
     )
 
 
+for _command in (texts.inspect, texts.redact, texts.restore):
+    app.command()(_command)
+
+
 @app.command()
-def inspect(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A text in UTF-8; - reads it from standard input.")],
-    address: Annotated[
-        str | None, typer.Option(help="host:port of the validator. Default: the mesh started in this folder.")
-    ] = None,
+def judge(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="An answer. Without it: lists the policies.")] = "",
+    policy: Annotated[list[str] | None, typer.Option(help="A policy of the validator; may be given again.")] = None,
+    schema: Annotated[str | None, typer.Option(metavar="FILE", help="A JSON Schema the answer has to satisfy.")] = None,
+    address: ValidatorAddress = None,
     key: Key = None,
 ) -> None:
-    """Say where a text holds cards, accounts, ids, phones, addresses or keys. Ends 0 if nowhere, 1 if somewhere."""
-    from spillway.cli import inspection as command
+    """Say whether an answer may be given, and what is wrong with it. Ends 0 if it may, 1 if not."""
+    from spillway.cli import judgement as command
 
-    raise typer.Exit(command.run(file, address=address, key=key))
+    raise typer.Exit(command.run(file, policies=policy or (), schema=schema, address=address, key=key))
 
 
 @app.command()
@@ -287,6 +298,23 @@ def policy_reload(address: Address = None, key: Key = None) -> None:
     from spillway.cli import operator as command
 
     raise typer.Exit(command.reload_policy(address=address, key=key))
+
+
+@confidence.command("fit")
+def confidence_fit(
+    outcomes: Annotated[Path, typer.Argument(help="Answers of which it is known whether they are right: JSON lines.")],
+    out: Annotated[Path, typer.Option(help="Where the model is written, for validator.confidence.model_file.")],
+    picture: Annotated[Path | None, typer.Option(help="Where the calibration curve is drawn, as SVG.")] = None,
+    name: Annotated[str, typer.Option(help="What the model calls itself in scores.")] = "fitted",
+) -> None:
+    """Fit the model that scores how likely answers are right, and say how good it is."""
+    import subprocess
+    import sys
+
+    options = [str(outcomes), "--out", str(out), "--name", name]
+    options += [] if picture is None else ["--picture", str(picture)]
+    command = [sys.executable, "-m", "services.validator.confidence.fit", *options]
+    raise typer.Exit(subprocess.run(command).returncode)
 
 
 @breaker.command("reset")

@@ -75,6 +75,8 @@ def _facts(found: Mapping[str, Value]) -> list[str]:
         facts.append("SIMULATED")
     if names.DECISION in found:
         facts.append(f"verdict {found[names.DECISION]}".lower())
+    if isinstance(sure := found.get(names.CONFIDENCE), int | float):
+        facts.append(f"confidence {sure:.2f}")
     given = found.get(names.INPUT_TOKENS, found.get(_VLLM_INPUT))
     made = found.get(names.OUTPUT_TOKENS, found.get(_VLLM_OUTPUT))
     if given is not None or made is not None:

@@ -83,7 +83,7 @@ class Client:
             self._request(request.spec, options) as call,
             self._remote.stream(self._inference.StreamGenerate, request, call, span_name=_STREAM) as responses,
         ):
-            answer = AnswerStream(responses)
+            answer = AnswerStream(responses, request.spec.constraint.json_schema)
             try:
                 yield answer
             finally:

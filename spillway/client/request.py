@@ -44,6 +44,8 @@ class Options(TypedDict, total=False):
     include_stop: bool
     json_schema: Mapping[str, Any] | str
     """The answer is JSON of this schema (a mapping, or its JSON text)."""
+    schemas: Mapping[str, Mapping[str, Any] | str]
+    """Schemas that `json_schema` may refer to, by absolute URI."""
     json_object: bool
     regex: str
     grammar: str
@@ -51,6 +53,8 @@ class Options(TypedDict, total=False):
     """The answer is one of these."""
     enforcement: str
     """guided or checked."""
+    repair: str
+    """allowed or forbidden: whether broken JSON may be mended."""
     tools: Sequence[v1.Tool]
     reasoning_effort: str
     logprobs: int
@@ -85,6 +89,8 @@ class Options(TypedDict, total=False):
     """Longest time the content may be kept where it goes; 0: not at all."""
     inspect_input: bool
     """The prompt is inspected first, and what is found raises its sensitivity."""
+    redact: bool
+    """What is sensitive leaves the site as placeholders alone, and is put back into the answer."""
     allowed_targets: Sequence[str]
     denied_targets: Sequence[str]
     max_cost_usd: float
@@ -95,8 +101,12 @@ class Options(TypedDict, total=False):
     """live, probed or committed."""
     probe_tokens: int
     accepts_restart: bool
+    records: bool
+    """With JSON that is an array, or an object with one: each record comes once it is whole and accepted."""
     validation: str
     """off, preferred or required."""
+    judgements: Sequence[str]
+    """Judgement policies of the validator that the answer is held to."""
     context_policy: str
     """Where the prompt does not fit: refuse, larger, slide, summarize, passages or map_reduce."""
     cache: str
@@ -130,6 +140,7 @@ class EmbedOptions(TypedDict, total=False):
     sensitivity: str
     max_retention_days: int
     inspect_input: bool
+    redact: bool
     allowed_targets: Sequence[str]
     denied_targets: Sequence[str]
     max_cost_usd: float
@@ -255,6 +266,8 @@ def build_policy(options: Mapping[str, Any]) -> v1.RoutingPolicy:
         _set(policy.data_policy, "max_retention_days", days)
     if options.get("inspect_input"):
         policy.inspect_input = True
+    if options.get("redact"):
+        policy.redact = True
     policy.labels.extend(_texts("labels", options.get("labels", ())))
     policy.allowed_targets.extend(_texts("allowed_targets", options.get("allowed_targets", ())))
     policy.denied_targets.extend(_texts("denied_targets", options.get("denied_targets", ())))
@@ -268,10 +281,13 @@ def build_policy(options: Mapping[str, Any]) -> v1.RoutingPolicy:
         policy.delivery.mode = _enum("delivery", delivery, v1.DeliveryMode)
     if (probe := options.get("probe_tokens")) is not None:
         _set(policy.delivery, "probe_tokens", probe)
+    if options.get("records"):
+        policy.delivery.records = True
     if options.get("accepts_restart"):
         policy.delivery.accepts_restart = True
     if (validation := options.get("validation")) is not None:
         policy.validation = _enum("validation", validation, v1.Validation)
+    policy.judgements.extend(_texts("judgements", options.get("judgements", ())))
     if (context := options.get("context_policy")) is not None:
         policy.context_policy = _enum("context_policy", context, v1.ContextPolicy)
     if (cache := options.get("cache")) is not None:
@@ -326,10 +342,13 @@ def _constrain(spec: v1.GenerationSpec, options: Options) -> None:
         constraint.json_object = True
     elif named:
         _set(constraint, named[0], options.get(named[0]))
-    if (enforcement := options.get("enforcement")) is not None:
-        if not named and not constraint.WhichOneof("constraint"):
-            raise _wrong("enforcement", f"needs a constraint: {', '.join(_CONSTRAINTS)}")
-        constraint.enforcement = _enum("enforcement", enforcement, v1.Enforcement)
+    for uri, schema in (options.get("schemas") or {}).items():
+        constraint.schemas[uri] = schema if isinstance(schema, str) else json.dumps(schema)
+    for option, words in (("enforcement", v1.Enforcement), ("repair", v1.Repair)):
+        if (word := options.get(option)) is not None:
+            if not named and not constraint.WhichOneof("constraint"):
+                raise _wrong(option, f"needs a constraint: {', '.join(_CONSTRAINTS)}")
+            _set(constraint, option, _enum(option, word, words))
 
 
 def _enum(option: str, value: object, wrapper: Any) -> Any:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any
 
 from spillway import v1
 from spillway.client.answer import Answer
-from spillway.errors import StreamInterrupted
+from spillway.client.records import Records
+from spillway.errors import OutputInvalid, RequestInvalid, StreamInterrupted
 from spillway.generation import Folder
+from spillway.records import array_of
 
 
 class AnswerStream:
-    """Iterate it for the text of the first choice as it comes, or `events()` for everything; once, either way.
+    """Iterate it for the text of the first choice as it comes, `records()` for its records as values, or `events()` for
+    everything; once, either way.
 
     It ends only after an answer that is whole: a gap in the sequence, or an end without Finished and Usage, raises
     StreamInterrupted. `text` is the text so far. Where the caller accepts restarts and another target began the answer
     anew, `text` begins anew too and `restarts` counts it; only `events()` shows where.
     """
 
-    def __init__(self, responses: AsyncIterable[v1.StreamGenerateResponse]) -> None:
+    def __init__(self, responses: AsyncIterable[v1.StreamGenerateResponse], schema: str = "") -> None:
         self._responses = responses
+        self._schema = schema
         self._folder = Folder()
         self.restarts = 0
 
@@ -39,6 +45,23 @@ class AnswerStream:
         async for event in self.events():
             if event.WhichOneof("event") == "delta" and event.delta.choice == 0 and event.delta.text:
                 yield event.delta.text
+
+    async def records(self) -> AsyncIterator[Any]:
+        """The items of the array that `json_schema` is about, each as soon as it is here.
+
+        With the option `records` that is when it is accepted; without it, when the whole answer is. Raises
+        RequestInvalid where the schema has no such array (`spillway.records`), OutputInvalid where the answer is not
+        such JSON.
+        """
+        place = array_of(json.loads(self._schema)) if self._schema else None
+        if place is None:
+            raise RequestInvalid.at("json_schema", "has no array whose items are records")
+        reader = Records(place)
+        async for text in self:
+            for record in reader.feed(text):
+                yield record
+        if not reader.whole:
+            raise OutputInvalid("the answer is not JSON with an array of records")
 
     @property
     def so_far(self) -> Answer:

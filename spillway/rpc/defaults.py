@@ -46,6 +46,7 @@ class Defaults(Section):
     )
     max_retention_days: int | None = Field(None, ge=0, le=1_000_000, description="where it goes; the lowest holds")
     denied_targets: frozenset[str] = Field(frozenset(), description="besides those that the caller denies")
+    judgements: frozenset[str] = Field(frozenset(), description="besides those that the caller names")
     max_cost_usd: float | None = Field(None, ge=0, le=1e9, description="of one target's answer; the lowest holds")
 
     @model_validator(mode="after")
@@ -69,7 +70,7 @@ class Defaults(Section):
             word = getattr(self, field)
             if word is not None and not getattr(policy, field):
                 setattr(policy, field, _number(words, word))
-        if self.delivery is not None and not policy.delivery.mode:
+        if self.delivery is not None and not policy.delivery.mode and not policy.delivery.records:
             policy.delivery.mode = _number(v1.DeliveryMode, self.delivery)
         _add(policy.labels, self.labels)
         self.bind(policy)
@@ -79,6 +80,7 @@ class Defaults(Section):
         if self is NONE:
             return
         _add(policy.denied_targets, self.denied_targets)
+        _add(policy.judgements, self.judgements)
         if self.max_cost_usd is not None:
             cap = round(self.max_cost_usd * 1e9)
             asked = policy.max_cost_nano_usd if policy.HasField("max_cost_nano_usd") else cap

@@ -29,7 +29,7 @@ KNOWN = frozenset(
 """Every option this project sets. `spillway.channel` only keeps two channels from sharing a connection."""
 
 CONNECT_MS = 3_000
-"""How long connecting may take. gRPC takes it from its least backoff; who refuses is asked again after the initial one."""
+"""How long connecting may take: gRPC takes it from its least backoff. Who refuses is asked again much sooner."""
 
 _MESSAGES = {"grpc.max_send_message_length": -1}
 

@@ -50,13 +50,17 @@ class Remote:
         call: Call,
         *,
         span_name: str,
+        told: Callable[[Response], Mapping[str, AttributeValue]] | None = None,
     ) -> Response:
-        """Call `method` under `call`."""
+        """Call `method` under `call`. `told` is what its span tells of the response."""
         span = self._tracing.start(span_name, call.span, kind=SpanKind.CLIENT)
         rpc = None
         try:
             rpc = method(request, timeout=self._left(call), metadata=self._headers(call, span))
-            return await rpc
+            response = await rpc
+            if told is not None:
+                span.set_attributes(told(response))
+            return response
         except BaseException as error:
             understood = self._understood(error, call, span, rpc)
             if understood is error:

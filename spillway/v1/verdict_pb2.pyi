@@ -133,7 +133,7 @@ class Finding(_message.Message):
     path: _builtins.str
     """JSON pointer into the answer; empty is the whole."""
     schema_path: _builtins.str
-    """JSON pointer into the schema."""
+    """JSON pointer into the schema; into another that it refers to, after that one's URI."""
     message: _builtins.str
     """A sentence that a person or a model can act on."""
     rule: _builtins.str

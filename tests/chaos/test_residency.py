@@ -16,6 +16,8 @@ from redis.asyncio import Redis
 from services.router.breaker_scripts import probes
 from services.router.cache_settings import CacheSettings
 from services.router.condensation import SUMMARIZE
+from services.router.confidence import TEMPERATURE
+from services.router.policy_settings import PolicySettings
 from spillway import v1
 from spillway.errors import SpillwayError
 from spillway.settings import StoreSettings, TelemetrySettings
@@ -66,6 +68,7 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
         tracing = Tracing("router", TelemetrySettings(export_interval_s=0.05), exporter=exporter)
         mesh = await stack.enter_async_context(
             running_mesh(
+                PolicySettings(judge="cloud", samples=2),
                 include=("decision_matrix",),
                 local=local,
                 cache=cache,
@@ -75,6 +78,7 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
                 finds=finds,
                 inspect_timeout_s=60,
                 store=StoreSettings(url=valkey),
+                scores=lambda asked: rng.random(),
             )
         )
         assert mesh.router is not None
@@ -119,6 +123,12 @@ async def test_no_byte_of_private_content_leaves_and_every_attempt_is_accounted_
     assert max(numbers.values()) == 1
     assert any(SUMMARIZE in seen.request.spec.chat.messages[0].parts[0].text for seen in local.seen), "summaries are on"
     assert mesh.judged, "the judge is on"
+    opinions = [seen.request for seen in cloud.seen if "Is the answer right" in echoed(seen.request.spec)]
+    assert opinions, "the judge model is on"
+    assert all(seen.HasField("stamp") for seen in opinions)
+    assert any(seen.request.spec.sampling.temperature == pytest.approx(TEMPERATURE) for seen in local.seen), (
+        "samples are on"
+    )
     assert all(attempt.settled and attempt.record.outcome for attempt in mesh.kept)
     # One that was cancelled may never have arrived.
     unseen = len(mesh.kept) - len(local.seen) - len(cloud.seen)

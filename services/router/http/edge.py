@@ -29,7 +29,7 @@ from .completion_request import read_completion
 from .embedding_request import EmbeddingAsked, read_embedding
 from .exchange import Endpoint, Exchange
 from .failure import PathUnknown, body_of, wrong
-from .hints import SESSION, priority, read_policy
+from .hints import SESSION, priority, read_policy, repair
 from .parameters import AUTO, Asked
 from .settings import HttpSettings
 
@@ -76,6 +76,7 @@ class Edge:
 
     async def _generate(self, exchange: Exchange, read: Read, whole: Whole, begin: Begin) -> None:
         asked, policy = _asked(await exchange.body(), read), read_policy(exchange.headers)
+        repair(exchange.headers, asked.spec)
         asked.spec.session_id = exchange.headers.get(SESSION, "")
         asked.spec.priority = priority(exchange.headers)
         exchange.call.caller.defaults.fill(asked.spec, policy)
@@ -97,7 +98,9 @@ class Edge:
         self, exchange: Exchange, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, chunks: Chunks
     ) -> None:
         """Tell events as they come. Nothing is sent before the first, so that a refusal has a status of its own."""
-        if not policy.delivery.mode and (not spec.HasField("constraint") or policy.validation == v1.VALIDATION_OFF):
+        held = policy.delivery.mode or policy.delivery.records
+        judged = spec.HasField("constraint") or policy.judgements
+        if not held and (not judged or policy.validation == v1.VALIDATION_OFF):
             policy.delivery.mode = v1.DELIVERY_MODE_PROBED  # what is to be judged keeps the policy's own default
         events = await self._router.stream(v1.StreamGenerateRequest(spec=spec, policy=policy), exchange.call)
         stall = exchange.stall_watchdog()

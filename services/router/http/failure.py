@@ -161,7 +161,7 @@ _PARAMS = (
     (r"spec\.tool_choice\b.*", "tool_choice"),
     (r"spec\.logprobs\b.*", "top_logprobs"),
     (r"spec\.(?:extra\.)?(\w+).*", r"\1"),
-    (r"policy\.data_policy\.(\w+)", r"x-spillway-\1"),
+    (r"policy\.(?:data_policy|delivery)\.(\w+)", r"x-spillway-\1"),
     (r"policy\.(\w+).*", r"x-spillway-\1"),
 )
 _COMPILED = tuple((re.compile(pattern), told) for pattern, told in _PARAMS)

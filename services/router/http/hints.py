@@ -16,6 +16,7 @@ PREFIX = "x-spillway-"
 DEADLINE_MS = "x-spillway-deadline-ms"
 SESSION = "x-spillway-session-id"
 PRIORITY = "x-spillway-priority"
+REPAIR = "x-spillway-repair"
 
 
 def _words(wrapper: Any) -> dict[str, Any]:
@@ -37,13 +38,17 @@ _WORDS: Mapping[str, Mapping[str, Any]] = {
     "x-spillway-cache": _words(v1.CacheMode),
     "x-spillway-context-policy": _words(v1.ContextPolicy),
     "x-spillway-inspect": {"true": True, "false": False},
+    "x-spillway-records": {"true": True, "false": False},
+    "x-spillway-redact": {"true": True, "false": False},
     PRIORITY: _words(v1.Priority),
+    REPAIR: _words(v1.Repair),
 }
 """Header -> the words it takes."""
 LISTS = {
     "x-spillway-labels": "labels",
     "x-spillway-allowed-targets": "allowed_targets",
     "x-spillway-denied-targets": "denied_targets",
+    "x-spillway-judgements": "judgements",
 }
 """Header -> the field of the routing policy that its comma-separated values become."""
 REGIONS, MAX_COST, PROBE = "x-spillway-regions", "x-spillway-max-cost-usd", "x-spillway-probe-tokens"
@@ -84,6 +89,8 @@ def _read(policy: v1.RoutingPolicy, name: str, value: str) -> None:
             policy.failover = _word(name, value)
         case "x-spillway-delivery":
             policy.delivery.mode = _word(name, value)
+        case "x-spillway-records":
+            policy.delivery.records = _word(name, value)
         case "x-spillway-validation":
             policy.validation = _word(name, value)
         case "x-spillway-strategy":
@@ -94,6 +101,8 @@ def _read(policy: v1.RoutingPolicy, name: str, value: str) -> None:
             policy.context_policy = _word(name, value)
         case "x-spillway-inspect":
             policy.inspect_input = _word(name, value)
+        case "x-spillway-redact":
+            policy.redact = _word(name, value)
         case "x-spillway-regions":
             policy.data_policy.regions.extend(_list(name, value))
         case "x-spillway-max-retention-days":
@@ -113,6 +122,15 @@ def priority(headers: Mapping[str, str]) -> v1.Priority.ValueType:
     if PRIORITY in headers:
         found = _word(PRIORITY, headers[PRIORITY])
     return found
+
+
+def repair(headers: Mapping[str, str], spec: v1.GenerationSpec) -> None:
+    """Write into `spec` whether broken JSON may be mended. Raises RequestInvalid where no JSON is asked for."""
+    if REPAIR in headers:
+        word = _word(REPAIR, headers[REPAIR])
+        if not spec.HasField("constraint"):
+            raise wrong(REPAIR, "goes with a response_format of JSON")
+        spec.constraint.repair = word
 
 
 def deadline_s(headers: Mapping[str, str]) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from services.router.attempts import Attempts
 from services.router.facts import StrategyName
+from services.router.vouching import Vouching
 
 from .cascade import Cascade
 from .direct import Direct
@@ -17,11 +18,11 @@ from .strategy import Strategy
 __all__ = ["Strategy", "strategies"]
 
 
-def strategies(attempts: Attempts) -> Mapping[StrategyName, Strategy]:
+def strategies(attempts: Attempts, vouching: Vouching) -> Mapping[StrategyName, Strategy]:
     """Every strategy, by its name."""
     return {
         StrategyName.DIRECT: Direct(attempts),
-        StrategyName.CASCADE: Cascade(attempts),
+        StrategyName.CASCADE: Cascade(attempts, vouching),
         StrategyName.HEDGE: Hedge(attempts),
         StrategyName.DRAFT_REFINE: DraftRefine(attempts),
         StrategyName.DRAFT_VERIFY: DraftVerify(attempts),

@@ -3,7 +3,7 @@
 Before the commit a failed attempt is replaced silently. After it, a target with the same weights goes on with the
 stream where that is possible, or another model where policy allows it, nothing lost and nothing repeated; else the
 stream starts again if the caller accepts that, or ends with an error. COMMITTED delivery asks for whole answers and has
-them judged; LIVE and PROBED hold the first tokens only.
+them judged, or gives them record by record; LIVE and PROBED hold the first tokens only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from services.router.work import Work
 from spillway import v1
 from spillway.errors import RequestInvalid, SpillwayError
 
-from .strategy import delivered, whole_stream
+from .strategy import by_records, delivered, whole_stream
 
 
 class Direct:
@@ -41,8 +41,10 @@ class Direct:
 
     async def stream(self, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
         if work.plan.delivery is Delivery.COMMITTED:
-            async for event in whole_stream(self, work):
-                yield event
+            committed = by_records if work.plan.records else whole_stream
+            async with aclosing(committed(self, work)) as given:
+                async for event in given:
+                    yield event
             return
         failures = Failures(work)
         targets = [candidate.target for candidate in work.plan.taken]

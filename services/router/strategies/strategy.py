@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from services.router.attempts import Answer
-from services.router.failures import Failures
+from services.router.failures import Failures, interrupted, tokens_in
+from services.router.release import Release
 from services.router.work import Work
 from spillway import v1
+from spillway.errors import OutputInvalid, SpillwayError
 
 
 class Strategy(Protocol):
@@ -53,4 +57,31 @@ def unfolded(response: v1.GenerateResponse) -> Iterator[v1.GenerationEvent]:
 async def whole_stream(strategy: Strategy, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
     """The stream of a strategy that has nothing to show before the answer is whole."""
     for event in unfolded(await strategy.generate(work)):
+        yield event
+
+
+async def by_records(strategy: Strategy, work: Work) -> AsyncGenerator[v1.GenerationEvent]:
+    """The stream of a whole answer, the records of which are given as they are accepted; the first one commits."""
+    release = Release()
+    making = asyncio.create_task(strategy.generate(replace(work, release=release)), name="records")
+    making.add_done_callback(lambda task: release.end())
+    sequence = tokens = 0
+    try:
+        async for event in _given(release, making):
+            event.sequence = sequence
+            sequence += 1
+            tokens += tokens_in(event)
+            yield event
+    except SpillwayError as error:
+        whole = not sequence or isinstance(error, OutputInvalid)
+        raise (error if whole else interrupted(error, sequence, tokens, work)) from None
+    finally:
+        making.cancel()
+        await asyncio.gather(making, return_exceptions=True)
+
+
+async def _given(release: Release, making: asyncio.Task[v1.GenerateResponse]) -> AsyncGenerator[v1.GenerationEvent]:
+    async for event in release.events():
+        yield event
+    for event in release.rest(unfolded(await making)):
         yield event

@@ -22,6 +22,19 @@ _NINO_PREFIX = re.compile(
 )
 _SSN = re.compile(r"[0-8](?<![0-9A-Za-z-].)[0-9]{2}([ -]?)(?!00)[0-9]{2}\1(?!0000)[0-9]{4}(?![0-9A-Za-z-])")
 _SSN_WORDS = frozenset({"ssn", "social", "security"})
+# Without its key it is found after such a word alone.
+_NIR_SHORT = re.compile(_NIR.pattern.rsplit(r"[ .-]?([0-9]{2})", 1)[0] + r"(?![ .-]?[0-9]|[A-Za-z])")
+_NIR_WORDS = frozenset({"nir", "nirpp", "insee", "sécu", "secu", "sécurité", "securite", "sociale", "vitale"})
+# Groups in use (IRS, Publication 1915); with dashes, or after a word.
+_ITIN = re.compile(
+    r"9(?<![0-9A-Za-z-].)[0-9]{2}([ -]?)(?:5[0-9]|6[0-5]|7[0-9]|8[0-8]|9[0-24-9])\1[0-9]{4}(?![0-9A-Za-z-])"
+)
+_ITIN_WORDS = frozenset({"itin", "taxpayer"})
+_NHS = re.compile(r"[0-9](?<![0-9A-Za-z+.-].)[0-9]{2}([ -]?)[0-9]{3}\1[0-9]{4}(?![0-9A-Za-z-])")
+_NHS_WORDS = frozenset({"nhs"})
+# Area, day of birth, first letter of the name, serial number, check digit.
+_PENSION = re.compile(r"[0-9](?<![A-Za-z0-9].)[0-9][ ]?(?:[0-9]{2}){3}[ ]?[A-Za-z][ ]?[0-9]{2}[ ]?[0-9](?![A-Za-z0-9])")
+_PENSION_WEIGHTS = (2, 1, 2, 5, 7, 1, 2, 1, 2, 1, 2, 1)
 _TAX_ID = re.compile(r"[1-9](?<![0-9A-Za-z+].)[0-9][ ./]?[0-9]{3}[ ./]?[0-9]{3}[ ./]?[0-9]{3}(?![0-9A-Za-z])")
 _CARD = re.compile(r"[0-9](?<=[A-Za-z0-9]{9}.)(?![A-Za-z0-9])|[0-9](?<=[A-Za-z0-9]{9} .)(?![A-Za-z0-9])")
 _CARD_NUMBER = re.compile(r"(?<![A-Za-z0-9])[CFGHJ-NPRTV-Z][0-9CFGHJ-NPRTV-Z]{8} ?\Z", re.IGNORECASE)
@@ -38,6 +51,7 @@ def national_ids(text: str) -> Iterator[Span]:
     yield from _us(text)
     yield from _de(text)
     yield from _de_card(text)
+    yield from _de_pension(text)
 
 
 def nir_key(digits: str) -> int:
@@ -61,6 +75,19 @@ def document_check(number: str) -> int:
     return sum(int(character, 36) * (7, 3, 1)[index % 3] for index, character in enumerate(number)) % 10
 
 
+def nhs_check(digits: str) -> bool:
+    """Whether the last of ten `digits` is the check digit of an NHS number: weights 10 to 2, modulo 11."""
+    check = -sum(int(digit) * weight for digit, weight in zip(digits, range(10, 1, -1), strict=False)) % 11
+    return check == int(digits[9])
+
+
+def pension_check(number: str) -> bool:
+    """Whether the last of 12 characters is the check digit of a German pension number; a letter counts as 01 to 26."""
+    digits = f"{number[:8]}{ord(number[8].upper()) - 64:02}{number[9:11]}"
+    products = (int(digit) * weight for digit, weight in zip(digits, _PENSION_WEIGHTS, strict=True))
+    return sum(product // 10 + product % 10 for product in products) % 10 == int(number[11])
+
+
 def _span(match: re.Match[str], country: str, certainty: Certainty) -> Span:
     return Span(match.start(), match.end(), "national_id", f"national_id.{country}", certainty)
 
@@ -69,6 +96,7 @@ def _fr(text: str) -> Iterator[Span]:
     for match in everywhere(_NIR, text):
         if nir_key(re.sub(r"[ .-]", "", match[1])) == int(match[2]):
             yield _span(match, "fr", Certainty.CHECKED)
+    yield from _after(text, _NIR_SHORT, _NIR_WORDS, "fr", Certainty.CONTEXT)
 
 
 def _uk(text: str) -> Iterator[Span]:
@@ -78,13 +106,32 @@ def _uk(text: str) -> Iterator[Span]:
         if prefix and prefix[1] == match[1]:
             yield Span(begin + prefix.start(), match.end(), "national_id", "national_id.uk", Certainty.FORM)
 
+    for span in _after(text, _NHS, _NHS_WORDS, "uk_nhs", Certainty.CHECKED):
+        if nhs_check(re.sub(r"[ -]", "", text[span.start : span.end])):
+            yield span
+
 
 def _us(text: str) -> Iterator[Span]:
-    context = Context(_SSN_WORDS, text)
-    for match in everywhere(_SSN, text):
-        issued = not match[0].startswith(("000", "666"))
-        if issued and (match[1] == "-" or context.before(match.start(), within=_WITHIN)):
-            yield _span(match, "us", Certainty.FORM)
+    for span in _after(text, _SSN, _SSN_WORDS, "us", Certainty.FORM, dash=True):
+        if not text.startswith(("000", "666"), span.start):  # never issued
+            yield span
+    yield from _after(text, _ITIN, _ITIN_WORDS, "us_itin", Certainty.FORM, dash=True)
+
+
+def _after(
+    text: str,
+    pattern: re.Pattern[str],
+    words: frozenset[str],
+    country: str,
+    certainty: Certainty,
+    *,
+    dash: bool = False,
+) -> Iterator[Span]:
+    """Find numbers after one of `words`; `dash`: also those without a word that are written with dashes."""
+    context = Context(words, text)
+    for match in everywhere(pattern, text):
+        if (dash and match[1] == "-") or context.before(match.start(), within=_WITHIN):
+            yield _span(match, country, certainty)
 
 
 def _de(text: str) -> Iterator[Span]:
@@ -102,3 +149,10 @@ def _de_card(text: str) -> Iterator[Span]:
             start = begin + number.start()
             if context.before(start, within=_WITHIN):
                 yield Span(start, check.end(), "national_id", "national_id.de_card", Certainty.CHECKED)
+
+
+def _de_pension(text: str) -> Iterator[Span]:
+    for match in everywhere(_PENSION, text):
+        number = match[0].replace(" ", "")
+        if 1 <= int(number[2:4]) <= 31 and 1 <= int(number[4:6]) <= 12 and pension_check(number):
+            yield _span(match, "de_pension", Certainty.CHECKED)

@@ -36,6 +36,10 @@ Detector = Callable[[str], Iterable[Span]]
 """Finds one kind in a text that `plain` made, in time linear in it. Its spans may overlap."""
 
 _WORD = re.compile(r"[^\W\d_]+")
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e01ef]"
+)
+"""Signs that nobody sees: soft hyphens, joiners, directions, selectors, tags (of Unicode's Default_Ignorable)."""
 _DASHES = "\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 _SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\u200b\ufeff"
 _OTHERS = {0x0130: "I", 0xFF0B: "+", 0xFF20: "@", 0xFF0E: ".", 0xFF1A: ":", 0x2024: "."}

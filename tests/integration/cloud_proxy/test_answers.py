@@ -79,7 +79,10 @@ async def test_json_tools_choices_and_logprobs_pass_through(valkey: str) -> None
         tool = v1.Tool(name="look", parameters_json_schema=json.dumps(SCHEMA))
         called = await rig.stream(spec(tools=[tool], tool_choice=v1.ToolChoice(name="look")))
         many = await rig.stream(spec(sampling=v1.Sampling(n=3), logprobs=v1.Logprobs(top=2)))
+        others = v1.OutputConstraint(json_schema='{"$ref": "urn:label"}', schemas={"urn:label": json.dumps(SCHEMA)})
+        whole = await rig.stream(spec(constraint=others))
     assert json.loads(held.choices[0].content.text) == {"label": "billing", "score": 1}
+    assert json.loads(whole.choices[0].content.text) == {"label": "billing", "score": 1}
     assert json.loads(free.choices[0].content.text).keys() == {"simulated"}
     made = called.choices[0].content.tool_calls[0]
     assert (made.id, made.name, json.loads(made.arguments)) == (

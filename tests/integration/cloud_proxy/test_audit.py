@@ -38,6 +38,7 @@ STAMP = v1.PolicyStamp(
     ),
     target=MODEL,
     attempt=2,
+    redacted=["email", "card"],
 )
 SECRET = "my diagnosis is nobody's business"
 
@@ -99,6 +100,7 @@ async def test_a_call_is_on_record_before_its_content_leaves_and_after_it_has_en
         "regions": ["us"],
         "sensitivity": "internal",
         "max_retention_days": 30,
+        "redacted": ["card", "email"],
         "target": MODEL,
         "provider": "openai",
         "model": "gpt-4o-mini",

@@ -23,6 +23,8 @@ from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
 
 START_S = 300.0
 CONTEXT = 512
+PART = 256
+"""Tokens of a longer prompt that are computed at once."""
 
 
 @dataclass
@@ -86,6 +88,7 @@ async def client() -> AsyncIterator[Client]:
             telemetry=telemetry,
             vllm=VllmSettings(
                 max_model_len=CONTEXT,
+                max_num_batched_tokens=PART,
                 cpu=CpuSettings(kv_cache_gib=0.25),
                 # The bundled model was taught none: any tokens of its own show that the frame is these.
                 fill_in_the_middle=FillInTheMiddleSettings(

@@ -25,6 +25,7 @@ from spillway.generation import Folder
 from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import trace_id
+from tests.integration.local_engine.conftest import PART
 
 pytestmark = [
     pytest.mark.engine,
@@ -331,6 +332,13 @@ async def test_a_seed_makes_sampling_repeatable(client: Any) -> None:
     spec = asked(sampling=v1.Sampling(temperature=1.5, max_tokens=16, seed=11), stop=ENDLESS)
     first, second = await client.generate(spec), await client.generate(spec)
     assert first.choices[0].content.text == second.choices[0].content.text
+
+
+async def test_a_seed_makes_sampling_repeatable_also_after_a_prompt_that_is_computed_in_parts(client: Any) -> None:
+    spec = asked("word " * 300, sampling=v1.Sampling(temperature=1.5, max_tokens=16, seed=11), stop=ENDLESS)
+    first, *others = await asyncio.gather(*(client.generate(spec) for _ in range(4)))
+    assert first.usage.prompt_tokens > PART
+    assert {other.choices[0].content.text for other in others} == {first.choices[0].content.text}
 
 
 @pytest.mark.parametrize(

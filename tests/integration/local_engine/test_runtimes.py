@@ -91,6 +91,19 @@ async def test_an_answer_is_held_to_a_schema(kind: str) -> None:
         assert "response_format" not in rig.asked
 
 
+async def test_a_runtime_is_told_a_schema_and_those_it_refers_to_as_one() -> None:
+    constraint = v1.OutputConstraint(json_schema='{"$ref": "urn:a"}', schemas={"urn:a": SCHEMA})
+    async with running("llama-cpp") as rig:
+        assert (await rig.generate(asking(constraint=constraint))).choices[0].content.text == '{"a": 0}'
+        assert rig.asked["response_format"]["json_schema"]["schema"]["$ref"] == "#/$defs/a"
+        asked = len(rig.simulator.seen)
+        constraint.schemas.clear()
+        with pytest.raises(errors.ConstraintUnsupported, match="urn:a") as refused:
+            await rig.generate(asking(constraint=constraint))
+        assert len(rig.simulator.seen) == asked
+    assert [violation.field for violation in refused.value.fields] == ["spec.constraint.json_schema"]
+
+
 @pytest.mark.parametrize("kind", ["llama-cpp-python", "jan", "gpt4all", "mlx", "transformers"])
 async def test_a_runtime_that_cannot_hold_an_answer_to_a_schema_is_not_asked(kind: str) -> None:
     async with running(kind) as rig:

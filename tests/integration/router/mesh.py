@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+
 from services.router.admission_settings import AdmissionSettings
 from services.router.app import build
 from services.router.breaker_settings import BreakersSettings, RetryBudgetSettings
@@ -84,6 +86,7 @@ class Mesh:
 
 
 Verdicts = Callable[[v1.Answer], v1.Verdict]
+Scores = Callable[[v1.ScoreConfidenceRequest], float]
 Finds = Callable[[str], Awaitable[list[str]]]
 """The kinds of what stands in a text."""
 
@@ -96,7 +99,8 @@ async def emails(text: str) -> list[str]:
 class FakeValidator(validator_pb2_grpc.ValidatorServiceServicer):
     """Judges and inspects by functions."""
 
-    def __init__(self, verdict: Verdicts, finds: Finds) -> None:
+    def __init__(self, verdict: Verdicts, finds: Finds, scores: Scores | None = None) -> None:
+        self._scores = scores
         self._verdict = verdict
         self._finds = finds
         self.requests: list[v1.ValidateRequest] = []
@@ -116,6 +120,22 @@ class FakeValidator(validator_pb2_grpc.ValidatorServiceServicer):
     ) -> AsyncIterator[v1.ValidateStreamResponse]:
         """It judges whole answers alone."""
         raise TargetDown("this validator follows no answers")
+
+    async def ScoreConfidence(self, request: v1.ScoreConfidenceRequest, context: Any) -> v1.ScoreConfidenceResponse:
+        if self._scores is None:  # it is of a version before there were any
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+        assert self._scores is not None
+        return v1.ScoreConfidenceResponse(score=self._scores(request))
+
+    async def Redact(self, request: v1.RedactRequest, context: Any) -> v1.RedactResponse:
+        """It has no placeholders."""
+        raise TargetDown("this validator redacts nothing")
+
+    async def Restore(self, request: v1.RestoreRequest, context: Any) -> v1.RestoreResponse:
+        raise TargetDown("this validator restores nothing")
+
+    async def ListPolicies(self, request: v1.ListPoliciesRequest, context: Any) -> v1.ListPoliciesResponse:
+        return v1.ListPoliciesResponse()
 
     async def Validate(self, request: v1.ValidateRequest, context: Any) -> v1.ValidateResponse:
         self.requests.append(request)
@@ -162,11 +182,16 @@ async def running_mesh(
     admission: AdmissionSettings | None = None,
     document: Mapping[str, Any] | None = None,
     store: StoreSettings | None = None,
+    beside: Mapping[str, FakeEngine] | None = None,
+    validator_timeout_s: float = 0.5,
+    concurrency: int | None = None,
+    scores: Scores | None = None,
 ) -> AsyncIterator[Mesh]:
     """A router before `local` (small, on the site) and `cloud` (large, region us).
 
     `cloud_address` puts another server in the place of the fake cloud; `capabilities` are what both are declared with,
-    `retention_days` what it is; `document` is more of the policy.
+    `retention_days` what it is; `document` is more of the policy, `beside` more targets on the site, by name;
+    `concurrency` the local target's.
     """
     local = local or FakeEngine(model="small")
     cloud = FakeEngine(model="openai/big", answer=lambda spec: "from the cloud")
@@ -175,17 +200,31 @@ async def running_mesh(
         away = await stack.enter_async_context(serving_engine(cloud))
         judge = None
         if verdict is not None and not validator_address:
-            judge = FakeValidator(verdict, finds)
+            judge = FakeValidator(verdict, finds, scores)
             validator_address = await stack.enter_async_context(serving_validator(judge))
         asked = None
         if validator_address:
-            asked = ValidatorSettings(address=validator_address, timeout_s=0.5, inspect_timeout_s=inspect_timeout_s)
+            asked = ValidatorSettings(
+                address=validator_address, timeout_s=validator_timeout_s, inspect_timeout_s=inspect_timeout_s
+            )
+        more = []
+        for name, engine in (beside or {}).items():
+            address = (await stack.enter_async_context(serving_engine(engine))).address
+            more.append(
+                TargetSettings(name=name, kind="local", tier="large", address=address, capabilities=capabilities)
+            )
         settings = RouterSettings(
             server=server,
             targets=(
                 TargetSettings(
-                    name="local", kind="local", address=on_site.address, context_window=2048, capabilities=capabilities
+                    name="local",
+                    kind="local",
+                    address=on_site.address,
+                    context_window=2048,
+                    capabilities=capabilities,
+                    concurrency=concurrency,
                 ),
+                *more,
                 TargetSettings(
                     name="cloud",
                     kind="cloud",

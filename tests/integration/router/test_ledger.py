@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
+from services.router.confidence import VALIDATOR, Confidence
 from services.router.journal import Attempt, Journal
 from services.router.ledger import Ledger
 from services.router.ledger_tables import ATTEMPTS, SWEEP_ROWS, TABLES, Row
@@ -18,6 +19,7 @@ from services.router.target import Price, Target
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.rpc.call import Call, Caller
+from spillway.testing.clock import HandClock
 from spillway.testing.waiting import eventually
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "ledger.md"
@@ -127,6 +129,22 @@ async def test_of_an_attempt_that_went_without_its_row_nothing_waits_for_the_dat
     await ledger.close()
 
 
+async def test_the_row_of_a_scored_answer_has_its_confidence_and_the_time_of_its_target_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(LedgerSettings(url=f"sqlite:///{path}"))
+    clock = HandClock()
+    journal = Journal(Call("r", Deadline.after(60)), clock, ledger.keep)
+    scored, other = (journal.begin(Target("local", "local", "a:1")) for _ in range(2))
+    clock.advance(1)
+    journal.leave(scored)
+    clock.advance(2)
+    scored.confidence = Confidence(0.75, VALIDATOR)
+    for attempt in (scored, other):
+        journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED)
+    await ledger.close()
+    assert [(row["confidence"], row["duration_ms"]) for row in rows(path)] == [(0.75, 1000), (None, 3000)]
+
+
 async def test_a_ledger_of_an_older_version_gets_the_columns_it_lacks(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     engine = sql.create_engine(f"sqlite:///{path}")
@@ -136,6 +154,7 @@ async def test_a_ledger_of_an_older_version_gets_the_columns_it_lacks(tmp_path: 
         connection.execute(sql.text("ALTER TABLE attempts DROP COLUMN uid"))
         connection.execute(sql.text("DROP INDEX ix_attempts_pending"))
         connection.execute(sql.text("ALTER TABLE attempts DROP COLUMN router"))
+        connection.execute(sql.text("ALTER TABLE attempts DROP COLUMN confidence"))
         connection.execute(sql.text("ALTER TABLE attempts DROP COLUMN duration_ms"))
         connection.execute(sql.text("ALTER TABLE attempts ADD COLUMN duration_ms FLOAT NOT NULL DEFAULT 7"))
         old = "INSERT INTO attempts (at, request_id, number, tenant, target, model, region, left_site, outcome, reason)"

@@ -103,6 +103,22 @@ async def test_a_refused_local_answer_is_a_validation_failure_and_escalates(mesh
     assert found.value("cloud_escalation_count_total", spillway_escalated_for="refused_by_validator") == 1
 
 
+async def test_scores_are_counted_by_who_gave_them_and_a_judge_off_the_site_is_no_escalation() -> None:
+    policy = PolicySettings(strategy="cascade", judge="cloud", confidence_threshold=0.6)
+    async with running_mesh(policy, telemetry=SCRAPED, scores=lambda asked: 0.9 - asked.judge_score) as mesh:
+        mesh.cloud.answer = lambda spec: "no" if spec.HasField("constraint") else "from the cloud"
+        assert (await mesh.generate(text())).started.target == "local"
+        mesh.cloud.answer = lambda spec: "yes" if spec.HasField("constraint") else "from the cloud"
+        assert (await mesh.generate(text())).started.target == "cloud"
+        found = await scrape(mesh)
+    scores = "spillway_router_confidence_scores_total"
+    assert found.value(scores, spillway_scored_by="validator") == found.value(scores) == 2
+    assert found.value("cloud_escalation_count_total", spillway_escalated_for="not_confident") == 1
+    assert found.value("cloud_escalation_count_total") == 1
+    assert found.value("spillway_router_attempts_total", spillway_target="cloud") == 3
+    assert found.value("spillway_router_request_time_to_first_token_seconds_count") == 2
+
+
 async def test_the_cost_of_a_task_is_that_of_all_its_attempts_in_dollars(mesh: Mesh) -> None:
     policy = v1.RoutingPolicy(task=v1.TASK_CODE, denied_targets=["local"])
     response = await mesh.generate(text(), policy)

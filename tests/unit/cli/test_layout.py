@@ -36,6 +36,8 @@ def test_the_written_configuration_is_one_that_every_service_takes(
     for name, settings in SETTINGS.items():
         read = load(name, settings, path=layout.config, environ=layout.environ)
         assert read.server.listen == layout.addresses[name]
+        if isinstance(read, ValidatorSettings):
+            assert read.confidence.aliases == ({} if model else {"local": "bundled"})
         if isinstance(read, RouterSettings):
             assert [target.name for target in read.targets] == ["local", "openai/gpt-4o-mini"]
             assert [target.address for target in read.targets] == [

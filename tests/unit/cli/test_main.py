@@ -27,6 +27,8 @@ def test_the_help_names_every_command() -> None:
         "providers",
         "audit",
         "inspect",
+        "redact",
+        "restore",
         "doctor",
         "lease",
         "adapter",

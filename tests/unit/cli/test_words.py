@@ -89,6 +89,16 @@ def test_one_line_says_who_answered_how_fast_and_for_how_much() -> None:
     )
 
 
+def test_a_scored_attempt_says_how_sure_it_was_and_a_judge_is_not_who_answered() -> None:
+    found = answer()
+    scored, judge = found.usage.attempts[1], v1.Attempt(target="judge", outcome=v1.ATTEMPT_OUTCOME_ANSWERED)
+    scored.confidence = 0.934
+    found.usage.attempts.append(judge)
+    figures = Figures.of(found, first_ms=200, total_ms=210, held=True)
+    assert figures.first_ms == 10
+    assert figures.attempts[1:] == ("o/m: answered (0.93)", "judge: answered")
+
+
 def test_the_line_of_an_answer_that_was_not_made_says_what_that_saved() -> None:
     hit = v1.CacheHit(age_ms=1500, saved_completion_tokens=11)
     usage = v1.Usage(prompt_tokens=0, completion_tokens=0, cost_nano_usd=0, cache=hit)
@@ -119,6 +129,12 @@ def test_a_plan_shows_every_candidate_with_its_reasons() -> None:
 
 def span(span_id: str, parent_id: str, service: str, name: str, **attributes: int) -> SpanRecord:
     return SpanRecord("t", span_id, parent_id, name, service, 10**9, 10**9 + 2_000_000, "", attributes)
+
+
+def test_the_span_of_a_score_shows_it() -> None:
+    found = SpanRecord("t", "a", "", names.SCORE_CONFIDENCE, "router", 1, 2, "", {names.CONFIDENCE: 0.934})
+    assert "score_confidence" in printed(trace_tree([found]))
+    assert "confidence 0.93" in printed(trace_tree([found]))
 
 
 def test_a_trace_is_a_tree_of_spans_by_their_parents() -> None:

@@ -21,7 +21,7 @@ from spillway.rpc.server import Server, Service
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, serving_engine
-from spillway.testing.faults import Cut, Refuse, Script, Silence
+from spillway.testing.faults import Cut, Refuse, Script, Silence, Stall
 from spillway.testing.server import serving
 from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 
@@ -250,3 +250,42 @@ async def test_explain_returns_the_routers_plan() -> None:
         async with connect(server.address) as client:
             plan = await client.explain("Hi", category="complex")
     assert plan.reason == "CATEGORY_COMPLEX"
+
+
+ROWS = {"properties": {"total": {}, "rows": {"type": "array"}}}
+
+
+async def test_the_records_of_a_stream_come_as_values(client: Client, engine: FakeEngine) -> None:
+    engine.answer = lambda spec: '{"total": 3, "rows": [{"a": [1]}, {"a": [2, {}]}, {"a": "]"}], "more": [7]}'
+    async with client.stream("Hi", json_schema=ROWS, records=True) as stream:
+        assert [record async for record in stream.records()] == [{"a": [1]}, {"a": [2, {}]}, {"a": "]"}]
+        assert stream.finish == "stop"
+    asked = engine.seen[0].request
+    assert isinstance(asked, v1.StreamGenerateRequest)
+    assert asked.policy.delivery == v1.Delivery(records=True)
+
+
+async def test_a_record_comes_before_the_answer_has_ended(client: Client, engine: FakeEngine) -> None:
+    engine.answer, engine.faults = lambda spec: '[{"a": 1}, {"a": 2}]', Script(Stall(2))
+    async with client.stream("Hi", json_schema={"type": "array"}) as stream:
+        records = stream.records()
+        assert await anext(records) == {"a": 1}
+        assert stream.finish == ""
+    await until(lambda: engine.cancelled == 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"json_object": True}, {"json_schema": {"type": "object"}}])
+async def test_without_an_array_in_the_schema_there_are_no_records(client: Client, options: Any) -> None:
+    async with client.stream("Hi", **options) as stream:
+        with pytest.raises(RequestInvalid, match="json_schema"):
+            await anext(stream.records())
+
+
+@pytest.mark.parametrize("said", ["It is [1, 2]", "[1, 2", '{"rows": [1]}', "]"])
+async def test_records_of_what_is_not_their_json_end_with_an_error(
+    client: Client, engine: FakeEngine, said: str
+) -> None:
+    engine.answer = lambda spec: said
+    async with client.stream("Hi", json_schema={"type": "array"}) as stream:
+        with pytest.raises(OutputInvalid):
+            [record async for record in stream.records()]

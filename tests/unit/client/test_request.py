@@ -52,6 +52,12 @@ def test_what_is_left_out_stays_absent_and_zero_does_not() -> None:
     ("options", "constraint"),
     [
         ({"json_schema": {"type": "object"}}, v1.OutputConstraint(json_schema='{"type": "object"}')),
+        (
+            {"json_schema": {"$ref": "urn:a"}, "schemas": {"urn:a": {"type": "null"}, "urn:b": "true"}},
+            v1.OutputConstraint(
+                json_schema='{"$ref": "urn:a"}', schemas={"urn:a": '{"type": "null"}', "urn:b": "true"}
+            ),
+        ),
         ({"json_schema": '{"type":"object"}'}, v1.OutputConstraint(json_schema='{"type":"object"}')),
         ({"regex": "a+"}, v1.OutputConstraint(regex="a+")),
         ({"choices": ["a", "b"]}, v1.OutputConstraint(choices=v1.Choices(values=["a", "b"]))),
@@ -92,6 +98,11 @@ def test_other_options_find_their_fields() -> None:
     assert json.loads(json.dumps(dict(spec.extra))) == {"a": 1}
 
 
+def test_an_answer_in_json_may_be_kept_from_being_mended() -> None:
+    spec = build_spec("hi", {"json_object": True, "repair": "forbidden"})
+    assert spec.constraint == v1.OutputConstraint(json_object=True, repair=v1.REPAIR_FORBIDDEN)
+
+
 def test_policy_options_find_their_fields() -> None:
     policy = build_policy(
         {
@@ -106,6 +117,8 @@ def test_policy_options_find_their_fields() -> None:
             "cache": "refresh",
             "context_policy": "slide",
             "inspect_input": True,
+            "judgements": ["brief"],
+            "redact": True,
             "failover": "off",
             "max_cost_usd": 0.01,
             "labels": ["x"],
@@ -125,6 +138,8 @@ def test_policy_options_find_their_fields() -> None:
         cache=v1.CACHE_MODE_REFRESH,
         context_policy=v1.CONTEXT_POLICY_SLIDE,
         inspect_input=True,
+        judgements=["brief"],
+        redact=True,
     )
 
 
@@ -143,6 +158,9 @@ def test_local_only_is_never_loosened_by_another_option() -> None:
         ({"max_tokens": 2**40}, "max_tokens", "does not fit"),
         ({"regex": "a", "choices": ["a"]}, "choices", "cannot go together with regex"),
         ({"enforcement": "guided"}, "enforcement", "needs a constraint"),
+        ({"repair": "forbidden"}, "repair", "needs a constraint"),
+        ({"json_object": True, "repair": "never"}, "repair", "is not one of allowed, forbidden"),
+        ({"judgements": "brief"}, "judgements", "is a list of texts"),
         ({"deadline_s": 0}, "deadline_s", "above 0"),
         ({"deadline_s": float("nan")}, "deadline_s", "above 0"),
         ({"max_cost_usd": -1}, "max_cost_usd", "0 or more"),

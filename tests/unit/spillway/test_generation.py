@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -7,7 +8,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from spillway import v1
 from spillway.errors import RequestInvalid, SchemaInvalid, StreamInterrupted
-from spillway.generation import MAX_PROMPT_BYTES, Folder, check, check_routing, fold, prompt_bytes
+from spillway.generation import MAX_PROMPT_BYTES, Folder, check, check_routing, fold, for_decoder, prompt_bytes
 
 USER, ASSISTANT, TOOL = v1.ROLE_USER, v1.ROLE_ASSISTANT, v1.ROLE_TOOL
 
@@ -92,6 +93,14 @@ WRONG = {
     "spec.logprobs.prompt": [
         v1.GenerationSpec(text=v1.TextPrompt(text="a"), logprobs=v1.Logprobs(prompt=prompt)) for prompt in (-1, 21)
     ],
+    "spec.constraint.schemas": [
+        v1.GenerationSpec(
+            text=v1.TextPrompt(text="a"), constraint=v1.OutputConstraint(regex="a", schemas={"urn:a": "{}"})
+        ),
+        constrained(json_schema="{}", schemas={f"urn:{number}": "{}" for number in range(1_001)}),
+        constrained(json_schema="{}", schemas={"urn:a": '"' + "x" * 2**20 + '"'}),
+    ],
+    "spec.constraint.schemas[a]": [constrained(json_schema="{}", schemas={"a": "{}"})],
     "spec.coalescing.window_ms": [
         v1.GenerationSpec(text=v1.TextPrompt(text="a"), coalescing=v1.Coalescing(window_ms=1001))
     ],
@@ -124,12 +133,24 @@ def test_every_violation_names_its_field(field: str, spec: v1.GenerationSpec) ->
     assert raised.value.message.startswith(f"{field}: ")
 
 
+def test_an_answer_that_is_only_judged_keeps_its_schemas_and_a_decoder_is_told_one() -> None:
+    spec = constrained(json_schema='{"$ref": "urn:a"}', schemas={"urn:a": '{"type": "null"}'})
+    told = for_decoder(spec)
+    assert json.loads(told.constraint.json_schema) == {"$ref": "#/$defs/a", "$defs": {"a": {"type": "null"}}}
+    assert not told.constraint.schemas
+    spec.constraint.enforcement = v1.ENFORCEMENT_CHECKED
+    assert for_decoder(spec) == spec
+
+
 @pytest.mark.parametrize("schema", ["", "{", "3", "[]", '"text"', "[" * 100_000])
 def test_what_is_no_schema_is_refused_by_name(schema: str) -> None:
     with pytest.raises(SchemaInvalid) as raised:
         check(constrained(json_schema=schema))
-
     assert [violation.field for violation in raised.value.fields] == ["spec.constraint.json_schema"]
+
+    with pytest.raises(SchemaInvalid) as raised:
+        check(constrained(json_schema="{}", schemas={"urn:a": schema}))
+    assert [violation.field for violation in raised.value.fields] == ["spec.constraint.schemas[urn:a]"]
 
 
 def test_all_violations_are_told_at_once_and_none_repeats_the_prompt() -> None:

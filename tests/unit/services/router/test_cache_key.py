@@ -35,6 +35,9 @@ POLICY_COUNTS = {
     "failover",
     "strategy",
     "confidence_threshold",
+    "judgements",
+    "samples",
+    "redact",
 }
 
 
@@ -76,7 +79,9 @@ def fill(message: Any, field: FieldDescriptor) -> None:
     """Set `field` of `message` to something that is not its default."""
     if field.message_type is not None:
         if field.message_type.GetOptions().map_entry:
-            getattr(message, field.name)[7] = 1
+            key = field.message_type.fields_by_name["key"]
+            text = key.cpp_type == FieldDescriptor.CPPTYPE_STRING
+            getattr(message, field.name).update({"x": "x"} if text else {7: 1})
         else:
             getattr(message, field.name).update({"a": 1})
         return
@@ -117,11 +122,12 @@ def test_every_field_of_a_routing_policy_counts_or_is_left_out_by_name() -> None
         key(plan=replace(PLAN, policy_revision="2")),
         key(plan=replace(PLAN, validation=Validation.REQUIRED)),
         key(plan=replace(PLAN, context=ContextName.SLIDE)),
+        key(plan=replace(PLAN, judgements=("brief",))),
         key(plan=replace(PLAN, facts=Facts(data_policy=replace(OPEN, residency=Residency.LOCAL_ONLY)))),
         key(plan=replace(PLAN, facts=Facts(data_policy=replace(OPEN, sensitivity=Sensitivity.RESTRICTED)))),
         key(plan=replace(PLAN, facts=Facts(data_policy=DataPolicy(Residency.REGIONS, frozenset({"eu"}))))),
     ],
-    ids=["tenant", "epoch", "revision", "validation", "context", "residency", "sensitivity", "regions"],
+    ids=["tenant", "epoch", "revision", "validation", "context", "judgements", "residency", "sensitivity", "regions"],
 )
 def test_what_is_in_force_counts(other: str) -> None:
     assert other != key()

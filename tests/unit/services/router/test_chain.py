@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.router.chain import account, count, regions, take, wishes
-from services.router.facts import Facts, Validation
+from services.router.facts import Delivery, Facts, StrategyName, Validation
+from services.router.inspection import Inspection
 from services.router.policy import Policy
+from services.router.redaction import EVERY, Redaction
 from services.router.target import Target
 from spillway import v1
 from spillway.errors import AllTargetsFailed, SpillwayError, TargetDown
@@ -56,6 +60,7 @@ def test_wishes_that_mean_something_else_there_do_not_travel() -> None:
         denied_targets=["away"],
         strategy=v1.STRATEGY_HEDGE,
         cache=v1.CACHE_MODE_USE,
+        judgements=["brief"],
         max_cost_nano_usd=5,
         delivery=v1.Delivery(mode=v1.DELIVERY_MODE_PROBED, probe_tokens=3, accepts_restart=True),
     )
@@ -71,7 +76,26 @@ def test_wishes_that_mean_something_else_there_do_not_travel() -> None:
     assert wishes(asked, plan, Target("engine", "local", "a:1")) is None
 
 
+def test_records_are_given_there_where_they_are_given_here() -> None:
+    asked = v1.RoutingPolicy(delivery=v1.Delivery(records=True))
+    facts = Facts(json=True, records=True, delivery=Delivery.COMMITTED)
+    for strategy, given in ((StrategyName.DIRECT, True), (StrategyName.CASCADE, False)):
+        plan = Policy().decide(replace(facts, strategy=strategy), [EDGE, replace(EDGE, name="other")])
+        told = wishes(asked, plan, EDGE)
+        assert told is not None
+        assert told.delivery == v1.Delivery(mode=v1.DELIVERY_MODE_COMMITTED, records=given)
+
+
 def test_what_is_judged_here_is_judged_there_too_where_it_can_be() -> None:
     told = wishes(v1.RoutingPolicy(), Policy().decide(Facts(validation=Validation.REQUIRED), [EDGE]), EDGE)
     assert told is not None
     assert told.validation == v1.VALIDATION_PREFERRED
+
+
+def test_what_goes_to_a_router_as_it_is_leaves_from_there_redacted() -> None:
+    away = Target("away", "cloud", "b:1", router=True)
+    for redaction, at_home in ((Redaction(EVERY), True), (Redaction(), False)):
+        plan = Policy(redaction=redaction).decide(Facts(inspection=Inspection()), [EDGE, away])
+        for target, redact in ((EDGE, at_home), (away, False)):
+            told = wishes(v1.RoutingPolicy(redact=True), plan, target)
+            assert told is not None and told.redact is redact

@@ -176,3 +176,17 @@ def test_no_rules_make_content_looser_by_what_is_found() -> None:
             for days in (None, 0, 10, 60):
                 stayed = before.data_policy.objection(region, limit, days)
                 assert not stayed or after.data_policy.objection(region, limit, days)
+
+
+def test_a_rule_may_go_by_signs_of_injection() -> None:
+    rules = [{"name": "r", "when": {"injection": True}, "use": "home"}]
+    rulebook = book(policy={"inspect": True}, policies={"home": {"residency": "local_only"}}, rules=rules)
+    for inspection, residency in (
+        (None, Residency.ANY),
+        (Inspection(), Residency.ANY),
+        (Inspection(marked=True), Residency.LOCAL_ONLY),
+    ):
+        facts, _ = rulebook.read(replace(FACTS, inspection=inspection))
+        assert facts.data_policy.residency is residency
+    assert Inspection(frozenset({"email"}), marked=True).told == "inspection found email, signs of injection"
+    assert Inspection(marked=True).result == "found"

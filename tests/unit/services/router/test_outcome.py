@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.router.journal import Attempt
-from services.router.observation import Observation, kind_of_work, observe
+from services.router.observation import Observation, kind_of_spec, kind_of_work, observe
 from services.router.outcome import TABLE, Outcome
 from services.router.target import Target
 from spillway import errors, v1
@@ -83,10 +83,19 @@ def test_the_kind_of_work_is_the_task_or_the_constraints_digest() -> None:
         of(v1.OutputConstraint()),
         of(v1.OutputConstraint(json_object=True)),
         of(v1.OutputConstraint(json_schema="[]")),
+        of(v1.OutputConstraint(json_schema="{}", schemas={"urn:a": "{}"})),
         of(v1.OutputConstraint(regex="{}")),
         of(v1.OutputConstraint(grammar="{}")),
         of(v1.OutputConstraint(choices=v1.Choices(values=["a", "b"]))),
         of(v1.OutputConstraint(choices=v1.Choices(values=["a"]))),
     ]
     assert others[:2] == ["extract", "json_object extract"]
-    assert len({schema, *others}) == 8
+    assert len({schema, *others}) == 9
+
+
+def test_work_that_is_held_to_judgements_is_of_a_kind_of_its_own() -> None:
+    spec = v1.GenerationSpec()
+    kinds = [kind_of_spec("chat", spec, judgements) for judgements in ((), ("brief",), ("brief", "polite"))]
+    assert kinds[0] == "chat"
+    assert len(set(kinds)) == 3
+    assert kind_of_spec("chat", v1.EmbeddingSpec(), ("brief",)) == ""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.router.breaker import Standing, State
-from services.router.facts import Category, Delivery, Facts, Validation
+from services.router.facts import Category, Delivery, Facts, StrategyName, Validation
 from services.router.policy import Policy, worth_counting
 from services.router.refusal import refusal
 from services.router.target import Price, Target
@@ -169,6 +169,53 @@ def test_json_is_validated_and_committed_unless_the_caller_says_otherwise() -> N
     assert POLICY.decide(json, TARGETS).delivery is Delivery.COMMITTED
     assert POLICY.decide(replace(json, delivery=Delivery.LIVE), TARGETS).delivery is Delivery.LIVE
     assert POLICY.decide(replace(json, validation=Validation.OFF), TARGETS).delivery is Delivery.LIVE
+
+
+@pytest.mark.parametrize(
+    ("facts", "records"),
+    [
+        (replace(PLAIN, json=True), True),
+        (replace(PLAIN, json=True, strategy=StrategyName.CASCADE), False),
+        (replace(PLAIN, json=True, strategy=StrategyName.HEDGE), False),
+        (replace(PLAIN, json=True, validation=Validation.OFF), False),
+    ],
+)
+def test_records_come_one_by_one_where_one_judged_answer_is_made_and_else_the_plan_says_that_they_do_not(
+    facts: Facts, records: bool
+) -> None:
+    plan = POLICY.decide(replace(facts, records=True, delivery=Delivery.COMMITTED), TARGETS)
+    assert (plan.records, "records come all at once" in plan.reason) == (records, not records)
+    assert not POLICY.decide(facts, TARGETS).records
+
+
+def test_an_answer_that_is_held_to_judgements_is_validated_and_committed_and_the_plan_says_so() -> None:
+    asked = replace(PLAIN, judgements=frozenset({"polite", "brief"}))
+    plan = POLICY.decide(asked, TARGETS)
+    assert (plan.validation, plan.delivery) == (Validation.REQUIRED, Delivery.COMMITTED)
+    assert plan.judgements == ("brief", "polite")
+    assert "held to brief, polite" in plan.reason
+    off = POLICY.decide(replace(asked, validation=Validation.OFF), TARGETS)
+    assert (off.judgements, off.delivery) == ((), Delivery.LIVE)
+    assert POLICY.decide(replace(asked, delivery=Delivery.PROBED), TARGETS).delivery is Delivery.PROBED
+
+
+def test_the_judgements_of_the_owner_hold_whatever_the_caller_says_of_validation_and_delivery() -> None:
+    strict = replace(POLICY, judgements=frozenset({"polite"}))
+    around = replace(PLAIN, judgements=frozenset({"brief"}), validation=Validation.OFF, delivery=Delivery.LIVE)
+    plan = strict.decide(around, TARGETS)
+    assert (plan.validation, plan.delivery) == (Validation.REQUIRED, Delivery.COMMITTED)
+    assert plan.judgements == ("brief", "polite")
+    softer = replace(strict, validation=Validation.PREFERRED).decide(around, TARGETS)
+    assert (softer.validation, softer.delivery) == (Validation.PREFERRED, Delivery.COMMITTED)
+    side = strict.decide(replace(PLAIN, aside=True, validation=Validation.OFF), TARGETS)
+    assert (side.judgements, side.validation) == ((), Validation.OFF)
+
+
+def test_nothing_is_drafted_and_verified_where_the_answer_is_held_to_judgements() -> None:
+    asked = replace(PLAIN, strategy=StrategyName.DRAFT_VERIFY, judgements=frozenset({"brief"}))
+    plan = POLICY.decide(asked, (LOCAL, replace(CLOUD, capabilities=frozenset())))
+    assert plan.strategy is StrategyName.CASCADE
+    assert "draft_verify is for answers that nothing judges, so cascade" in plan.reason
 
 
 def test_a_prompt_is_counted_only_where_its_bytes_do_not_already_fit() -> None:

@@ -42,6 +42,8 @@ def test_a_documents_revision_is_what_it_says_or_a_digest_of_it() -> None:
         (("acme: {use: bulk}", "acme: {use: b}"), "error: tenants.acme.use: 'b' is no named policy; known: bulk"),
         (("[small, big]", "[small, bgi]"), "error: policies.bulk.order[1]: 'bgi' is no target, tier or kind; known: "),
         (("model: openai/big, use", "model: gpt, use"), "error: aliases.gpt-4o.model: 'gpt' is served by no target"),
+        (("{order:", "{judge: bgi, order:"), "error: policies.bulk.judge: 'bgi' is no target; known: big, local"),
+        (("{order:", "{samples: 9, order:"), "error: policies.bulk.samples: Input should be less than or equal to 8"),
         (("name: big,", "name: local,"), "error: targets: 'local' is there 2 times"),
         (("tasks: [tag]", "taks: [tag]"), "error: rules[0].when.taks: unknown setting"),
         (("tasks: [tag]", "tasks: [tagg]"), "error: rules[0].when.tasks[0]: Input should be "),

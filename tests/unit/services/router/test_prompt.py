@@ -25,7 +25,10 @@ def text_paths() -> set[str]:
         found = set()
         for field in descriptor.fields:  # type: ignore[attr-defined]
             place = f"{path}.{field.name}".lstrip(".")
-            if field.message_type is not None and not field.message_type.full_name.startswith("google."):
+            if field.message_type is not None and field.message_type.GetOptions().map_entry:
+                if FieldDescriptor.TYPE_STRING in (part.type for part in field.message_type.fields):
+                    found.add(place)
+            elif field.message_type is not None and not field.message_type.full_name.startswith("google."):
                 found |= walk(field.message_type, place)
             elif field.type == FieldDescriptor.TYPE_STRING:
                 found.add(place)
@@ -41,10 +44,13 @@ def test_every_text_of_a_spec_is_read_or_is_a_name_or_cannot_be_read() -> None:
     for path, spec in leaves(v1.GenerationSpec()):
         if path in UNREADABLE:
             expected = Prompt((), (UNREADABLE[path],))
+        elif path == "chat.messages.parts.provider_state.state":
+            expected = Prompt((), (), ("a provider's state",))
         elif path == "extra":
             expected = Prompt(("a", "1"), ())
         else:
-            expected = Prompt(("x",) if path in texts - NAMES else (), ())
+            told = path in texts - NAMES or f"{path}.value" in texts  # of a map
+            expected = Prompt(("x",) if told else (), ())
         if read_prompt(spec) != expected:
             wrong.append(path)
     assert wrong == []

@@ -158,6 +158,18 @@ def test_what_a_caller_can_choose_tightens_and_never_loosens() -> None:
         assert policy.min_bits_for == {"code": 8}
 
 
+def test_judgements_add_up_and_repair_stays_forbidden() -> None:
+    found = book(
+        policy={"judgements": ["polite"], "repair": "forbidden"},
+        policies={"short": {"judgements": ["brief"], "repair": "allowed"}},
+        aliases={"mini": {"use": "short"}},
+    )
+    plain, aliased = plan(found), plan(found, replace(PLAIN, model="mini"))
+    assert (plain.judgements, aliased.judgements) == (("polite",), ("brief", "polite"))
+    assert not plain.mends
+    assert not aliased.mends
+
+
 def test_a_rule_that_raises_sensitivity_is_not_undone_by_what_the_caller_says() -> None:
     rules = book(
         policies={"health": {"sensitivity": "restricted"}},

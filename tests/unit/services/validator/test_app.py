@@ -132,7 +132,7 @@ async def test_a_wrong_request_is_refused_naming_the_field(
 
 
 async def test_a_worker_judges_as_the_service_does() -> None:
-    async with validator(workers=WorkerSettings(processes=1, inline_work=0)) as served:
+    async with validator(workers=WorkerSettings(processes=1, inline_work=0, inline_accept_work=0)) as served:
         accepted, refused = await served.validate(schema(LIST), '{"value": 1}', '{"next": {}, "value": 1}')
         with pytest.raises(errors.SchemaInvalid) as caught:
             await served.validate(schema({"allOf": [{"$ref": "#"}, {"$ref": "http://x.example/a"}]}), "1")
@@ -152,6 +152,98 @@ async def test_a_hostile_schema_is_ended_and_holds_up_nobody() -> None:
         (after,) = await served.validate(schema(LIST), '{"value": 1}')  # a new worker took its place
     assert caught.value.fields[0].field == "constraint.json_schema"
     assert after.decision == v1.VERDICT_DECISION_ACCEPT
+
+
+HOSTILE: dict[str, tuple[Any, str]] = {
+    "allOf, doubled 30 times": (doubled(30), '"x"'),
+    "an enum of 6,000 for each of 2,000 items": (
+        {"items": {"enum": [f"v{n}" for n in range(6_000)]}},
+        str([0] * 2_000),
+    ),
+    "a pattern that backtracks": ({"pattern": r"(x+x+)+\1y"}, json.dumps("x" * 60)),
+    "a pattern of 10 million states": ({"pattern": "(a{1000}){1000}{10}"}, '"a"'),
+    "a schema that is itself": ({"$ref": "#"}, "1"),
+    "a dynamic one that is itself": ({"$dynamicAnchor": "x", "$dynamicRef": "#x"}, "1"),
+    "an answer of 100,000 levels": ({}, "[" * 100_000),
+    "an integer of 60,000 digits": ({"multipleOf": 3}, "1" * 60_000),
+    "a number too large for any reader": ({"type": "number"}, "1e999999"),
+    "a multiple of next to nothing": ({"multipleOf": 1e-300}, "1e308"),
+    "100,000 items, each to be told from the others": ({"uniqueItems": True}, str([[n] for n in range(100_000)])),
+    "1,600 findings": ({"allOf": [{"items": {"type": "string"}}] * 20}, str([0] * 80)),
+}
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "2^30 references from one schema to the next"])
+async def test_what_is_hostile_holds_up_no_answer_that_comes_after_it(name: str) -> None:
+    if name in HOSTILE:
+        asked, answer = schema(HOSTILE[name][0]), HOSTILE[name][1]
+    else:
+        others = {f"urn:x:{n}": {"allOf": [{"$ref": f"urn:x:{n - 1}"}] * 2} if n else {} for n in range(31)}
+        asked, answer = schema({"$ref": "urn:x:30"}), "1"
+        asked.schemas.update({uri: json.dumps(one) for uri, one in others.items()})
+    async with validator(workers=WorkerSettings(processes=1, time_limit_s=1.0)) as served:
+        hostile = asyncio.create_task(served.validate(asked, answer))
+        (light,) = await served.validate(schema(LABEL), '{"label": "a"}')
+        (outcome,) = await asyncio.gather(hostile, return_exceptions=True)
+        (after,) = await served.validate(schema(LIST), '{"value": 1}')  # a worker is there
+    assert light.decision == after.decision == v1.VERDICT_DECISION_ACCEPT
+    assert isinstance(outcome, list | errors.ConstraintUnsupported | errors.SchemaInvalid), outcome
+
+
+async def test_what_is_hostile_is_judged_where_it_can_be_stopped() -> None:
+    judge, bounds = Judge(JudgementSettings()), WorkerSettings()
+    for name in ("allOf, doubled 30 times", "an enum of 6,000 for each of 2,000 items", "a schema that is itself"):
+        asked, answer_text = HOSTILE[name]
+        constraint, answers = Constraint("json_schema", json.dumps(asked)), [Answer(answer_text)]
+        assert not judge.quick(constraint, answers, work=bounds.inline_work, size=bounds.inline_bytes), name
+
+
+@pytest.mark.parametrize(
+    ("regex", "answer"),
+    [
+        ("(a+)+", "a" * 60_000 + "!"),
+        ("(x+x+)+y", "x" * 60_000),
+        ("(a{1000}){1000}", "a"),
+        ("a?" * 900 + "a" * 900, "a" * 900),
+    ],
+)
+async def test_an_expression_that_is_hostile_holds_up_no_answer_that_comes_after_it(regex: str, answer: str) -> None:
+    async with validator(workers=WorkerSettings(processes=1, time_limit_s=1.0)) as served:
+        hostile = asyncio.create_task(served.validate(v1.OutputConstraint(regex=regex), answer))
+        (light,) = await served.validate(schema(LABEL), '{"label": "a"}')
+        (outcome,) = await asyncio.gather(hostile, return_exceptions=True)
+    assert light.decision == v1.VERDICT_DECISION_ACCEPT
+    assert isinstance(outcome, list | errors.ConstraintUnsupported | errors.RequestInvalid), outcome
+
+
+async def test_schemas_that_come_along_are_bounded() -> None:
+    bounds = JudgementSettings(max_schemas=2, max_schemas_bytes=10)
+    async with validator(judgement=bounds) as served:
+        for others in ({f"urn:x:{n}": "{}" for n in range(3)}, {"urn:x:0": '{"a": "long"}'}):
+            asked = v1.OutputConstraint(json_schema="{}", schemas=others)
+            with pytest.raises(errors.RequestInvalid) as caught:
+                await served.validate(asked, "1")
+            assert [violation.field for violation in caught.value.fields] == ["constraint.schemas"]
+
+
+async def test_a_worker_knows_the_schemas_of_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "list.json"
+    file.write_text(json.dumps({**LIST, "properties": {"next": {"$ref": "urn:example:list"}}}))
+    settings = ValidatorSettings(
+        server=LOOPBACK,
+        schemas={"urn:example:list": file},
+        workers=WorkerSettings(processes=1, inline_work=0, inline_accept_work=0),
+    )
+    async with build(settings) as app, grpc.aio.insecure_channel(app.server.address) as channel:
+        served = Validator(app, channel)
+        file.unlink()  # it is read once
+        for _ in range(2):
+            (verdict,) = await served.validate(schema({"$ref": "urn:example:list"}), '{"value": 1, "next": {}}')
+            assert [(one.path, one.schema_path) for one in verdict.findings] == [
+                ("/next", "urn:example:list#/required")
+            ]
+            (worker,) = app.workers._idle
+            await worker.end()
 
 
 async def test_what_cannot_be_mended_in_time_is_asked_for_again() -> None:
@@ -183,14 +275,15 @@ def test_a_judgement_short_of_memory_or_stack_is_told_as_that(
     assert answer(judge, asked) == (TOO_MUCH, None)
 
 
-async def test_the_example_of_the_docs_says_what_the_docs_say() -> None:
+@pytest.mark.parametrize("place", [1, 5])
+async def test_the_examples_of_the_docs_say_what_the_docs_say(place: int) -> None:
     document = Path(__file__).parents[4] / "docs" / "validator.md"
     blocks = document.read_text().split("```")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", blocks[1].removeprefix("python"), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", blocks[place].removeprefix("python"), stdout=asyncio.subprocess.PIPE
     )
     told, _ = await process.communicate()
-    assert blocks[3].strip() in told.decode()  # among what the service logs
+    assert blocks[place + 2].strip() in told.decode()  # among what the service logs
 
 
 async def test_a_judgement_that_eats_memory_ends_its_worker_alone() -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.validator.court import Court
+from services.validator.judgement import Judge
 from services.validator.settings import ValidatorSettings
-from services.validator.verdict import Answer, Constraint
+from services.validator.verdict import Answer, Constraint, Decision
 from services.validator.workers import Workers
 from spillway.deadline import Deadline
 from spillway.errors import SchemaInvalid
@@ -27,6 +29,21 @@ def tracing(exporter: InMemorySpanExporter) -> Iterator[Tracing]:
     tracing = Tracing("validator", exporter=exporter)
     yield tracing
     tracing.close()
+
+
+async def test_an_answer_that_is_right_needs_no_worker_where_telling_what_is_wrong_would(tracing: Tracing) -> None:
+    settings = ValidatorSettings()
+    judge, bounds = Judge(settings.judgement), settings.workers
+    court = Court(settings, workers=Workers(settings.judgement, bounds), tracing=tracing)  # none has been started
+    right, wrong = json.dumps(["x"] * 100), json.dumps([0] * 100)
+    asked = Constraint("json_schema", json.dumps({"allOf": [{"items": {"type": "string"}}] * 20}))
+    assert not judge.quick(asked, [Answer(right)], work=bounds.inline_work, size=bounds.inline_bytes)
+    call = Call("r1", Deadline.after(60), tracing.start("root"))
+    (verdict,) = await court.judge(call, asked, [Answer(right)])
+    assert (verdict.decision, verdict.accepted_json) == (Decision.ACCEPT, right)
+    for answers in ([Answer(wrong)], [Answer(right), Answer(wrong)], [Answer(f"so: {right}")], [Answer("1", True)]):
+        assert judge.accepted(asked, answers) is None
+    assert judge.accepted(Constraint("json_object"), [Answer("{}")]) is None
 
 
 async def test_a_judgement_is_a_span_with_the_worst_decision_and_no_text(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.validator.doom import MAX_CLAIMS, Doom, TooMuch
-from services.validator.fragments import Fragments
+from services.validator.doom import MAX_CLAIMS, Doom
+from services.validator.fragments import Fragments, TooMuch
 from services.validator.prefix import Prefix
 
 DRAFT7 = "http://json-schema.org/draft-07/schema#"

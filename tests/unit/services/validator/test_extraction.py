@@ -31,6 +31,11 @@ def broken(answer: str) -> list[str]:
         ('In [1] and [see below] {"a": 1}', [[1], {"a": 1}]),
         ('A set {x} and [link](url): {"a": "}"}.', [{"a": "}"}]),
         ('First {"a": 1}, then {"a": 2}', [{"a": 1}, {"a": 2}]),
+        ("\ufeff42", [42]),
+        ("\u00a0[1]\u200b", [[1]]),
+        ("<think>[1]</think>[2]", [[2]]),
+        ('"[1]"', ["[1]", [1]]),
+        ('One {"a": 1}\n{"a": 2}', [{"a": 1}, {"a": 2}]),
         ("no JSON here", []),
         ("", []),
     ],
@@ -68,6 +73,24 @@ def test_a_good_object_inside_a_broken_one_is_not_taken(answer: str) -> None:
     assert broken(answer) == [answer.strip()]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"a": 1}, "b": 2}',
+        '{"a": 1}, "b" "c"}',
+        '[{"a": 1}}, {"b": 2}]',
+        '{"a": [1, 2}, "b": [3]}',
+        "{\u201ca\u201d: 1}",
+        '{\\"a\\": 1}',
+        '{\u00a0"a": 1}',
+        "(1, 2)",
+        '"{"a": 1}"',
+    ],
+)
+def test_what_is_meant_as_json_is_seen_to_be_broken(answer: str) -> None:
+    assert broken(answer)[0] == answer
+
+
 def test_after_a_broken_object_that_is_closed_the_search_goes_on() -> None:
     answer = 'First {"a": 1,} then {"a": 2}'
     assert broken(answer) == ['{"a": 1,}']
@@ -89,6 +112,13 @@ def test_after_a_broken_object_that_is_closed_the_search_goes_on() -> None:
         "{" + "a" * 1_000_000,
         "[1]" * 300_000,
         " \t" * 500_000 + "x",
+        "<think>" * 150_000,
+        "<think>\n" * 150_000,
+        "</think>\n" * 110_000,
+        "</think>" + " " * 1_000_000 + "x",
+        "<|channel|>final" * 70_000,
+        '{},"' * 250_000,
+        '{},"a":' * 140_000,
     ],
 )
 def test_a_hostile_answer_takes_time_linear_in_its_length(answer: str) -> None:

@@ -52,7 +52,7 @@ def test_many_types_at_many_levels_do_not_multiply() -> None:
 
 def test_findings_leave_room_for_what_is_wanted() -> None:
     many = [Finding(FindingKind.SCHEMA, "x" * 1000, f"/{number}") for number in range(8)]
-    assert instruction(Constraint("json_schema", "{}"), {"const": "a"}, many).endswith('"a"')
+    assert instruction(Constraint("json_schema", "{}"), shape({"const": "a"}), many).endswith('"a"')
 
 
 def test_a_schema_that_holds_itself_has_a_form_that_ends() -> None:
@@ -60,7 +60,7 @@ def test_a_schema_that_holds_itself_has_a_form_that_ends() -> None:
 
 
 def test_the_model_is_told_what_was_wrong_and_what_is_wanted() -> None:
-    said = instruction(Constraint("json_schema", "{}"), {"enum": ["a", "b"]}, WRONG)
+    said = instruction(Constraint("json_schema", "{}"), shape({"enum": ["a", "b"]}), WRONG)
     assert "- /label: must be a or b" in said
     assert said.endswith('"a" | "b"')
     assert "yes" in instruction(Constraint("choices", choices=("yes", "no")), None, WRONG)

@@ -35,9 +35,47 @@ def test_json_taken_out_of_fences_or_prose_is_a_repair(answer: str) -> None:
     assert judge(schema(LABEL), answer) == Verdict(Decision.REPAIR, (), '{"label": "a"}')
 
 
-def test_of_several_values_the_first_that_satisfies_the_schema_wins() -> None:
-    verdict = judge(schema(LABEL), 'Not [1] or {"label": "c"} but {"label": "b"} or {"label": "a"}')
-    assert verdict.accepted_json == '{"label": "b"}'
+def test_of_several_values_the_one_that_satisfies_the_schema_counts() -> None:
+    verdict = judge(schema(LABEL), 'Not [1] or {"label": "c"} but {"label": "b"}, that is {"label":"b"}')
+    assert verdict == Verdict(Decision.REPAIR, (), '{"label": "b"}')
+
+
+def test_of_several_that_satisfy_it_and_differ_none_is_chosen() -> None:
+    verdict = judge(schema(LABEL), 'For example {"label": "b"}. My answer: {"label": "a"}')
+    assert verdict.decision is Decision.RETRY
+    assert "differ" in verdict.findings[0].message
+    assert judge(schema({}), "[1] or [true]").decision is Decision.RETRY
+
+
+def test_what_is_in_fences_counts_before_an_example_in_the_text() -> None:
+    verdict = judge(schema(LABEL), 'For example {"label": "b"}.\n```json\n{"label": "a"}\n```\nNot {"label": "b"}.')
+    assert verdict.accepted_json == '{"label": "a"}'
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '<think>\nPerhaps {"label": "b"}?\n</think>\n\n{"label": "a"}',
+        'Perhaps {"label": "b"}?\n</think>\n{"label": "a"}',
+        'Perhaps\n```json\n{"label": "b"}\n```\nno. </think>\nSo: {"label": "a"}',
+        '<think>Perhaps {"label": "b"}</think>\n```json\n{"label": "a"}\n```',
+    ],
+)
+def test_a_draft_in_the_reasoning_never_wins_over_the_answer_after_it(answer: str) -> None:
+    assert judge(schema(LABEL), answer) == Verdict(Decision.REPAIR, (), '{"label": "a"}')
+
+
+@pytest.mark.parametrize(
+    "answer", ['<think>Perhaps {"label": "b"}', '<think>Perhaps {"label": "b"}</think> I cannot say.']
+)
+def test_a_draft_in_the_reasoning_is_no_answer(answer: str) -> None:
+    assert kinds(judge(schema(LABEL), answer)) == [FindingKind.JSON_MISSING]
+
+
+def test_a_string_of_json_that_holds_json_is_taken_for_what_it_holds_unless_a_string_is_wanted() -> None:
+    encoded = json.dumps('{"label": "a"}')
+    assert judge(schema(LABEL), encoded) == Verdict(Decision.REPAIR, (), '{"label": "a"}')
+    assert judge(schema({"type": "string"}), encoded) == Verdict(Decision.ACCEPT, (), encoded)
 
 
 def test_if_none_satisfies_it_the_longest_is_told_about() -> None:

@@ -35,7 +35,7 @@ class Heard:
     def text(self, head: str, length: int) -> None:
         self.head, self.length = head, length
 
-    def end(self, value: Any) -> None:
+    def end(self, value: Any, at: int) -> None:
         self.said.append("end")
         self.value = value
 
@@ -81,7 +81,7 @@ def test_it_is_told_what_begins_and_what_ends() -> None:
         *("", " ", "{", "[1", '"a', "tru", "-", "1e", "1.", '{"a"', '{"a":', '{"a": 1,', '{"a": 1,}', "[1,]"),
         *("{a: 1}", "{'a': 1}", "01", "+1", ".5", "NaN", "nul1", '{"a": 1, "a": 2}', "[1] [2]", "1e999", "]"),
         *('"\\x"', '"\\ud800"', '"\\udc00"', '"\\ud800\\u0041"', '"\\ud800x"', '"\n"', "[1 2]", '{"a" 1}', "1" * 5000),
-        "[" * 65 + "]" * 65,
+        *("[" * 65 + "]" * 65, "1" * 100 + "-1", "0" * 100),
     ],
 )
 def test_what_no_json_is_or_begins_with_is_broken(text: str) -> None:
@@ -97,3 +97,19 @@ def test_of_a_long_string_its_head_and_its_length_are_told() -> None:
         prefix.feed("abcdefgh")
     assert told.length == 2400
     assert told.head == ("abcdefgh" * 300)[:HEAD_CHARS]
+
+
+def test_the_end_of_a_value_is_told_in_characters_from_the_beginning() -> None:
+    class Ends(Heard):
+        def end(self, value: Any, at: int) -> None:
+            self.said.append(at)
+
+    for size in (1, 3, 50):
+        text, told = ' {"ä": [12, "é\\n", true], "b": 1.5 }', Ends()
+        prefix = Prefix(told, max_depth=8)
+        for at in range(0, len(text), size):
+            prefix.feed(text[at : at + size])
+        assert [text[:at] for at in told.said if isinstance(at, int)] == [
+            *(' {"ä": [12', ' {"ä": [12, "é\\n"', ' {"ä": [12, "é\\n", true', ' {"ä": [12, "é\\n", true]'),
+            *(' {"ä": [12, "é\\n", true], "b": 1.5', text),
+        ]

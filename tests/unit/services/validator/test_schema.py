@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
-from services.validator.schema import FIELD, Schema, Schemas, Unfinished
+from services.validator.registered import FIELD
+from services.validator.schema import Schema, Schemas, Unfinished
 from services.validator.verdict import Finding, FindingKind
 from spillway.errors import SchemaInvalid
 
 DRAFT7 = "http://json-schema.org/draft-07/schema#"
+KIND_A = {"properties": {"kind": {"const": "a"}, "size": {"type": "string"}}}
+KIND_B = {"properties": {"kind": {"const": "b"}, "size": {"type": "integer"}}}
 DRAFT2020 = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -48,19 +51,43 @@ def test_every_finding_is_told_with_its_paths() -> None:
 @pytest.mark.parametrize(
     ("asked", "value", "says"),
     [
-        ({"type": "integer"}, "x", 'the value is not of type "integer"'),
+        ({"type": "integer"}, "x", 'the value is a string; its type must be "integer"'),
+        ({"type": ["integer", "null"]}, 1.5, 'the value is a number; its type must be "integer" or "null"'),
+        ({"type": "string"}, None, 'the value is null; its type must be "string"'),
         ({"required": ["a"]}, {}, '"a" is a required property'),
+        ({"dependentRequired": {"a": ["b"]}}, {"a": 1}, '"b" is a required property where the others are'),
+        ({"minLength": 3}, "a", "is 1 character long; at least 3 are allowed"),
+        ({"maxItems": 1}, [1, 2], "the array has 2 items; at most 1 are allowed"),
+        ({"minProperties": 3}, {"a": 1, "b": 1}, "the object has 2 properties; at least 3 are allowed"),
+        ({"minimum": 3}, 1, "must be at least 3"),
+        ({"maximum": 3}, 5, "must be at most 3"),
+        ({"exclusiveMinimum": 3}, 3, "must be greater than 3"),
+        ({"exclusiveMaximum": 3}, 3, "must be less than 3"),
+        ({"multipleOf": 2}, 3, "is not a multiple of 2"),
+        ({"pattern": "^a"}, "b", 'does not match the regular expression "^a"'),
+        ({"format": "date"}, "x", 'must be of the format "date", such as 2025-01-31'),
+        ({"format": "iri"}, "x", 'must be of the format "iri"'),
+        ({"uniqueItems": True}, [1, 1], "each may be there only once"),
+        ({"const": {"a": 1}}, 2, 'the value must be {"a": 1}'),
+        ({"const": "x" * 300}, 2, "x…"),
         ({"enum": ["x", 1]}, 2, 'the value is not one of: "x", 1'),
         ({"properties": {"a": {}}, "additionalProperties": False}, {"b": 1}, "properties that are not allowed: 'b'"),
         ({"properties": {"z": {}}, "additionalProperties": False}, dict.fromkeys("abcdefg", 1), "'e' and 2 more"),
         ({"additionalProperties": False}, {"b": 1}, "no properties are allowed here"),
-        ({"anyOf": [{"type": "string"}, {"properties": {"a": {"type": "null"}}}]}, {"a": 1}, "none of the 2 altern"),
-        ({"oneOf": [{}, {}]}, 1, "more than one of the alternatives"),
-        ({"not": {"type": "integer"}}, 1, "is not allowed for the value"),
-        ({"contains": {"type": "string"}}, [1], "too few or too many"),
-        ({"propertyNames": {"maxLength": 1}}, {"ab": 1}, "property's name is wrong"),
+        ({"prefixItems": [{}], "items": False}, [1, 2], "more items than are allowed"),
+        ({"prefixItems": [{}], "unevaluatedItems": False}, [1, 2], "does not provide for"),
+        ({"$schema": DRAFT7, "items": [{}], "additionalItems": False}, [1, 2], "has 2 items; at most 1 are allowed"),
+        ({"anyOf": [{"type": "string"}, {"properties": {"a": {"type": "null"}}}]}, {"a": 1}, 'be "null" (at /a)'),
+        ({"oneOf": [KIND_A, KIND_B]}, {"kind": "b", "size": "x"}, 'its type must be "integer" (at /size)'),
+        ({"oneOf": [{}, {"type": "null"}, {}]}, 1, "fits the alternatives 1 and 3 of oneOf"),
+        ({"not": {"type": "integer"}}, 1, 'must not fit this schema: {"type": "integer"}'),
+        ({"contains": {"type": "string"}}, [1], "no item of the kind"),
+        ({"contains": {"type": "string"}, "minContains": 2}, ["a"], "too few items of the kind"),
+        ({"contains": {"const": 1}, "maxContains": 1}, [1, 1], "too many items of the kind"),
+        ({"propertyNames": {"maxLength": 1}}, {"ab": 1}, "'ab' is no name of a property here: the value is 2"),
+        ({"propertyNames": False}, {"ab": 1}, "no properties are allowed here"),
         ({"properties": {"a": False}}, {"a": 1}, "no value is allowed here"),
-        ({"maximum": 3}, 5, "greater than the maximum of 3"),
+        ({"$schema": DRAFT7, "contentEncoding": "base64"}, "%", 'not compliant with "base64"'),
     ],
 )
 def test_messages_say_what_to_do(asked: Any, value: Any, says: str) -> None:
@@ -169,7 +196,7 @@ def test_compiled_schemas_are_kept_by_content_within_bounds() -> None:
     schemas.get('{"type": "null"}')
     assert schemas.get('{"type": "string"}') is first
     schemas.get('{"type": "integer"}')
-    assert '{"type": "null"}' not in schemas
+    assert ('{"type": "null"}', ()) not in schemas
     assert schemas.get('{"type": "string"}') is first
     schemas.get(json.dumps({"title": "x" * 990}))
     assert len(schemas) == 0

@@ -50,13 +50,13 @@ class Stream:
 
 @asynccontextmanager
 async def stream(
-    constraint: v1.OutputConstraint | None, *, judgement: JudgementSettings | None = None
+    constraint: v1.OutputConstraint | None, *, judgement: JudgementSettings | None = None, records: bool = False
 ) -> AsyncIterator[Stream]:
     async with validator(judgement=judgement) as served:
         rpc = validator_pb2_grpc.ValidatorServiceStub(served.channel).ValidateStream(timeout=60)
         try:
             if constraint is not None:
-                await rpc.write(v1.ValidateStreamRequest(constraint=constraint))
+                await rpc.write(v1.ValidateStreamRequest(constraint=constraint, records=records))
             yield Stream(rpc)
         finally:
             rpc.cancel()
@@ -127,6 +127,31 @@ async def test_an_answer_that_was_cut_off_is_not_accepted() -> None:
         await open.end(truncated=True)
         told = await open.told()
         assert told.verdict.findings[0].kind == v1.FINDING_KIND_TRUNCATED
+
+
+async def test_records_are_told_before_the_verdict_and_fences_count() -> None:
+    rows = v1.OutputConstraint(json_schema=json.dumps({"type": "array", "items": LABEL, "minItems": 2}))
+    first = '```json\n[{"label": "billing"}'
+    async with stream(rows, records=True) as open:
+        await open.say(first, choice=1)
+        told = await open.told()
+        assert (told.choice, told.records, told.HasField("verdict")) == (
+            1,
+            v1.AcceptedRecords(count=1, end=len(first)),
+            False,
+        )
+        await open.say(', {"label": "delivery"}, {"label": "', "r", choice=1)
+        told = await open.told()
+        assert (told.records.count, told.records.end) == (2, len(first) + len(', {"label": "delivery"}'))
+        told = await open.told()
+        assert (told.early, told.HasField("records"), told.verdict.findings[0].path) == (True, False, "/2/label")
+        assert await open.over()
+
+
+async def test_records_are_of_json_alone() -> None:
+    async with stream(CHOICES, records=True) as open:
+        await open.say("yes")
+        assert [field.field for field in (await _refused(open)).fields] == ["records"]
 
 
 async def _refused(open: Stream) -> errors.SpillwayError:

@@ -74,6 +74,38 @@ def test_what_no_answer_can_satisfy_is_left_to_the_end_which_says_so() -> None:
     assert refused_after(False, '{"a": 1}') is None
 
 
+@pytest.mark.parametrize(
+    ("constraint", "piece"),
+    [
+        (Constraint("choices", choices=("yes",)), " "),
+        (Constraint("json_schema", '{"type": "array", "items": {"type": "number"}}'), "1"),
+        (Constraint("json_schema", '{"enum": [["a"]]}'), "\t"),
+    ],
+)
+def test_what_comes_a_little_at_a_time_is_read_once(constraint: Constraint, piece: str) -> None:
+    watch = Judge(JudgementSettings()).watch(constraint)
+    for _ in range(300_000):  # would take minutes, were all of it looked at again each time
+        if watch.take(piece) is not None:
+            break
+
+
+def test_white_space_within_a_choice_counts_and_around_it_does_not() -> None:
+    judge = Judge(JudgementSettings())
+    for answer, refused in (("  not \n", False), ("not  sure", True), ("not sure \t ", False), ("not sure .", True)):
+        watch = judge.watch(Constraint("choices", choices=("not sure ", "yes")))
+        assert any(watch.take(char) for char in answer) is refused, answer
+
+
+def test_a_schema_of_more_parts_than_can_be_compiled_on_the_way_is_left_to_the_end() -> None:
+    schema: dict[str, Any] = {"type": "string", "minLength": 1}
+    for _ in range(60):
+        wide = {f"p{number}": {"minimum": number} for number in range(20)}
+        schema = {"required": ["a"], "properties": {"a": schema, **wide}}
+    watch = Judge(JudgementSettings()).watch(Constraint("json_schema", json.dumps(schema)))
+    assert watch.take('{"a": ' * 60 + '"x"' + "}" * 60) is None
+    assert "off" in repr(watch)
+
+
 def test_an_answer_that_the_library_would_ponder_for_long_is_left_to_the_end() -> None:
     one_of_many = {"contains": {"anyOf": [{"const": {"a": -number}} for number in range(1, 1200)]}}
     text = json.dumps([{"a": number} for number in range(20_000)])

@@ -28,6 +28,7 @@ ALL = Defaults(
     regions=frozenset({"eu", "us"}),
     sensitivity="confidential",
     denied_targets=frozenset({"dear"}),
+    judgements=frozenset({"polite"}),
     max_cost_usd=0.01,
 )
 FILLED = v1.RoutingPolicy(
@@ -44,6 +45,7 @@ FILLED = v1.RoutingPolicy(
         residency=v1.RESIDENCY_REGIONS, regions=["eu", "us"], sensitivity=v1.SENSITIVITY_CONFIDENTIAL
     ),
     denied_targets=["dear"],
+    judgements=["polite"],
     max_cost_nano_usd=10_000_000,
 )
 
@@ -83,6 +85,11 @@ def test_the_callers_own_words_win() -> None:
     spec = v1.GenerationSpec(model="big", priority=v1.PRIORITY_INTERACTIVE)
     ALL.fill(spec, v1.RoutingPolicy())
     assert spec == v1.GenerationSpec(model="big", priority=v1.PRIORITY_INTERACTIVE)
+
+
+def test_who_wants_records_has_said_how_the_answer_is_delivered() -> None:
+    asked = v1.RoutingPolicy(delivery=v1.Delivery(records=True))
+    assert filled(asked, Defaults(delivery="live")) == asked
 
 
 @pytest.mark.parametrize(("said", "held"), [(None, 30), (90, 30), (0, 0)])
@@ -132,11 +139,11 @@ def test_every_word_of_the_contract_can_be_a_default(field: str) -> None:
 @pytest.mark.parametrize(
     ("defaults", "path"),
     [
-        ("{task: guess}", "keys.0.defaults.task: "),
-        ("{tasks: chat}", "keys.0.defaults.tasks: unknown setting"),
-        ("{max_cost_usd: -1}", "keys.0.defaults.max_cost_usd: "),
-        ("{labels: health}", "keys.0.defaults.labels: "),
-        ("{residency: any, regions: [eu]}", "keys.0.defaults: Value error, regions do not go with residency any"),
+        ("{task: guess}", "keys[0].defaults.task: "),
+        ("{tasks: chat}", "keys[0].defaults.tasks: unknown setting"),
+        ("{max_cost_usd: -1}", "keys[0].defaults.max_cost_usd: "),
+        ("{labels: health}", "keys[0].defaults.labels: "),
+        ("{residency: any, regions: [eu]}", "keys[0].defaults: Value error, regions do not go with residency any"),
     ],
 )
 def test_a_wrong_default_is_refused_with_its_path(tmp_path: Path, defaults: str, path: str) -> None:

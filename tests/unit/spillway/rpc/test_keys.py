@@ -40,9 +40,9 @@ def test_keys_are_read_from_a_file_of_hashes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("keys: [{name: a, sha256: short, tenant: t}]", "keys.0.sha256"),
-        ("keys: [{name: a, tenant: t}]", "keys.0.sha256"),
-        (f"keys: [{{name: a, sha256: {'a' * 64}, tenant: t, scope: x}}]", "keys.0.scope: unknown setting"),
+        ("keys: [{name: a, sha256: short, tenant: t}]", "keys[0].sha256"),
+        ("keys: [{name: a, tenant: t}]", "keys[0].sha256"),
+        (f"keys: [{{name: a, sha256: {'a' * 64}, tenant: t, scope: x}}]", "keys[0].scope: unknown setting"),
         ("key: []", "key: unknown setting"),
         (f"keys: [{{name: a, sha256: {'a' * 64}, tenant: t}}, {{name: b, sha256: {'a' * 64}, tenant: u}}]", "a, b"),
     ],

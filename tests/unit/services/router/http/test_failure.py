@@ -94,6 +94,7 @@ def test_an_unknown_parameter_has_a_code_of_its_own() -> None:
         ("spec.extra.verbosity", "verbosity"),
         ("policy.category", "x-spillway-category"),
         ("policy.data_policy.residency", "x-spillway-residency"),
+        ("policy.delivery.records", "x-spillway-records"),
         ("openai:max_tokens", "openai:max_tokens"),
     ],
 )

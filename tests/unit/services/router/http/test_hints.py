@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.router.http.hints import deadline_s, priority, read_policy
+from services.router.http.hints import deadline_s, priority, read_policy, repair
 from spillway import v1
 from spillway.errors import RequestInvalid
 
@@ -32,10 +32,15 @@ from spillway.errors import RequestInvalid
         ("failover", "off", v1.RoutingPolicy(failover=v1.FAILOVER_OFF)),
         ("delivery", "committed", v1.RoutingPolicy(delivery=v1.Delivery(mode=v1.DELIVERY_MODE_COMMITTED))),
         ("probe-tokens", "16", v1.RoutingPolicy(delivery=v1.Delivery(probe_tokens=16))),
+        ("records", "true", v1.RoutingPolicy(delivery=v1.Delivery(records=True))),
+        ("records", "false", v1.RoutingPolicy(delivery=v1.Delivery(records=False))),
         ("validation", "preferred", v1.RoutingPolicy(validation=v1.VALIDATION_PREFERRED)),
         ("strategy", "cascade", v1.RoutingPolicy(strategy=v1.STRATEGY_CASCADE)),
+        ("judgements", "brief, polite", v1.RoutingPolicy(judgements=["brief", "polite"])),
+        ("repair", "forbidden", v1.RoutingPolicy()),  # of the constraint
         ("inspect", "true", v1.RoutingPolicy(inspect_input=True)),
         ("inspect", "false", v1.RoutingPolicy()),
+        ("redact", "true", v1.RoutingPolicy(redact=True)),
         ("cache", "use", v1.RoutingPolicy(cache=v1.CACHE_MODE_USE)),
         ("deadline-ms", "250", v1.RoutingPolicy()),
         ("session-id", "s", v1.RoutingPolicy()),
@@ -85,3 +90,14 @@ def test_a_priority_is_a_word() -> None:
     assert priority({}) == v1.PRIORITY_UNSPECIFIED
     with pytest.raises(RequestInvalid):
         priority({"x-spillway-priority": "high"})
+
+
+def test_repair_is_forbidden_of_json_that_is_asked_for() -> None:
+    spec = v1.GenerationSpec(constraint=v1.OutputConstraint(json_object=True))
+    repair({"x-spillway-repair": "forbidden"}, spec)
+    assert spec.constraint == v1.OutputConstraint(json_object=True, repair=v1.REPAIR_FORBIDDEN)
+    repair({}, v1.GenerationSpec())
+    with pytest.raises(RequestInvalid, match="x-spillway-repair: goes with a response_format of JSON"):
+        repair({"x-spillway-repair": "forbidden"}, v1.GenerationSpec())
+    with pytest.raises(RequestInvalid, match="is not one of allowed, forbidden"):
+        repair({"x-spillway-repair": "never"}, spec)

@@ -38,6 +38,8 @@ def found(text: str) -> list[tuple[str, str]]:
         ("national_id.uk", "AB 12 34 56 C"),
         ("national_id.uk", "ab123456c"),
         ("national_id.us", "078-05-1120"),
+        ("national_id.us_itin", "912-94-1234"),
+        ("national_id.de_pension", "15 070649 C 103"),
         ("national_id.de", "86095742719"),
         ("national_id.de", "65 929 970 489"),
         ("phone.international", "+33 6 12 34 56 78"),
@@ -77,6 +79,9 @@ def test_an_identifier_is_found_whole_wherever_it_stands(rule: str, written: str
     [
         ("my ssn is 278 05 1120", "national_id.us", "278 05 1120"),
         ("Social Security: 278051120", "national_id.us", "278051120"),
+        ("ITIN: 912 70 1234", "national_id.us_itin", "912 70 1234"),
+        ("NHS no. 9434765919", "national_id.uk_nhs", "9434765919"),
+        ("numéro de sécurité sociale : 2 55 08 14 168 025", "national_id.fr", "2 55 08 14 168 025"),
         ("Personalausweis Nr. T220001293", "national_id.de_card", "T220001293"),
         ("call me at 467 3395", "phone.national", "467 3395"),
         ("Telefon: 60-56-85-91", "phone.national", "60-56-85-91"),
@@ -106,6 +111,11 @@ def test_what_has_a_common_form_is_found_by_the_words_before_it(text: str, rule:
         "BG123456A, QQ123456C, AB123456E",
         "000-12-3456, 666-12-3456, 900-12-3456, 123-00-4567, 123-45-0000",
         "86095742718, 11111111111",
+        "912-93-1234, 912-49-1234, 912-66-1234",
+        "NHS 9434765918",
+        "15 070649 C 104, 15 320649 C 103",
+        "4111\n1111\n1111\n1111, a column\n06 12 34 56\n78",
+        "4111 1111\n\n1111 1111",
         "Personalausweis T220001294",
         "+12 34, +999 12345678",
         "contact us between 2007-2008 or on 21.11.2026",
@@ -135,6 +145,24 @@ def test_signs_of_other_scripts_count_as_what_they_are_and_places_are_code_point
     for written in (number, full_width):
         (span,) = inspect(f"😀é {written}!")
         assert (span.kind, span.start, span.end) == ("card", 3, 3 + len(written))
+
+
+@pytest.mark.parametrize(
+    ("rule", "written"),
+    [
+        ("card.visa", "4111\u200b1111\u206011\u00ad11\ufeff1111"),
+        ("card.visa", "4111\u200b1111\u200b1111\u200b1111"),
+        ("card.visa", "4111 1111\n1111 1111"),
+        ("card.visa", "4111 1111 1111\r\n> 1111"),
+        ("iban.de", "DE89 3704 0044\n   0532 0130 00"),
+        ("national_id.fr", "2 55 08 14 168\n025 38"),
+        ("national_id.us", "078\u200d-05-\u206a1120"),
+        ("email", "ja\U000e0041ne@exam\u00adple.com"),
+        ("secret.aws", "AKIA" + "IOSF\u200bODNN7EXAMPLE"),
+    ],
+)
+def test_neither_signs_that_nobody_sees_nor_one_line_end_hide_an_identifier(rule: str, written: str) -> None:
+    assert found(f"😀 {written}, and") == [(rule, written)]
 
 
 def test_of_spans_that_overlap_the_most_certain_stays_then_the_longest() -> None:
@@ -174,6 +202,7 @@ def test_a_private_key_that_is_cut_off_goes_to_the_end() -> None:
             "01 ",
             "+1 ((",
         ),
+        *("1\n", "4111\n", "GB12\r\n", "\u200b1", "9\u2060@", "nhs 943 ", "943 476 5919 ", "nir 2550814168025 "),
         *("phone 12 34 ", "xoxb-", "-----BEGIN PRIVATE" + " KEY-----", "ssn 123456789 ", "１é", "bearer ", "\u00a0"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from services.validator.sensitive.inspection import inspect
+from services.validator.sensitive.redaction import redact, restore
 
 ENOUGH = 0.95
 FALSE_ALARMS = 0.01
@@ -50,6 +51,15 @@ def test_of_each_kind_in_the_texts_of_others_at_least_95_of_100_are_found_whole(
     print({kind: f"{hits[kind]} of {wanted[kind]}" for kind in wanted})
     assert set(wanted) == set(KINDS.values())
     assert {kind for kind in wanted if hits[kind] < ENOUGH * wanted[kind]} == set()
+
+
+@pytest.mark.conformance
+def test_the_texts_of_others_come_back_as_they_were() -> None:
+    texts = [row["text"] for row in rows("pii", "synthetic_texts.jsonl")]
+    told = redact(texts, frozenset(), ())
+    assert told.places > 200
+    assert restore(told.texts, told.placeholders, 10**6) == texts
+    assert not [text for text in told.texts if any(span.kind in KINDS.values() for span in inspect(text))]
 
 
 @pytest.mark.conformance
@@ -143,6 +153,37 @@ def us(dice: random.Random) -> str:
     return f"{area:03}-{dice.randrange(1, 100):02}-{dice.randrange(1, 10_000):04}"
 
 
+def us_itin(dice: random.Random) -> str:
+    group = dice.choice([*range(50, 66), *range(70, 89), 90, 91, 92, *range(94, 100)])
+    return f"9{digits(dice, 2)}-{group}-{digits(dice, 4)}"
+
+
+def uk_nhs(dice: random.Random) -> str:
+    while True:
+        nine = digits(dice, 9)
+        check = 11 - sum(int(one) * (10 - place) for place, one in enumerate(nine)) % 11
+        if check != 10:
+            return "NHS number " + grouped(dice, f"{nine}{check % 11}", 3, 3, 4)
+
+
+def fr_without_key(dice: random.Random) -> str:
+    number = (
+        f"{dice.choice('12')}{digits(dice, 2)}{dice.randrange(1, 13):02}{dice.randrange(1, 96):02}{digits(dice, 6)}"
+    )
+    return "NIR " + grouped(dice, number, 1, 2, 2, 2, 3, 3, separators=" ")
+
+
+def de_pension(dice: random.Random) -> str:
+    head = f"{digits(dice, 2)}{dice.randrange(1, 29):02}{dice.randrange(1, 13):02}{digits(dice, 2)}"
+    letter, serial = dice.choice(string.ascii_uppercase), digits(dice, 2)
+    number = head + f"{string.ascii_uppercase.index(letter) + 1:02}" + serial
+    check = sum(
+        sum(map(int, str(int(one) * weight)))
+        for one, weight in zip(number, [2, 1, 2, 5, 7, 1, 2, 1, 2, 1, 2, 1], strict=True)
+    )
+    return grouped(dice, f"{head}{letter}{serial}{check % 10}", 2, 6, 1, 3, separators=" ")
+
+
 def de(dice: random.Random) -> str:
     while True:
         ten = dice.sample(string.digits, 9)
@@ -233,6 +274,10 @@ MAKERS: dict[str, tuple[str, Maker]] = {
     "national_id.fr": ("national_id", fr),
     "national_id.uk": ("national_id", uk),
     "national_id.us": ("national_id", us),
+    "national_id.us_itin": ("national_id", us_itin),
+    "national_id.uk_nhs": ("national_id", uk_nhs),
+    "national_id.fr without key": ("national_id", fr_without_key),
+    "national_id.de_pension": ("national_id", de_pension),
     "national_id.de": ("national_id", de),
     "national_id.de_card": ("national_id", de_card),
     "phone": ("phone", phone),
@@ -249,7 +294,7 @@ def test_of_each_kind_made_with_valid_checksums_at_least_95_of_100_are_found(nam
     for _ in range(400):
         written = make(dice)
         found = inspect(dice.choice(SENTENCES).format(written))
-        if not any(span.kind == kind and name in (span.kind, span.rule) for span in found):
+        if not any(span.kind == kind and name.split()[0] in (span.kind, span.rule) for span in found):
             missed.append(written)
     print(f"{400 - len(missed)} of 400")
     assert len(missed) <= (1 - ENOUGH) * 400, missed[:10]
