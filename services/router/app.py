@@ -17,6 +17,7 @@ from spillway.store.redis import Store
 from spillway.telemetry.metrics import Metrics
 from spillway.telemetry.tracing import Tracing
 
+from .admin_servicer import SCOPES
 from .attempts import Attempts
 from .breakers import Breakers
 from .cache import Cache
@@ -44,7 +45,7 @@ from .resolution import Resolution, Resolve, looked_up
 from .retry_budget import RetryBudget
 from .router import Router
 from .scorer import Scorer
-from .servicer import SCOPES, events, services
+from .servicer import events, services
 from .settings import RouterSettings
 from .spend import Spend
 from .status import Status

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from spillway import v1
-from spillway.errors import RequestInvalid
 from spillway.rpc import metadata
 from spillway.rpc.call import Call, current_call
-from spillway.rpc.keys import ADMIN
 from spillway.rpc.server import Service
 from spillway.rpc.sign import sign_of_life
 from spillway.session.server import Sessions
 from spillway.v1 import inference_pb2_grpc, router_admin_pb2_grpc, router_pb2_grpc
 
+from .admin_servicer import ADMIN_SERVICE, AdminServicer
 from .leases import Leases
-from .policy_document import read
 from .reading import tell_models, tell_plan
 from .router import Router
-from .status import Status, tell_finding
-
-ADMIN_SERVICE = "spillway.v1.RouterAdminService"
-SCOPES = {ADMIN_SERVICE: ADMIN}
-"""What a caller's key must be for, where it is not `generate`."""
+from .status import Status
 
 
 class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grpc.RouterServiceServicer):
@@ -84,43 +77,6 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
         plan = await self._router.planner.explain(request.spec, request.policy, call, request.stamp.data_policy)
         onward = await self._router.planner.explain_onward(plan, request.spec, request.policy, call)
         return v1.ExplainRouteResponse(plan=tell_plan(plan, onward))
-
-
-class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):
-    """RouterAdminService."""
-
-    def __init__(self, status: Status, leases: Leases) -> None:
-        self._status = status
-        self._router = status.router
-        self._leases = leases
-
-    async def CheckPolicy(self, request: v1.CheckPolicyRequest, context: Any) -> v1.CheckPolicyResponse:
-        found = await asyncio.to_thread(read, request.document)
-        return v1.CheckPolicyResponse(sound=found.book is not None, findings=map(tell_finding, found.findings))
-
-    async def ReloadPolicy(self, request: v1.ReloadPolicyRequest, context: Any) -> v1.ReloadPolicyResponse:
-        file = self._status.file
-        if file is None:
-            raise RequestInvalid("this router has no policy_file: its policy is in its settings, read at the start")
-        await file.look()
-        findings = map(tell_finding, file.findings)
-        return v1.ReloadPolicyResponse(policy_revision=self._router.book.revision, findings=findings)
-
-    async def GetStatus(self, request: v1.GetStatusRequest, context: Any) -> v1.GetStatusResponse:
-        return self._status.told()
-
-    async def ResetBreaker(self, request: v1.ResetBreakerRequest, context: Any) -> v1.ResetBreakerResponse:
-        found = self._status.find(request.target)
-        for target in found:
-            self._router.breakers.reset(target.name)
-        told = [self._status.target(target) for target in found]
-        return v1.ResetBreakerResponse(target=told[0], targets=told)
-
-    async def ListLeases(self, request: v1.ListLeasesRequest, context: Any) -> v1.ListLeasesResponse:
-        return v1.ListLeasesResponse(leases=await self._leases.told(request.name))
-
-    async def ReleaseLease(self, request: v1.ReleaseLeaseRequest, context: Any) -> v1.ReleaseLeaseResponse:
-        return v1.ReleaseLeaseResponse(lease=await self._leases.release(request.name))
 
 
 def _by_key(
