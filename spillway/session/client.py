@@ -21,7 +21,7 @@ from spillway.rpc.remote import Remote, meant
 from spillway.rpc.status import from_rpc_error, from_status
 from spillway.telemetry.tracing import TRACEPARENT, inject
 
-WINDOW: Final = 64
+WINDOW: Final = 16
 """Events of one generation that may be on their way or waiting to be read."""
 
 
