@@ -27,7 +27,7 @@ async def test_places_and_kinds_are_printed_and_the_text_is_not(tmp_path: Path) 
     (tmp_path / "mail.txt").write_text("Hi,\nmy mail is \u00e9va@b.example\n")
     told = await inspected(str(tmp_path / "mail.txt"))
     assert told.exit_code == 1
-    assert told.stdout == f"{tmp_path / 'mail.txt'}:2:12: email (email), 13 characters\n"
+    assert told.stdout == f"{tmp_path / 'mail.txt'}:2:12: email, 13 characters\n"
 
 
 async def test_a_text_without_any_is_told_by_the_exit_code() -> None:
