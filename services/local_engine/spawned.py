@@ -44,31 +44,9 @@ def stand_apart() -> None:
         os.setsid()
 
 
-def rewind_generators() -> None:
-    """Let the random generators of a CPU be taken back, as vLLM takes back what it drew for a part of a prompt.
-
-    It does so by an offset that only the generators of GPUs have; without it a seed and a prompt that is computed in
-    parts end the engine (vLLM 0.32). Ours go back to where they were seeded: nothing was drawn since that counts.
-    """
-    import torch
-
-    class Generator(torch.Generator):
-        def manual_seed(self, seed: int) -> Generator:
-            super().manual_seed(seed)
-            self._seeded = self.get_state()
-            return self
-
-        def get_offset(self) -> int:
-            return 0
-
-        def set_offset(self, offset: int) -> Generator:
-            self.set_state(self._seeded)
-            return self
-
-    torch.Generator = Generator  # type: ignore[misc]
-
-
 if __name__ == "__mp_main__":
     stand_apart()
     if os.environ.get(ON_CPU):
+        from services.local_engine.vllm_generators import rewind_generators
+
         rewind_generators()

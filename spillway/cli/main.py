@@ -66,9 +66,6 @@ EngineAddress = Annotated[
 ProxyAddress = Annotated[
     str | None, typer.Option(help="host:port of the cloud proxy. Default: the mesh started in this folder.")
 ]
-ValidatorAddress = Annotated[
-    str | None, typer.Option("--address", help="host:port of the validator. Default: the mesh started in this folder.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 EngineCommand = Annotated[
     str | None,
@@ -231,22 +228,8 @@ def audit(
     )
 
 
-for _command in (texts.inspect, texts.redact, texts.restore):
+for _command in (texts.inspect, texts.redact, texts.restore, texts.judge):
     app.command()(_command)
-
-
-@app.command()
-def judge(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="An answer. Without it: lists the policies.")] = "",
-    policy: Annotated[list[str] | None, typer.Option(help="A policy of the validator; may be given again.")] = None,
-    schema: Annotated[str | None, typer.Option(metavar="FILE", help="A JSON Schema the answer has to satisfy.")] = None,
-    address: ValidatorAddress = None,
-    key: Key = None,
-) -> None:
-    """Say whether an answer may be given, and what is wrong with it. Ends 0 if it may, 1 if not."""
-    from spillway.cli import judgement as command
-
-    raise typer.Exit(command.run(file, policies=policy or (), schema=schema, address=address, key=key))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The commands for sensitive data in texts. What they need is imported when they run, as in `main`."""
+"""The commands that look at a text: what is sensitive in it, and whether it may be given. Imports wait, as in `main`."""
 
 from __future__ import annotations
 
@@ -52,3 +52,16 @@ def restore(
     from spillway.cli import redaction as command
 
     raise typer.Exit(command.restore(file, keep=keep, in_json=as_json))
+
+
+def judge(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="An answer. Without it: lists the policies.")] = "",
+    policy: Annotated[list[str] | None, typer.Option(help="A policy of the validator; may be given again.")] = None,
+    schema: Annotated[str | None, typer.Option(metavar="FILE", help="A JSON Schema the answer has to satisfy.")] = None,
+    address: ValidatorAddress = None,
+    key: Key = None,
+) -> None:
+    """Say whether an answer may be given, and what is wrong with it. Ends 0 if it may, 1 if not."""
+    from spillway.cli import judgement as command
+
+    raise typer.Exit(command.run(file, policies=policy or (), schema=schema, address=address, key=key))

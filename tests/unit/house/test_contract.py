@@ -34,8 +34,16 @@ def contract() -> dict[str, ServiceDescriptor]:
 
 
 def servicers(package: str) -> list[type]:
-    module = importlib.import_module(f"services.{package}.servicer")
-    return [found for _, found in inspect.getmembers(module, inspect.isclass) if found.__module__ == module.__name__]
+    there = pkgutil.iter_modules(importlib.import_module(f"services.{package}").__path__)
+    modules = [
+        importlib.import_module(f"services.{package}.{each.name}") for each in there if each.name.endswith("servicer")
+    ]
+    return [
+        found
+        for module in modules
+        for _, found in inspect.getmembers(module, inspect.isclass)
+        if found.__module__ == module.__name__
+    ]
 
 
 def promised(service: str) -> type[Any]:

@@ -63,6 +63,7 @@ def test_the_environment_is_read_at_the_edge_alone() -> None:
         "spillway/process.py",
         "spillway/leash.py",
         "spillway/cli/",
+        "services/local_engine/spawned.py",  # a process that vLLM starts is told nothing else
         "services/local_engine/vllm_backend.py",  # vLLM is told some things by the environment alone
     )
     reads = re.compile(r"(?<!leashed\(dict\()\bos\.(?:environ|getenv)\b")  # what a child is given is not read
