@@ -35,7 +35,7 @@ class FakeApp:
 async def build(settings: FakeSettings) -> AsyncIterator[FakeApp]:
     tracing = Tracing("local_engine", settings.telemetry)
     engine = FakeEngine(model="fake", interval_s=0.01, answer=lambda spec: "a fake engine answers word by word")
-    server = Server(settings.server, services(engine), tracing=tracing)
+    server = Server(settings.server, services(engine, settings=settings.server, tracing=tracing), tracing=tracing)
     await server.start()
     await server.health.set_ready(True)
     try:
