@@ -73,6 +73,8 @@ def mended(text: str, *, max_depth: int) -> Mended | None:
     bare = "".join('""' if part["string"] else part[0] for part in _PARTS.finditer(text) if not part["comment"])
     if _UNSURE.search(bare) or _twice(text, value) or _nothings(value) > len(_NOTHING.findall(text)):
         return None
+    if bare.rstrip().endswith(("[", "{")) and _opened(told) < _opened(text):
+        return None  # something had begun, and is left out
     held = Counter(_words(told))
     if held - Counter(_words(text)):
         return None
@@ -84,6 +86,11 @@ def mended(text: str, *, max_depth: int) -> Mended | None:
 def _joined(text: str) -> str:
     """Return `text` with its pairs of surrogates as characters. Raises ValueError for half of a pair."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+
+
+def _opened(text: str) -> int:
+    """How many brackets open in `text`, those in its strings too."""
+    return text.count("[") + text.count("{")
 
 
 def _words(text: str) -> list[str]:

@@ -16,4 +16,9 @@ FINDINGS = {
     ),
     "a set of Python's was doomed as an object and mended to an array": ('{"type": "array"}', '{"a", "b"}', [1]),
     "half of a pair of surrogates in broken JSON": ("{}", '{"a": "\\udc00",}', [1]),
+    "an array that had just begun was left out by mending": (
+        '{"prefixItems": [{}, false], "minLength": 0}',
+        "[[], []]",
+        [1],
+    ),
 }

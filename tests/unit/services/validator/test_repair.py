@@ -168,3 +168,9 @@ def test_what_is_mended_can_travel_as_text() -> None:
     assert found is not None
     assert (found.value, found.text) == (["\U0001f600"], '["\U0001f600"]')
     assert mended('["\\ud83d",]', max_depth=8) is None
+
+
+def test_a_value_that_had_just_begun_is_not_left_out() -> None:
+    assert mended("[[], [", max_depth=8) is None
+    found = mended('{"a": [', max_depth=8)
+    assert found is None or found.value == {"a": []}
