@@ -22,6 +22,7 @@ from spillway.telemetry.tracing import Tracing
 from .breaker import SOUND, Standing, State
 from .breakers import Breakers
 from .chain import wishes
+from .counting import worth_counting
 from .facts import Facts, StrategyName
 from .fitter import Fitter
 from .fleet import Fleet
@@ -32,7 +33,7 @@ from .measures import Measures
 from .observation import kind_of_spec
 from .opinion import with_judge
 from .plan import Plan
-from .policy import Policy, worth_counting
+from .policy import Policy
 from .quotas import Quota, Quotas
 from .reading import countable, read_facts, recounted, tell_data_policy
 from .refusal import refusal

@@ -396,17 +396,3 @@ def named(facts: Facts, target: Target) -> bool:
     """Whether the request names `target`; vectors may be asked for by the weights that several targets share."""
     names = (target.name, target.called, target.model, target.weights if facts.embeds else "")
     return bool(facts.model) and facts.model in names
-
-
-def worth_counting(facts: Facts, targets: Sequence[Target], policy: Policy) -> bool:
-    """Whether an exact token count could change the decision."""
-    if facts.counted_tokens is not None:
-        return False
-    bounds = [
-        target.context_window
-        for target in targets
-        if target.local and target.context_window is not None and target.serves(embeds=facts.embeds)
-    ]
-    if not facts.embeds:
-        bounds.append(policy.local_context_limit)
-    return bool(bounds) and facts.prompt_tokens_at_most >= min(bounds)

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from services.router.breaker import Standing, State
+from services.router.counting import worth_counting
 from services.router.facts import Category, Delivery, Facts, StrategyName, Validation
-from services.router.policy import Policy, worth_counting
+from services.router.policy import Policy
 from services.router.refusal import refusal
 from services.router.target import Price, Target
 from spillway.egress import DataPolicy, Residency, Sensitivity

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from services.router.counting import worth_counting
 from services.router.facts import Facts
-from services.router.policy import Policy, estimate, worth_counting
+from services.router.policy import Policy, estimate
 from services.router.reading import countable, read_facts, recounted
 from services.router.target import Price, Target
 from spillway import v1
