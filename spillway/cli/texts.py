@@ -1,4 +1,4 @@
-"""The commands that look at a text: what is sensitive in it, and whether it may be given; as in `main`, imports wait."""
+"""The commands that look at a text: what is sensitive in it, whether it may be given. As in `main`, imports wait."""
 
 from __future__ import annotations
 
