@@ -99,9 +99,7 @@ class Attempts:
 
         What went wrong is in `failures`.
         """
-        spec = bound(spec or work.spec, work.plan)
-        if work.plan.validation is not Validation.OFF:
-            spec = first_try(spec)
+        spec = _first(work, spec or work.spec)
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
                 sent = await self._redacted(work, candidate, spec)
@@ -121,10 +119,15 @@ class Attempts:
 
     async def aside(self, work: Work, candidate: Candidate, spec: v1.GenerationSpec) -> Answer:
         """Ask one target, once, for what helps to judge another attempt's answer. Raises SpillwayError."""
-        work.journal.beside += 1
         side = replace(work, aside=True)
-        sent = await self._redacted(side, candidate, spec)
-        return await self._asked(side, candidate, await self._begin(side, candidate), spec=sent)
+        sent = await self._redacted(side, candidate, _first(work, spec))
+        work.journal.beside += 1
+        try:
+            attempt = await self._begin(side, candidate)
+        except BaseException:
+            work.journal.beside -= 1  # what is not made leaves no room for others
+            raise
+        return await self._asked(side, candidate, attempt, spec=sent)
 
     async def once(self, work: Planned, candidate: Candidate, ask: Callable[[Attempt], Awaitable[Made]]) -> Made:
         """Have `ask` make an attempt at one target, and another where it fails in a fleeting way.
@@ -384,6 +387,12 @@ class Attempts:
 
     def __repr__(self) -> str:
         return f"<Attempts of {self._router} over {self._fleet!r}>"
+
+
+def _first(work: Work, spec: v1.GenerationSpec) -> v1.GenerationSpec:
+    """Return `spec` as a target is asked first."""
+    spec = bound(spec, work.plan)
+    return spec if work.plan.validation is Validation.OFF else first_try(spec)
 
 
 def kind_of(work: Planned) -> str:
