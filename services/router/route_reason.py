@@ -11,6 +11,7 @@ from .work import Planned
 _WORDS = {
     v1.ATTEMPT_OUTCOME_ANSWERED: "answered",
     v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR: "was refused",
+    v1.ATTEMPT_OUTCOME_FAILED: "failed",  # by no fault of its target: nobody could judge its answer
     v1.ATTEMPT_OUTCOME_CANCELLED: "did not go on",
     v1.ATTEMPT_OUTCOME_NOT_CONFIDENT: "was not confident",
 }
