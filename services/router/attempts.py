@@ -121,13 +121,7 @@ class Attempts:
         """Ask one target, once, for what helps to judge another attempt's answer. Raises SpillwayError."""
         side = replace(work, aside=True)
         sent = await self._redacted(side, candidate, _first(work, spec))
-        work.journal.beside += 1
-        try:
-            attempt = await self._begin(side, candidate)
-        except BaseException:
-            work.journal.beside -= 1  # what is not made leaves no room for others
-            raise
-        return await self._asked(side, candidate, attempt, spec=sent)
+        return await self._asked(side, candidate, await self._begin(side, candidate), spec=sent)
 
     async def once(self, work: Planned, candidate: Candidate, ask: Callable[[Attempt], Awaitable[Made]]) -> Made:
         """Have `ask` make an attempt at one target, and another where it fails in a fleeting way.
@@ -318,7 +312,7 @@ class Attempts:
         The place that it has at the target, and what is held of the tenant's budget, end when it is settled.
         """
         name, journal = candidate.target.name, work.journal
-        journal.admit()
+        journal.admit(aside=work.aside)
         may_try = work.plan.when_all_open == "try"
         only = may_try and candidate is work.plan.taken[-1] and not journal.attempts
         others = () if work.aside else (each.target for each in work.plan.taken)  # they have no say in it

@@ -213,8 +213,8 @@ class Planner:
     ) -> v1.CountTokensResponse:
         """Count the prompt's tokens at the target that would answer.
 
-        Never at a router: no stamp travels with a count, so it might ask on where the content may not go. Nor where only
-        placeholders may go: nothing is redacted only to be counted.
+        Never at a router: no stamp travels with a count, so it might ask on where the content may not go. Nor where
+        only placeholders may go: nothing is redacted only to be counted.
         """
         plan = await self.explain(spec, policy, call)
         if not plan.taken:
