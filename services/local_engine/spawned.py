@@ -61,8 +61,9 @@ def rewind_generators() -> None:
         def get_offset(self) -> int:
             return 0
 
-        def set_offset(self, offset: int) -> None:
+        def set_offset(self, offset: int) -> Generator:
             self.set_state(self._seeded)
+            return self
 
     torch.Generator = Generator  # type: ignore[misc]
 

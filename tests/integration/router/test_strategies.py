@@ -121,6 +121,14 @@ async def test_a_hedge_goes_on_at_once_when_a_target_fails() -> None:
                 await call
 
 
+async def test_a_first_target_that_beats_the_hedge_is_told_as_the_first() -> None:
+    async with running_mesh(HEDGE) as mesh:
+        mesh.local.faults, mesh.cloud.faults = Script(always=SlowFirst(0.2)), Script(always=Silence())
+        for answer in (await mesh.generate(text()), await fold(mesh.stream(text()))):
+            assert (answer.started.target, len(answer.usage.attempts)) == ("local", 2)
+            assert answer.started.route_reason == "local first"
+
+
 async def test_a_hedge_wins_though_nobody_could_judge_the_other_answer() -> None:
     def verdict(answer: v1.Answer) -> v1.Verdict:
         if "local" in answer.text:

@@ -65,8 +65,8 @@ def test_what_is_nested_too_deep_is_never_whole() -> None:
 @pytest.mark.parametrize("schema", ["{", "[" * 100_000, "", '{"type": "string"}'])
 async def test_a_schema_without_records_is_the_callers_error(schema: str) -> None:
     async def nothing() -> AsyncIterator[v1.StreamGenerateResponse]:
-        for none in ():
-            yield none
+        for response in list[v1.StreamGenerateResponse]():
+            yield response
 
     with pytest.raises(RequestInvalid) as wrong:
         [record async for record in AnswerStream(nothing(), schema).records()]
