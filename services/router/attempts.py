@@ -99,9 +99,7 @@ class Attempts:
 
         What went wrong is in `failures`.
         """
-        spec = bound(spec or work.spec, work.plan)
-        if work.plan.validation is not Validation.OFF:
-            spec = first_try(spec)
+        spec = _first(work, spec or work.spec)
         for _ in range(1 + work.plan.limits.constrained_retries):
             try:
                 sent = await self._redacted(work, candidate, spec)
@@ -121,9 +119,8 @@ class Attempts:
 
     async def aside(self, work: Work, candidate: Candidate, spec: v1.GenerationSpec) -> Answer:
         """Ask one target, once, for what helps to judge another attempt's answer. Raises SpillwayError."""
-        work.journal.beside += 1
         side = replace(work, aside=True)
-        sent = await self._redacted(side, candidate, spec)
+        sent = await self._redacted(side, candidate, _first(work, spec))
         return await self._asked(side, candidate, await self._begin(side, candidate), spec=sent)
 
     async def once(self, work: Planned, candidate: Candidate, ask: Callable[[Attempt], Awaitable[Made]]) -> Made:
@@ -315,7 +312,7 @@ class Attempts:
         The place that it has at the target, and what is held of the tenant's budget, end when it is settled.
         """
         name, journal = candidate.target.name, work.journal
-        journal.admit()
+        journal.admit(aside=work.aside)
         may_try = work.plan.when_all_open == "try"
         only = may_try and candidate is work.plan.taken[-1] and not journal.attempts
         others = () if work.aside else (each.target for each in work.plan.taken)  # they have no say in it
@@ -384,6 +381,12 @@ class Attempts:
 
     def __repr__(self) -> str:
         return f"<Attempts of {self._router} over {self._fleet!r}>"
+
+
+def _first(work: Work, spec: v1.GenerationSpec) -> v1.GenerationSpec:
+    """Return `spec` as a target is asked first."""
+    spec = bound(spec, work.plan)
+    return spec if work.plan.validation is Validation.OFF else first_try(spec)
 
 
 def kind_of(work: Planned) -> str:

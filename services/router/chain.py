@@ -61,6 +61,14 @@ def wishes(policy: v1.RoutingPolicy, plan: Plan, target: Target) -> v1.RoutingPo
     return told
 
 
+def binding(policy: v1.RoutingPolicy) -> v1.RoutingPolicy:
+    """What of a caller's wishes holds for all that is made on the way to its answer: who may see it, and the cost."""
+    told = v1.RoutingPolicy(denied_targets=policy.denied_targets)
+    if policy.HasField("max_cost_nano_usd"):
+        told.max_cost_nano_usd = policy.max_cost_nano_usd
+    return told
+
+
 def account(attempts: Iterable[v1.Attempt]) -> dict[str, str]:
     """What an error tells the router before this one of the attempts made here."""
     made = list(attempts)

@@ -15,6 +15,7 @@ from spillway import v1
 from spillway.errors import OutputInvalid
 from spillway.tokens import estimated
 
+from .chain import binding
 from .condensation import condensed, note_specs, summary_spec, transcript
 from .facts import ContextName
 from .reading import tell_fit
@@ -76,7 +77,7 @@ class Condenser:
     async def _read(self, work: Work, spec: v1.GenerationSpec) -> str:
         """Return what a reader writes. Raises OutputInvalid if that is nothing."""
         assert work.plan.readers is not None
-        side = replace(work, spec=spec, policy=v1.RoutingPolicy(), plan=work.plan.readers)
+        side = replace(work, spec=spec, policy=binding(work.policy), plan=work.plan.readers)
         response = await self._reader.generate(side)
         text = response.choices[0].content.text.strip()
         if not text:

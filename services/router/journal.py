@@ -69,7 +69,7 @@ class Journal:
     announce: Announce | None = None
     max_attempts: int = 8
     beside: int = 0
-    """Attempts that are planned besides the answer's: for summaries and notes."""
+    """Attempts besides the answer's: those planned for summaries and notes, and those made aside."""
     stays: bool = False
     """The content may not leave the site."""
     alive: Callable[[], None] = lambda: None
@@ -91,9 +91,9 @@ class Journal:
         """Whether bytes of an answer that is not whole are the caller's: no other attempt can replace it."""
         return any(attempt.committed for attempt in self.attempts)
 
-    def admit(self) -> None:
-        """Raise AllTargetsFailed where no attempt may be made any more."""
-        if self.attempts_left <= 0:
+    def admit(self, *, aside: bool = False) -> None:
+        """Raise AllTargetsFailed where no attempt may be made any more. One made `aside` takes nothing from others."""
+        if self.attempts_left + aside <= 0:
             raise AllTargetsFailed("no attempt is left to this request", metadata=self.told())
 
     def onward(self, attempt: Attempt) -> Call:
@@ -109,6 +109,7 @@ class Journal:
         record = v1.Attempt(target=target.name, model=target.model, region=target.region, left_site=not target.local)
         attempt = Attempt(target, len(self.attempts) + 1, self.clock(), record, probe, hold, aside=aside)
         self.attempts.append(attempt)
+        self.beside += aside
         return attempt
 
     async def intend(self, attempt: Attempt) -> None:

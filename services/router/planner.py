@@ -214,12 +214,14 @@ class Planner:
     ) -> v1.CountTokensResponse:
         """Count the prompt's tokens at the target that would answer.
 
-        Never at a router: no stamp travels with a count, so it might ask on where the content may not go.
+        Never at a router: no stamp travels with a count, so it might ask on where the content may not go. Nor where
+        only placeholders may go: nothing is redacted only to be counted.
         """
         plan = await self.explain(spec, policy, call)
         if not plan.taken:
             raise refusal(plan)
-        target = next((candidate.target for candidate in plan.taken if not candidate.target.router), None)
+        asked_of = (candidate.target for candidate in plan.taken if not plan.redacts(candidate.target))
+        target = next((target for target in asked_of if not target.router), None)
         if target is None:
             return v1.CountTokensResponse(tokens=plan.facts.prompt_tokens)
         return await self._fleet.client(target).count_tokens(target, spec, call)

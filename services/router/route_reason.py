@@ -11,6 +11,7 @@ from .work import Planned
 _WORDS = {
     v1.ATTEMPT_OUTCOME_ANSWERED: "answered",
     v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR: "was refused",
+    v1.ATTEMPT_OUTCOME_FAILED: "failed",  # by no fault of its target: nobody could judge its answer
     v1.ATTEMPT_OUTCOME_CANCELLED: "did not go on",
     v1.ATTEMPT_OUTCOME_NOT_CONFIDENT: "was not confident",
 }
@@ -18,7 +19,9 @@ _WORDS = {
 
 def reason(work: Planned, candidate: Candidate, told: str = "") -> str:
     """Why this target has answered; `told` is what it said itself."""
-    *before, last = [attempt for attempt in work.journal.attempts if not attempt.aside]
+    made = [attempt for attempt in work.journal.attempts if not attempt.aside]
+    last = next(attempt for attempt in reversed(made) if attempt.target is candidate.target)  # a hedge may be later
+    before = [attempt for attempt in made if attempt.number < last.number]
     threshold = work.plan.limits.confidence_threshold
     failed = "; ".join(f"{attempt.target.name} {_end(attempt, threshold)}" for attempt in before if attempt.settled)
     found = f"{candidate.reasons[0]} (attempt {last.number}, after {failed})" if failed else candidate.reasons[0]

@@ -17,6 +17,7 @@ from spillway.errors import SpillwayError
 from spillway.logs import get_logger
 
 from .attempts import Answer, Attempts
+from .chain import binding
 from .confidence import NOBODY, VALIDATOR, Confidence, least, sampled, with_logprobs
 from .facts import Validation
 from .journal import Attempt
@@ -132,7 +133,8 @@ class Vouching:
         """Return what the judge thinks of `answer`, None where it does not say."""
         text = answer.response.choices[0].content.text
         asked = question(work.spec, text, judge.target, secrets.token_hex(8))
-        side = replace(work, spec=asked, policy=v1.RoutingPolicy(), plan=replace(work.plan, validation=Validation.OFF))
+        plan = replace(work.plan, validation=Validation.OFF)
+        side = replace(work, spec=asked, policy=binding(work.policy), plan=plan)
         try:
             async with asyncio.timeout(PATIENCE * share_s(work, judge)):
                 found = await self._attempts.aside(side, judge, asked)

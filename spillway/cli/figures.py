@@ -79,10 +79,12 @@ class Figures:
 
 
 def _made(answer: Answer) -> v1.Attempt:
-    """The attempt that made `answer`: samples and judges come after it."""
+    """The attempt that made `answer`: summaries come before it; samples and judges after it, where it is scored."""
     last = answer.attempts[-1] if answer.attempts else v1.Attempt()
-    ended = (one for one in answer.attempts if one.outcome == v1.ATTEMPT_OUTCOME_ANSWERED)
-    return next((one for one in ended if one.target == answer.target), last)
+    kept = (v1.ATTEMPT_OUTCOME_ANSWERED, v1.ATTEMPT_OUTCOME_NOT_CONFIDENT)
+    its = [one for one in answer.attempts if one.outcome in kept and one.target == answer.target]
+    scored = (one for one in its if one.HasField("confidence"))
+    return next(scored, its[-1] if its else last)
 
 
 def outcome(attempt: v1.Attempt) -> str:

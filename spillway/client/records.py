@@ -65,7 +65,7 @@ class Records:
         """Return the value that begins at `start`, and its end; None where more of it may come."""
         try:
             value, end = _DECODER.raw_decode(self._text, start)
-        except ValueError:
+        except (ValueError, RecursionError):  # what is nested too deep never becomes whole here
             return None
         goes_on = type(value) in (int, float) and self._text[end : end + 1] not in _ENDS
         return None if goes_on else (value, end)

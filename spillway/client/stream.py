@@ -53,7 +53,10 @@ class AnswerStream:
         RequestInvalid where the schema has no such array (`spillway.records`), OutputInvalid where the answer is not
         such JSON.
         """
-        place = array_of(json.loads(self._schema)) if self._schema else None
+        try:
+            place = array_of(json.loads(self._schema)) if self._schema else None
+        except (ValueError, RecursionError):
+            raise RequestInvalid.at("json_schema", "is no JSON that can be read") from None
         if place is None:
             raise RequestInvalid.at("json_schema", "has no array whose items are records")
         reader = Records(place)

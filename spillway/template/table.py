@@ -29,6 +29,7 @@ METRICS = frozenset(
         names.CACHE_REQUESTS,
         names.CACHE_SAVED_TOKENS,
         names.CACHE_SAVED_COST,
+        names.CONFIDENCE_SCORES,
         names.INSPECTIONS,
         names.BUDGET_CHARGED,
         names.BUDGET_REFUSED,

@@ -364,6 +364,17 @@ async def test_explain_goes_on_without_an_inner_router_that_does_not_answer() ->
     assert [(candidate.target, candidate.HasField("plan")) for candidate in plan.candidates] == [("edge", False)]
 
 
+async def test_whom_the_caller_denies_is_not_asked_for_an_opinion_behind_a_router_either() -> None:
+    outer = PolicySettings(strategy="cascade", order=("spare", "edge"), judge="edge")
+    inner = PolicySettings(order=("away", "site"))
+    async with chained(outer, inner, outer_validator=FakeValidator(json_only, emails, lambda request: 0.9)) as chain:
+        policy = v1.RoutingPolicy(denied_targets=["away"])
+        answer = await chain.mesh.generate(chat(), policy)
+        assert answer.started.target == "spare"
+        assert chain.counts() == (1, 0, 1)
+        assert chain.site.seen[0].request.spec.constraint.choices.values, "it was asked whether the answer is right"
+
+
 async def test_routers_that_form_a_loop_refuse_the_request_and_say_so() -> None:
     async with AsyncExitStack() as stack:
         # A router whose only target is itself: the smallest loop.

@@ -11,13 +11,13 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.router.confidence import TEMPERATURE
-from services.router.policy_settings import PolicySettings
+from services.router.policy_settings import PolicySettings, RedactSettings
 from services.validator.app import build
 from services.validator.settings import ValidatorSettings, WorkerSettings
 from spillway import v1
 from spillway.deadline import Deadline
 from spillway.errors import RequestInvalid, TargetDown
-from spillway.generation import fold
+from spillway.generation import fold, for_decoder
 from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
@@ -210,6 +210,22 @@ async def test_samples_of_json_agree_by_value_and_one_that_is_refused_is_not_giv
         assert confidences(answer)[0] == 0.7, "half of the others agree"
 
 
+async def test_samples_of_a_schema_that_only_the_validator_can_read_are_as_free_as_the_first_answer() -> None:
+    def engine(spec: v1.GenerationSpec) -> str:
+        for_decoder(spec)
+        return '{"a": 1}'
+
+    async with scored(cascade(samples=3), engine, probability=0.7) as mesh:
+        spec = json_spec()
+        spec.constraint.json_schema = '{"$ref": "https://x.example/b"}'
+        spec.constraint.schemas["https://x.example/b"] = (
+            '{"$dynamicAnchor": "node", "required": ["a"], "properties": {"a": {"$dynamicRef": "#node"}}}'
+        )
+        answer = await mesh.generate(spec)
+        assert mesh.outcomes() == ["local:answered"] * 3
+        assert confidences(answer)[0] == 0.95
+
+
 async def test_a_caller_may_say_how_many_samples_within_bounds() -> None:
     async with scored(cascade(), lambda spec: "Paris") as mesh:
         answer = await mesh.generate(text(), v1.RoutingPolicy(samples=2))
@@ -266,6 +282,17 @@ async def test_a_target_may_judge_itself_though_it_takes_one_call_at_a_time() ->
     async with scored(cascade(judge="local", samples=3), says, concurrency=1) as mesh:
         answer = await mesh.generate(chat())
         assert (answer.started.target, mesh.outcomes()) == ("local", ["local:answered"] * 4)
+
+
+async def test_an_opinion_that_is_never_asked_for_leaves_no_attempt_to_others() -> None:
+    policy = PolicySettings(
+        strategy="cascade", order=("small", "medium"), judge="cloud", max_attempts=1, redact=RedactSettings()
+    )
+    beside = {"medium": FakeEngine(model="medium")}
+    async with running_mesh(policy, scores=lambda request: 0.1, beside=beside) as mesh:
+        answer = await mesh.generate(chat())
+        assert answer.started.route_reason.startswith("degraded: ")
+        assert mesh.outcomes() == ["local:not_confident"]
 
 
 PRIVATE = v1.DataPolicy(residency=v1.RESIDENCY_LOCAL_ONLY)

@@ -19,8 +19,10 @@ from services.router.policy_settings import PolicySettings, RedactSettings
 from services.validator.app import build as build_validator
 from services.validator.settings import ValidatorSettings, WorkerSettings
 from spillway import v1
+from spillway.deadline import Deadline
 from spillway.errors import NoCompliantTarget, PolicyBlocked, StreamInterrupted, TargetDown
 from spillway.generation import Folder
+from spillway.rpc.call import Call
 from spillway.testing.fake_engine import FakeEngine, serving_engine
 from spillway.testing.faults import Cut, Refuse, Script, SlowFirst
 from spillway.testing.server import LOOPBACK
@@ -121,6 +123,16 @@ async def test_explain_says_what_would_be_redacted_for_whom() -> None:
         assert not any("redacted" in reason for reason in reasons["local"])
         assert left(recorder) == []
         assert not mesh.cloud.seen
+
+
+async def test_tokens_are_not_counted_where_only_placeholders_may_go() -> None:
+    only_cloud = PolicySettings(order=("cloud",), redact=REDACT)
+    async with meshes(only_cloud) as (mesh, recorder):
+        request, call = v1.CountTokensRequest(spec=chat(PROMPT)), Call("test", Deadline.after(10))
+        request.spec.model = "cloud"
+        counted = await mesh.remote.unary(mesh.stub.CountTokens, request, call, span_name="test")
+        assert counted.tokens > 0
+        assert left(recorder) == []
 
 
 STRATEGIES = [strategy for strategy in v1.Strategy.values() if strategy]

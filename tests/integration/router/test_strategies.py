@@ -12,9 +12,9 @@ from services.router.policy_settings import PolicySettings
 from spillway import v1
 from spillway.errors import AllTargetsFailed, StreamInterrupted, TargetDown
 from spillway.generation import fold
-from spillway.testing.faults import Cut, Garbage, Refuse, Script, Silence, Stall
+from spillway.testing.faults import Cut, Garbage, Refuse, Script, Silence, SlowFirst, Stall
 from spillway.testing.waiting import eventually
-from tests.integration.router.mesh import Mesh, chat, json_spec, running_mesh, text
+from tests.integration.router.mesh import Mesh, chat, json_only, json_spec, running_mesh, text
 
 CASCADE = PolicySettings(strategy="cascade")
 HEDGE = PolicySettings(strategy="hedge", hedge_after_s=0.05)
@@ -119,6 +119,28 @@ async def test_a_hedge_goes_on_at_once_when_a_target_fails() -> None:
         for call in (mesh.generate(text()), fold(mesh.stream(text()))):
             with pytest.raises(AllTargetsFailed):
                 await call
+
+
+async def test_a_first_target_that_beats_the_hedge_is_told_as_the_first() -> None:
+    async with running_mesh(HEDGE) as mesh:
+        mesh.local.faults, mesh.cloud.faults = Script(always=SlowFirst(0.2)), Script(always=Silence())
+        for answer in (await mesh.generate(text()), await fold(mesh.stream(text()))):
+            assert (answer.started.target, len(answer.usage.attempts)) == ("local", 2)
+            assert answer.started.route_reason == "local first"
+
+
+async def test_a_hedge_wins_though_nobody_could_judge_the_other_answer() -> None:
+    def verdict(answer: v1.Answer) -> v1.Verdict:
+        if "local" in answer.text:
+            raise TargetDown("the validator is away")
+        return json_only(answer)
+
+    async with running_mesh(HEDGE, verdict) as mesh:
+        mesh.local.answer, mesh.local.faults = lambda spec: '{"from": "local"}', Script(SlowFirst(0.2))
+        mesh.cloud.answer, mesh.cloud.faults = lambda spec: '{"from": "cloud"}', Script(SlowFirst(0.6))
+        answer = await mesh.generate(json_spec())
+        assert answer.started.target == "cloud"
+        assert "after local failed" in answer.started.route_reason
 
 
 async def test_a_hedge_over_the_budget_is_not_made_and_the_first_target_is_waited_for() -> None:

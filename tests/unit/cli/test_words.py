@@ -99,6 +99,15 @@ def test_a_scored_attempt_says_how_sure_it_was_and_a_judge_is_not_who_answered()
     assert figures.attempts[1:] == ("o/m: answered (0.93)", "judge: answered")
 
 
+def test_a_summary_by_the_target_that_answered_is_not_the_answer() -> None:
+    found = answer()
+    summary = v1.Attempt(target="o/m", outcome=v1.ATTEMPT_OUTCOME_ANSWERED, duration_ms=900, first_token_ms=700)
+    attempts = [summary, *found.usage.attempts]
+    del found.usage.attempts[:]
+    found.usage.attempts.extend(attempts)
+    assert Figures.of(found, first_ms=200, total_ms=210, held=True).first_ms == 10
+
+
 def test_the_line_of_an_answer_that_was_not_made_says_what_that_saved() -> None:
     hit = v1.CacheHit(age_ms=1500, saved_completion_tokens=11)
     usage = v1.Usage(prompt_tokens=0, completion_tokens=0, cost_nano_usd=0, cache=hit)

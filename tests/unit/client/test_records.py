@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spillway import v1
 from spillway.client.records import Records
+from spillway.client.stream import AnswerStream
+from spillway.errors import RequestInvalid
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -49,3 +54,20 @@ def test_a_record_is_read_with_its_last_character_but_for_numbers() -> None:
 def test_an_answer_that_is_something_else_has_no_records() -> None:
     assert list(Records(("rows",)).feed('[1, {"rows": [1]}]')) == []
     assert list(Records(("rows",)).feed('{"rows": {"rows": [1]}, "x": [2]}')) == []
+
+
+def test_what_is_nested_too_deep_is_never_whole() -> None:
+    reader = Records(())
+    assert list(reader.feed("[" * 100_000)) == []
+    assert not reader.whole
+
+
+@pytest.mark.parametrize("schema", ["{", "[" * 100_000, "", '{"type": "string"}'])
+async def test_a_schema_without_records_is_the_callers_error(schema: str) -> None:
+    async def nothing() -> AsyncIterator[v1.StreamGenerateResponse]:
+        for response in list[v1.StreamGenerateResponse]():
+            yield response
+
+    with pytest.raises(RequestInvalid) as wrong:
+        [record async for record in AnswerStream(nothing(), schema).records()]
+    assert wrong.value.fields[0].field == "json_schema"
