@@ -49,7 +49,11 @@ def computed(cores: int, **cpu: Any) -> dict[str, str]:
 
 
 def test_on_few_cores_the_worker_has_no_process_of_its_own_and_one_core_is_left_for_the_rest() -> None:
-    expected = {"SPILLWAY_ENGINE_ON_CPU": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "auto"}
+    expected = {
+        "SPILLWAY_ENGINE_ON_CPU": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "auto",
+    }
     assert computed(2) == {**expected, "OMP_NUM_THREADS": "1"}
     assert computed(1)["OMP_NUM_THREADS"] == "1"
     assert computed(4, threads=2) == {**expected, "OMP_NUM_THREADS": "2"}
