@@ -7,7 +7,8 @@ import json
 import pytest
 
 from spillway import v1
-from spillway.errors import AllTargetsFailed
+from spillway.errors import AllTargetsFailed, StreamInterrupted
+from spillway.testing.faults import Cut, Script
 from tests.integration.router.mesh import chat
 from tests.integration.router.test_redaction import (
     CLOUD_FIRST,
@@ -16,6 +17,7 @@ from tests.integration.router.test_redaction import (
     PROMPT,
     left,
     meshes,
+    streamed,
 )
 
 KEY = f"-----BEGIN PRIVATE KEY-----\n{'MIIEvQ2x' * 8}\n{'IBADANBg' * 8}\n-----END PRIVATE KEY-----"
@@ -29,6 +31,19 @@ async def test_half_of_an_original_that_an_answer_ends_with_is_not_shown_to_a_ju
         mesh.local.answer = lambda spec: "I have written to ann.lee@ex"
         mesh.local.probability = 0.9
         await mesh.generate(chat(PROMPT))
+        assert left(recorder) == []
+
+
+async def test_what_was_cut_within_something_sensitive_stays() -> None:
+    """The caller has half of an address, which nobody would find in what goes on with it."""
+    policy = HOME_FIRST.model_copy(update={"continue_on": "any_model", "max_retries_per_target": 0})
+    async with meshes(policy, capabilities=["prefill"]) as (mesh, recorder):
+        mesh.local.answer = lambda spec: "I have written to ann.lee@ex"
+        mesh.local.faults = Script(always=Cut(5))
+        with pytest.raises(StreamInterrupted) as ended:
+            await streamed(mesh, chat(PROMPT))
+        assert "ann" not in repr(ended.value)
+        assert not mesh.cloud.seen
         assert left(recorder) == []
 
 
