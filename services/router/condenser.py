@@ -55,6 +55,7 @@ class Condenser:
             for first, last in fit.chunks:
                 summary = await self._read(work, summary_spec(work.spec, summary, text[first:last], fit.each))
             written = [summary]
+            work.vault.before = work.spec
         elif fit.policy is ContextName.MAP_REDUCE:
             written = await self._notes(work, await asyncio.to_thread(note_specs, work.spec, fit))
         return replace(work, spec=await asyncio.to_thread(condensed, work.spec, fit, written))

@@ -6,8 +6,9 @@ The validator finds and replaces; what it gave back is looked at once more, whol
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from spillway import v1
@@ -33,6 +34,8 @@ TAIL = 6
 """Of an original that was cut so many of its first characters do not leave, nor all but one of a shorter one."""
 LONG = 8
 """Characters of an original that stands in no other word by chance."""
+HEAD = 12
+"""Of a longer original its first half does not leave, nor so many of its first characters, if that is more."""
 MOST_WORK = 2**30
 """Characters times originals, looked for one by one."""
 
@@ -74,8 +77,12 @@ class Redactor:
             raise Fixed(f"{', '.join(fixed)} cannot be redacted")
         leaving = v1.GenerationSpec()
         leaving.CopyFrom(spec)
-        texts = _texts(leaving)
-        told = await self._ask(texts, kinds, vault, call)
+        if vault.before is not None:
+            await self._ask(_texts(vault.before), kinds, vault, call)
+            vault.before = None
+        session = [spec.session_id] if spec.session_id else []
+        told = await self._ask([*_texts(leaving), *session], kinds, vault, call)
+        named = any(told[name] != name for name in session)
         rewrite(leaving, told.__getitem__)
         # JSON was read string by string. As one text it may tell more: a number after the name "phone".
         texts, joined = _texts(leaving, whole=True), _joined(leaving)
@@ -85,6 +92,8 @@ class Redactor:
         rewrite(leaving, told.__getitem__, whole=True)
         if leaving != spec:
             loosen(leaving.constraint)
+        if named:  # the session, by somebody's address
+            leaving.ClearField("session_id")
         # What is long takes a while; meanwhile others are served.
         await asyncio.to_thread(_require_none_left, leaving, vault.placeholders)
         vault.made.append(leaving)
@@ -147,29 +156,48 @@ def _joined(spec: v1.GenerationSpec) -> list[str]:
 
 
 def _require_none_left(spec: v1.GenerationSpec, placeholders: Iterable[Placeholder]) -> None:
-    """Raise Fixed where a text of `spec` holds what a placeholder stands for, or ends within it."""
-    originals = [one.original for one in placeholders if one.kind != ESCAPED]
+    """Raise Fixed where a text of `spec` holds what a placeholder stands for, or the beginning of it."""
+    forms = {form for one in placeholders if one.kind != ESCAPED for form in _forms(one.original)}
     texts = {*_texts(spec), *_texts(spec, whole=True)}
-    if sum(map(len, texts)) * len(originals) > MOST_WORK:
+    if sum(map(len, texts)) * len(forms) > MOST_WORK:
         raise Fixed("there is too much to be looked through again")
     for text in texts:
-        for original in originals:
-            if original in text and (len(original) >= LONG or _is_word(original, text)):
+        for form in forms:
+            head = form[: max(HEAD, (len(form) + 1) // 2)]
+            if head in text and (len(head) >= LONG or _is_word(head, text)):
                 raise Fixed("something sensitive was found in it again")
-            if _ends_within(text, original):
+            if _cut_in(text, form):
                 raise Fixed("a text of it was cut within something sensitive")
+
+
+def _forms(original: str) -> Iterator[str]:
+    """How a text may say `original`: as it is, as JSON writes it, and its lines with something between them."""
+    yield original
+    if "\\" in original or '"' in original or not (original.isascii() and original.isprintable()):
+        yield json.dumps(original)[1:-1]
+        yield json.dumps(original, ensure_ascii=False)[1:-1]
+    if "\n" in original:
+        lines = (line.strip(" \t\r>|") for line in original.split("\n"))
+        yield from (line for line in lines if len(line) >= LONG and any(map(str.isdigit, line)))
 
 
 def _is_word(original: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(original)}(?!\w)", text) is not None
 
 
-def _ends_within(text: str, original: str) -> bool:
-    """Whether `text` ends with a beginning of `original` that tells something."""
+def _cut_in(text: str, original: str) -> bool:
+    """Whether a line of `text` ends with a beginning of `original` that tells something.
+
+    An answer that was cut stands in the middle of what is asked about it.
+    """
     begun = original[: min(TAIL, len(original) - 1)]
-    at = text.find(begun, max(0, len(text) - len(original) + 1)) if begun else -1
+    at = text.find(begun) if begun else -1
     while at >= 0:
-        if original.startswith(text[at:]):
+        over = at + len(original)
+        end = text.find("\n", at, over)
+        if end < 0 and over > len(text):
+            end = len(text)
+        if end >= 0 and original.startswith(text[at:end]):
             return True
         at = text.find(begun, at + 1)
     return False

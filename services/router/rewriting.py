@@ -26,6 +26,8 @@ JSON_TEXTS = frozenset(
         "spillway.v1.ToolCall.arguments",
     }
 )
+MAY_BE_JSON = frozenset({"spillway.v1.ToolResult.content"})
+"""Texts that are read as JSON where they are that, and need not stay so."""
 FIXED = frozenset(
     {
         "spillway.v1.OutputConstraint.regex",
@@ -85,7 +87,7 @@ def _fixed(name: str) -> Fixed:
 def _text(name: str, text: str, put: Put, *, whole: bool) -> str:
     if not text:
         return text
-    if name in JSON_TEXTS and not whole and _is_json(text):
+    if (name in JSON_TEXTS or name in MAY_BE_JSON) and not whole and _is_json(text):
         return _STRING.sub(lambda found: _string(found[0], put), text)
     said = put(text)
     if said != text and (name in FIXED or (name in JSON_TEXTS and _is_json(text) and not _is_json(said))):

@@ -16,6 +16,8 @@ class Vault:
     placeholders: tuple[Placeholder, ...] = ()
     made: list[v1.GenerationSpec] = field(default_factory=list, repr=False)
     """Copies that may leave, kept so that each is known for one."""
+    before: v1.GenerationSpec | None = field(default=None, repr=False)
+    """The prompt as it was before a summary took the place of some of it, which may end within something sensitive."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while placeholders are made: targets that are asked at once are told the same ones."""
 

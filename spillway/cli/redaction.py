@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import stat
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -64,7 +65,9 @@ def _kept(keep: Path) -> list[Placeholder]:
 def _keep(keep: Path, placeholders: list[Placeholder]) -> None:
     """Write them for nobody else to read. Raises typer.BadParameter where that is not possible."""
     try:
-        with os.fdopen(os.open(keep, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with os.fdopen(os.open(keep, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # one that was there keeps the mode it had
+                os.fchmod(file.fileno(), 0o600)
             json.dump([asdict(one) for one in placeholders], file, ensure_ascii=False, indent=1)
     except OSError as error:
         raise typer.BadParameter(f"cannot write {keep}: {error.strerror}") from None

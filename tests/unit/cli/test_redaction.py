@@ -47,7 +47,9 @@ async def test_what_redact_takes_out_restore_puts_back(validator: str, tmp_path:
     assert told.exit_code == 0
     assert told.stdout == LETTER.replace("jane@site.example", "[EMAIL_1]")
     assert stat.S_IMODE(keep.stat().st_mode) == 0o600
+    keep.chmod(0o644)
     assert (await run(*words, text="to b@c.example, jane@site.example")).stdout == "to [EMAIL_2], [EMAIL_1]"
+    assert stat.S_IMODE(keep.stat().st_mode) == 0o600, "also where it was there for others to read"
     assert (await run("restore", "-", "--keep", str(keep), text=told.stdout)).stdout == LETTER
     assert (
         await run("restore", "-", "--keep", str(keep), "--json", text='"[email_1]"')

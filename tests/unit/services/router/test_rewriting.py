@@ -92,6 +92,23 @@ def test_what_a_model_wrote_as_broken_json_is_a_text() -> None:
     assert arguments(spec) == "{to: [EMAIL_1]"
 
 
+@pytest.mark.parametrize(
+    ("content", "left"),
+    [
+        (r'{"to": "ann\u0040example.org", "n": 1}', '{"to": "[EMAIL_1]", "n": 1}'),
+        ("sent to ann@example.org", "sent to [EMAIL_1]"),
+        ("4111111111111111", "[CARD_1]"),
+        ('{"card": 4111111111111111}', '{"card": [CARD_1]}'),
+    ],
+)
+def test_a_result_is_read_as_json_where_it_is_json_and_need_not_stay_so(content: str, left: str) -> None:
+    part = v1.Part(tool_result=v1.ToolResult(tool_call_id="c1", content=content))
+    spec = v1.GenerationSpec(chat=v1.Chat(messages=[v1.Message(role=v1.ROLE_TOOL, parts=[part])]))
+    for whole in (False, True):
+        rewrite(spec, lambda text: hidden(text).replace("4111111111111111", "[CARD_1]"), whole=whole)
+    assert spec.chat.messages[0].parts[0].tool_result.content == left
+
+
 def test_a_number_in_json_cannot_be_replaced() -> None:
     def put(text: str) -> str:
         return text.replace("4111111111111111", "[CARD_1]")

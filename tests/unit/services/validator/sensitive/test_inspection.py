@@ -54,6 +54,8 @@ def found(text: str) -> list[tuple[str, str]]:
         ("phone.national", "030/90182000"),
         ("email", "jane.o'neil+x@mail.example.co.uk"),
         ("email", "jürgen@münchen.example"),
+        ("email", "ann.lee%40mail.example.org"),
+        ("email", r"ann.lee\u0040example.org"),
         ("ip_address.v4", "10.20.30.40"),
         ("ip_address.v6", "2001:db8::8a2e:370:7334"),
         ("ip_address.v6", "fe80::1"),
