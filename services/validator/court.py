@@ -107,14 +107,16 @@ class Court:
     ) -> AsyncGenerator[Told | Accepted]:
         """Yield one verdict per answer that `steps` tell of: when it ends, or as soon as no end can make it right.
 
-        Before it, where `records` are asked for, what is accepted of them. Raises as `judge` does, and RequestInvalid
-        where answers cannot have records. What comes of an answer after its verdict is read over.
+        Before it, where `records` are asked for, what is accepted of them: nothing where `policies` have rules, which
+        judge the whole alone. Raises as `judge` does, and RequestInvalid where answers cannot have records. What comes
+        of an answer after its verdict is read over.
         """
         self._check(constraint, [Answer("")], policies)
         if records and constraint.kind not in ("json_schema", "json_object"):
             raise _outside("records", "are told of answers in JSON alone")
         standard = self.policies.named(policies)
         constraint = replace(constraint, repair=constraint.repair and standard.mends)
+        records = records and not standard.rules
         watches: dict[int, Watch | None] = {}
         async for step in steps:
             if step.choice not in watches:

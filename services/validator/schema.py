@@ -21,6 +21,7 @@ from services.validator.verdict import Finding, FindingKind
 from services.validator.weight import weigh
 from spillway.bundle import Unbundled, bundle, refers_out
 from spillway.errors import ConstraintUnsupported, FieldViolation, SchemaInvalid
+from spillway.records import array_of
 
 Brought = tuple[tuple[str, str], ...]
 """Schemas that a caller brings along: URIs and JSON texts."""
@@ -84,6 +85,8 @@ class Schema:
         reading = Reading.of(text, brought, settled)
         self.value = reading.whole
         """The schema as one document; as it was written where it is heavy."""
+        self.array = array_of(reading.value)
+        """Where its records are: in the schema as it was written, which is what routers and clients read."""
         self.fragments = Fragments(self.value)
         self.weight = reading.weight
         named = reading.value if isinstance(reading.value, dict) else {}
