@@ -51,6 +51,9 @@ class _Heavy(Exception):
 class _Scale:
     def __init__(self, root: Any) -> None:
         self._root = root
+        dialect = str(root.get("$schema", "")) if isinstance(root, dict) else ""
+        self._moving = frozenset({"$schema", "id"} if "draft-04" in dialect else {"$schema"})
+        self._moved = self._refers = False
         self._known: dict[int, int] = {}
         self._open: set[int] = set()
         self._patterns = 0
@@ -70,6 +73,7 @@ class _Scale:
         else:
             for name, child in node.items():
                 if name in REFERENCES and isinstance(child, str):
+                    self._refers = True
                     total += self.weigh(self._referred(name, child))
                 elif name == "pattern" and isinstance(child, str):
                     total += self._pattern(child)
@@ -77,9 +81,12 @@ class _Scale:
                     total += sum(self._pattern(pattern) for pattern in child) + self.weigh(child)
                 elif name == "$id" and isinstance(child, str) and node is not self._root:
                     raise _Heavy  # it changes what references mean
+                elif name in self._moving and isinstance(child, str) and node is not self._root:
+                    # So does this: `$schema` may make the part one of draft 4, where an `id` that is no anchor does.
+                    self._moved = self._moved or not child.startswith("#")
                 else:
                     total += self.weigh(child)
-                if total > MAX_WEIGHT:
+                if total > MAX_WEIGHT or (self._moved and self._refers):
                     raise _Heavy
         self._open.remove(key)
         self._known[key] = total

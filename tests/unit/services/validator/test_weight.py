@@ -69,3 +69,18 @@ def test_a_pattern_is_costly_by_its_repetitions_and_length() -> None:
     assert costly("(a{50}){50}")
     assert costly("a{,99999}")
     assert costly("a" * 3_000)
+
+
+DRAFT4 = "http://json-schema.org/draft-04/schema#"
+
+
+@pytest.mark.parametrize(
+    ("root", "part"),
+    [({"$schema": DRAFT4}, {"id": "http://x.example/a"}), ({}, {"$schema": DRAFT4, "id": "http://x.example/a"})],
+)
+def test_references_below_a_name_of_its_own_are_not_taken_for_those_of_the_root(
+    root: dict[str, str], part: dict[str, str]
+) -> None:
+    inner = doubled(30)
+    light = {name: {} for name in inner["$defs"]}
+    assert weigh({**root, "$defs": light, "properties": {"a": {**part, **inner}}}) is None
