@@ -18,6 +18,8 @@ MAX_PATTERNS = 64
 MAX_NESTING = 120
 """Depth, references written out, above which the native stack or ours could run short."""
 _COUNTED = re.compile(r"\{(\d*)(?:,(\d*))?\}")
+_AGAIN = frozenset({"unevaluatedProperties", "unevaluatedItems"})
+"""What asks all beside it again, up to three times in all, seen here: within one another that is 3^levels."""
 REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
@@ -88,6 +90,8 @@ class _Scale:
                     total += self.weigh(child)
                 if total > MAX_WEIGHT or (self._moved and self._refers):
                     raise _Heavy
+            if not _AGAIN.isdisjoint(node):
+                total *= 3
         self._open.remove(key)
         self._known[key] = total
         if total > MAX_WEIGHT:

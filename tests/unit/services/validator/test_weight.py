@@ -84,3 +84,14 @@ def test_references_below_a_name_of_its_own_are_not_taken_for_those_of_the_root(
     inner = doubled(30)
     light = {name: {} for name in inner["$defs"]}
     assert weigh({**root, "$defs": light, "properties": {"a": {**part, **inner}}}) is None
+
+
+@pytest.mark.parametrize("word", ["unevaluatedProperties", "unevaluatedItems"])
+def test_what_has_all_beside_it_asked_again_weighs_more_on_every_level(word: str) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(3):
+        schema = {"anyOf": [schema], word: False}
+    assert weigh(schema) is not None
+    for _ in range(12):
+        schema = {"anyOf": [schema], word: False}
+    assert weigh(schema) is None
