@@ -95,3 +95,17 @@ def test_what_has_all_beside_it_asked_again_weighs_more_on_every_level(word: str
     for _ in range(12):
         schema = {"anyOf": [schema], word: False}
     assert weigh(schema) is None
+
+
+@pytest.mark.parametrize("pattern", ["[^a]{{900}}{}", r"\p{{L}}{{3}}{}"])
+def test_patterns_that_are_large_together_are_heavy(pattern: str) -> None:
+    patterns = [{"pattern": pattern.format(at)} for at in range(60)]
+    assert weigh({"allOf": patterns[:2]}) is not None
+    assert weigh({"allOf": patterns}) is None
+
+
+def test_a_name_of_draft_4_where_nothing_refers_moves_nothing() -> None:
+    named = {"id": "http://x.example/a", "type": "string"}
+    assert weigh(
+        {"$schema": DRAFT4, "properties": {"a": named, "b": {"$ref": "#/definitions/c"}}, "definitions": {"c": {}}}
+    )
