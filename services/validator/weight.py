@@ -16,7 +16,7 @@ MAX_REPEATS = 1_000
 """Product of the counted repetitions of a pattern above which compiling it takes milliseconds."""
 MAX_PATTERNS = 64
 MAX_PROGRAMS = 4_000
-"""What `program` says of all patterns of a schema, above which compiling them takes tens of milliseconds, and memory."""
+"""What `program` says of all patterns of a schema, above which compiling them takes long, and memory."""
 _CLASS_OF_UNICODE = 25
 MAX_NESTING = 120
 """Depth, references written out, above which the native stack or ours could run short."""

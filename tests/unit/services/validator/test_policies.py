@@ -282,3 +282,18 @@ async def test_records_are_not_told_before_the_rules_of_a_policy_have_judged_the
         assert [one.records.count for one in told[:-1]] == records
         assert told[-1].HasField("verdict")
         assert await open.over()
+
+
+async def test_choices_beside_json_are_not_held_against_the_prose_around_it() -> None:
+    choices = v1.OutputConstraint(choices=v1.Choices(values=['{"label": "billing"}']))
+    answer = 'It is {"label": "billing"}'
+    async with judging(POLICIES) as served:
+        (whole,) = (await served.ask(asked(answer, policies=("labelled",), constraint=choices))).verdicts
+        rpc = validator_pb2_grpc.ValidatorServiceStub(served.channel).ValidateStream(timeout=60)
+        await rpc.write(v1.ValidateStreamRequest(constraint=choices, policies=["labelled"]))
+        open = Stream(rpc)
+        await open.say(answer)
+        await open.end()
+        told = await open.told()
+        assert (told.early, told.verdict.decision, whole.decision) == (False, REPAIR, REPAIR)
+        assert await open.over()
