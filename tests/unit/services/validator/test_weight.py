@@ -82,7 +82,7 @@ def test_references_below_a_name_of_its_own_are_not_taken_for_those_of_the_root(
     root: dict[str, str], part: dict[str, str]
 ) -> None:
     inner = doubled(30)
-    light = {name: {} for name in inner["$defs"]}
+    light: dict[str, Any] = {name: {} for name in inner["$defs"]}
     assert weigh({**root, "$defs": light, "properties": {"a": {**part, **inner}}}) is None
 
 
