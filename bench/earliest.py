@@ -70,11 +70,13 @@ def place(text: str, at: int = 0) -> Place:
 def earliest(text: str, errors: Iterable[ValidationError], *, mendable: bool = False) -> int:
     """Return how many characters of `text` have to be read before one of its `errors` can be known.
 
-    Where broken JSON is `mendable`, what follows a closing quote tells whether it was meant to be one.
+    Where broken JSON is `mendable`, what follows a closing quote tells whether it was meant to be one, and the first
+    colon whether an object is none of Python's sets.
     """
     root = place(text)
     closed = set(_closed(root)) if mendable else set()
-    known = (_known(text, root, error) for error in errors)
+    opened = dict(_opened(root)) if mendable else {}
+    known = (opened.get(at, at) for at in (_known(text, root, error) for error in errors))
     return min(len(text), *(_skip(text, at) + 1 if at in closed else at for at in known))
 
 
@@ -85,6 +87,14 @@ def _closed(at: Place) -> Iterator[int]:
         yield at.end
     for part in at.parts.values():
         yield from _closed(part)
+
+
+def _opened(at: Place) -> Iterator[tuple[int, int]]:
+    """Where objects have begun, and where their first name ends; their own end where they have none."""
+    if isinstance(at.value, dict):
+        yield at.start + 1, next(iter(at.keys.values()), at.end)
+    for part in at.parts.values():
+        yield from _opened(part)
 
 
 def _known(text: str, root: Place, error: ValidationError) -> int:

@@ -71,16 +71,17 @@ def bundled(schema: str, schemas: Mapping[str, str]) -> str:
         raise Unbundled("it is not JSON that can be read") from None
 
 
-def bundle(schema: Any, schemas: Mapping[str, Any]) -> Bundle:
+def bundle(schema: Any, schemas: Mapping[str, Any], *, most: int | None = None) -> Bundle:
     """Return `schema` and those of `schemas`, by absolute URI, that it needs as one. Leaves both as they are.
 
     Raises Unbundled for what a pointer does not say: documents of different drafts, a part with an `$id` of its own,
-    an anchor or a dynamic reference where there is more than one document, and a reference to none of them.
+    an anchor or a dynamic reference where there is more than one document, and a reference to none of them; and for
+    more than `most` objects and arrays.
     """
     root = _Document.read("", schema)
     if not isinstance(schema, Mapping):
         return Bundle(schema)
-    gathering = _Gathering(root, {uri: _Document.read(uri, value) for uri, value in schemas.items()})
+    gathering = _Gathering(root, {uri: _Document.read(uri, value) for uri, value in schemas.items()}, most)
     told = gathering.rewritten(schema, root)
     embedded = gathering.embedded()
     if embedded:
@@ -121,8 +122,10 @@ class _Gathering:
 
     root: _Document
     documents: Mapping[str, _Document]
+    most: int | None = None
     names: dict[str, str] = field(default_factory=dict)
     dynamic: bool = False
+    _count: int = 0
     _needed: list[str] = field(default_factory=list)
     _taken: set[str] = field(default_factory=set)
     _by_base: dict[str, str] = field(init=False)
@@ -163,6 +166,10 @@ class _Gathering:
         """Return a copy of `node` with its references as pointers; `named`: its keys are names, and no keywords."""
         if document.odd:
             raise Unbundled(document.odd)
+        if self.most is not None and isinstance(node, list | dict):
+            self._count += 1
+            if self._count > self.most:
+                raise Unbundled(f"it has more than {self.most} parts")
         if isinstance(node, list):
             return [self.rewritten(part, document) for part in node]
         if not isinstance(node, dict):

@@ -36,6 +36,4 @@ async def apart(
             if lost > min(MAX_TOO_MUCH, max(1, len(told) - lost)):
                 raise
             told.append(error)
-    if lost == len(batch):
-        raise next(error for error in told if isinstance(error, ConstraintUnsupported))
     return told

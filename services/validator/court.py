@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Se
 from dataclasses import replace
 from functools import partial
 
-from services.validator.batch import apart
+from services.validator.batch import MAX_TOO_MUCH, apart
 from services.validator.instruction import instruction
 from services.validator.judgement import Judge, mendable, unjudged
 from services.validator.policies import Policies, Standard
@@ -107,20 +107,25 @@ class Court:
     ) -> AsyncGenerator[Told | Accepted]:
         """Yield one verdict per answer that `steps` tell of: when it ends, or as soon as no end can make it right.
 
-        Before it, where `records` are asked for, what is accepted of them. Raises as `judge` does, and RequestInvalid
-        where answers cannot have records. What comes of an answer after its verdict is read over.
+        Before it, where `records` are asked for, what is accepted of them: nothing where `policies` have rules, which
+        judge the whole alone. Raises as `judge` does, and RequestInvalid where answers cannot have records. What comes
+        of an answer after its verdict is read over.
         """
         self._check(constraint, [Answer("")], policies)
         if records and constraint.kind not in ("json_schema", "json_object"):
             raise _outside("records", "are told of answers in JSON alone")
         standard = self.policies.named(policies)
         constraint = replace(constraint, repair=constraint.repair and standard.mends)
+        records = records and not standard.rules
+        # Where a policy asks for JSON, choices are of what is found in an answer, not of how that begins.
+        found = not constraint.json and any(step.json for _, step in standard.steps(constraint))
+        seen = Constraint("any") if found else constraint
         watches: dict[int, Watch | None] = {}
         async for step in steps:
             if step.choice not in watches:
                 if len(watches) >= self._settings.judgement.max_answers:
                     raise _outside("piece.choice", f"is one more than {self._settings.judgement.max_answers} answers")
-                watches[step.choice] = self._judge.watch(constraint, standard.readers(constraint), records=records)
+                watches[step.choice] = self._judge.watch(seen, standard.readers(constraint), records=records)
             watch = watches[step.choice]
             if watch is None:
                 continue
@@ -149,9 +154,12 @@ class Court:
         if verdicts is None:
             asked = await apart(partial(self._workers.judge, constraint), answers)
             verdicts = [unjudged(constraint) if isinstance(one, SpillwayError) else one for one in asked]
+        lost = 0
         for place, answer in enumerate(answers):
-            if mendable(constraint, answer, verdicts[place]):
-                verdicts[place] = await self._mended(constraint, answer, verdicts[place])
+            if lost <= MAX_TOO_MUCH and mendable(constraint, answer, verdicts[place]):
+                mended = await self._mended(constraint, answer)
+                lost += mended is None
+                verdicts[place] = mended or verdicts[place]
         return verdicts
 
     def _at_once(self, constraint: Constraint, answers: Sequence[Answer]) -> list[Verdict] | None:
@@ -163,12 +171,12 @@ class Court:
             return self._judge.accepted(constraint, answers)
         return None
 
-    async def _mended(self, constraint: Constraint, answer: Answer, refused: Verdict) -> Verdict:
-        """Return the verdict on `answer` once it is mended; as it was where that takes too much."""
+    async def _mended(self, constraint: Constraint, answer: Answer) -> Verdict | None:
+        """Return the verdict on `answer` once it is mended; None where that takes too much."""
         try:
             return (await self._workers.judge(constraint, [answer], mend=True))[0]
         except (ConstraintUnsupported, QueueFull):
-            return refused
+            return None
 
     def _instructed(self, constraint: Constraint, standard: Standard, verdict: Verdict) -> Verdict:
         """Return `verdict`, its findings bounded, with what to tell the model, where another attempt may succeed."""

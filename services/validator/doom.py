@@ -37,7 +37,11 @@ _REPLACING: Final = ("draft-03", "draft-04", "draft-06", "draft-07")
 MAX_CLAIMS: Final = MAX_WEIGHT
 """Claims on the values that are open at once; an answer that makes more is judged at its end alone."""
 MAX_WORK: Final = 100_000
-"""Claims in all, likewise: a tenth of a second of work, spread over the answer."""
+"""Claims in all, and looks at them as names and items come, likewise: a tenth of a second of work, or little more."""
+GLANCES: Final = 8
+"""So many looks at how a text begins, or at a value of `enum`, take as long as one claim."""
+NODE_CHARS: Final = 64
+"""Characters of a text that count as one node of the value."""
 MAX_STEPS: Final = 500_000
 """Schema nodes times nodes of the value, over all that the compiled library is asked, likewise."""
 _ABSENT: Final = {
@@ -81,7 +85,9 @@ class Open:
     parts: int = 0
     key: str = ""
     first: int = 0
-    """Its number among all values, in the order in which they begin."""
+    """Its number among all nodes, in the order in which they begin."""
+    looks: int = 0
+    """What it takes to ask all claims about a part: one each, and one for every pattern of names."""
 
 
 @dataclass(slots=True)
@@ -134,6 +140,7 @@ class Doom:
         opened.step = outer.key if outer.kind == "object" else outer.parts
         if outer.kind == "array":
             outer.parts += 1
+        self._spend(outer.looks)
         self._open.append(opened)
         for claim in outer.claims:
             if not claim.fallen:
@@ -150,6 +157,9 @@ class Doom:
     def key(self, name: str) -> None:
         outer = self._open[-1]
         outer.key, outer.parts = name, outer.parts + 1
+        nodes = 1 + len(name) // NODE_CHARS
+        self._begun += nodes - 1
+        self._spend(outer.looks)
         for claim in outer.claims:
             if claim.fallen:
                 continue
@@ -158,17 +168,19 @@ class Doom:
             elif any(schema is False for schema, _ in _property(claim, name, self.fragments)):
                 self._fall(claim, f"{name[:60]!r} is not allowed here")
             elif "propertyNames" in claim.schema and (
-                said := self.fragments.objection(f"{claim.place}/propertyNames", claim.schema["propertyNames"], name)
+                said := self._objection(f"{claim.place}/propertyNames", claim.schema["propertyNames"], name, nodes)
             ):
                 self._fall(claim, f"{name[:60]!r} is no name of a property here: {said}")
 
     def text(self, head: str, length: int) -> None:
-        for claim in self._open[-1].claims:
+        claims = self._open[-1].claims
+        self._spend(len(claims) // GLANCES)
+        for claim in claims:
             if claim.fallen:
                 continue
             if _above(claim.schema, "maxLength", length):
                 self._fall(claim, f"is longer than {claim.schema['maxLength']} characters")
-            elif (told := _candidates(claim.schema)) is not None and not any(
+            elif (told := self._allowed(claim.schema)) is not None and not any(
                 isinstance(one, str) and len(one) >= length and one[:HEAD_CHARS].startswith(head) for one in told
             ):
                 self._fall(claim, "begins like none of the values that are allowed")
@@ -177,16 +189,17 @@ class Doom:
         if self._text_end:
             self._accept(self._text_end)
         ended, record = self._open[-1], self._record()
+        if isinstance(value, str):
+            self._begun += len(value) // NODE_CHARS
         container = ended.kind in ("object", "array")
         for claim in reversed(ended.claims):
             if claim.fallen:
                 continue
             if not (record or (_LATE & claim.schema.keys() if container else claim.schema.keys() - _SILENT)):
                 continue
-            self._steps += self.fragments.weight(claim.place, claim.schema) * (1 + self._begun - ended.first)
-            if self._steps > MAX_STEPS or (record and not self.fragments.known(claim.place, claim.schema)):
+            if record and not self.fragments.known(claim.place, claim.schema):
                 raise TooMuch
-            if said := self.fragments.objection(claim.place, claim.schema, value):
+            if said := self._objection(claim.place, claim.schema, value, 1 + self._begun - ended.first):
                 self._fall(claim, said)
         self._open.pop()
         self._claims -= len(ended.claims)
@@ -194,6 +207,24 @@ class Doom:
             self._text_end = at  # what follows tells whether its last quote was meant to be its end
         elif record:
             self._accept(at)
+
+    def _objection(self, place: str, schema: Any, value: Any, nodes: int) -> str:
+        """Return what `schema`, which is at `place`, has against `value`, which has `nodes`."""
+        self._steps += self.fragments.weight(place, schema) * nodes
+        if self._steps > MAX_STEPS:
+            raise TooMuch
+        return self.fragments.objection(place, schema, value)
+
+    def _allowed(self, schema: Mapping[str, Any]) -> Sequence[Any] | None:
+        """Return the values that `schema` lists, which are to be looked through."""
+        found = _candidates(schema)
+        self._spend(len(found or ()) // GLANCES)
+        return found
+
+    def _spend(self, work: int) -> None:
+        self._work += work
+        if self._work > MAX_WORK:
+            raise TooMuch
 
     def _record(self) -> bool:
         """Whether the value that began last, and is still open, is an item of the array."""
@@ -219,14 +250,15 @@ class Doom:
         if not isinstance(told, Mapping):
             return
         self._claims += 1
-        self._work += 1
-        if self._claims > MAX_CLAIMS or self._work > MAX_WORK:
+        if self._claims > MAX_CLAIMS:
             raise TooMuch
+        self._spend(1)
         if self.fragments.refers and claim.place and any(isinstance(told.get(word), str) for word in self._ids):
             raise TooMuch  # it changes what references mean
         if self._absent & told.keys():
             claim.schema = told = {word: said for word, said in told.items() if word not in self._absent}
         opened.claims.append(claim)
+        opened.looks += 1 + len(_map(told, "patternProperties"))
         if isinstance(reference := told.get("$ref"), str):
             found = referred(self.root, reference)
             if found is not None:
@@ -239,7 +271,7 @@ class Doom:
         if not _fits(told.get("type"), opened.kind):
             self._fall(claim, f"is a {opened.kind}, must be {told['type']}")
             return
-        if (allowed := _candidates(told)) is not None and not any(_kind(one) == opened.kind for one in allowed):
+        if (allowed := self._allowed(told)) is not None and not any(_kind(one) == opened.kind for one in allowed):
             self._fall(claim, f"is a {opened.kind}, which is none of the values that are allowed")
             return
         for number, part in enumerate(_list(told, "allOf")):

@@ -18,9 +18,10 @@ from services.validator.fragments import Fragments
 from services.validator.instruction import shape
 from services.validator.registered import FIELD, Registered, field_of, invalid, parse, refuse
 from services.validator.verdict import Finding, FindingKind
-from services.validator.weight import weigh
+from services.validator.weight import MAX_WEIGHT, weigh
 from spillway.bundle import Unbundled, bundle, refers_out
 from spillway.errors import ConstraintUnsupported, FieldViolation, SchemaInvalid
+from spillway.records import array_of
 
 Brought = tuple[tuple[str, str], ...]
 """Schemas that a caller brings along: URIs and JSON texts."""
@@ -55,8 +56,11 @@ class Reading:
     reached: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, text: str, brought: Brought = (), settled: Registered = NOTHING) -> Reading:
-        """Read `text` and what comes with it. Raises SchemaInvalid."""
+    def of(cls, text: str, brought: Brought = (), settled: Registered = NOTHING, *, most: int | None = None) -> Reading:
+        """Read `text` and what comes with it; as heavy, where one document would have more than `most` parts.
+
+        Raises SchemaInvalid.
+        """
         value, known = parse(text, max_depth=settled.max_depth), settled.joined(brought)
         dialect = value.get("$schema") if isinstance(value, dict) else None
         usual = dialect is None or (isinstance(dialect, str) and dialect.removesuffix("#") in _DRAFTS)
@@ -66,7 +70,7 @@ class Reading:
         try:
             if not usual:
                 raise Unbundled("its draft is one of its own")
-            found = bundle(value, known.values)
+            found = bundle(value, known.values, most=most)
         except Unbundled:
             return cls(value, known, value, None, None)
         return cls(value, known, found.schema, weigh(found.schema), found.reached)
@@ -84,6 +88,8 @@ class Schema:
         reading = Reading.of(text, brought, settled)
         self.value = reading.whole
         """The schema as one document; as it was written where it is heavy."""
+        self.array = array_of(reading.value)
+        """Where its records are: in the schema as it was written, which is what routers and clients read."""
         self.fragments = Fragments(self.value)
         self.weight = reading.weight
         named = reading.value if isinstance(reading.value, dict) else {}
@@ -179,7 +185,7 @@ class Schemas:
             return True
         if _size(*key) > HEAVY_BYTES or key in self._heavy:
             return False
-        if Reading.of(text, brought, self._settled).weight is not None:
+        if Reading.of(text, brought, self._settled, most=MAX_WEIGHT).weight is not None:
             return True
         self._heavy[key] = None
         if len(self._heavy) > self._limit:

@@ -13,7 +13,6 @@ from services.validator.prefix import Broken, Prefix
 from services.validator.rules.rule import Reader
 from services.validator.schema import Schema
 from services.validator.verdict import Constraint, Decision, Finding, FindingKind, Verdict, refused
-from spillway.records import array_of
 
 _LEAD: Final = re.compile(r"\s*(?:`{3,}[^\n`]*\n\s*)?")
 _JSON: Final = re.compile(r"""\{\s*["}]|\[\s*[{\["\]\-\dtfn]""")
@@ -50,7 +49,7 @@ class Watch:
         self._lead = ""
         if schema is not None and schema.value is False:
             schema = None  # no other attempt can help, which the end tells
-        array = array_of(schema.value) if records and schema is not None else None
+        array = schema.array if records and schema is not None else None
         self._doom = None if schema is None else Doom(schema.value, schema.fragments, array)
         self._prefix = None if self._doom is None else Prefix(self._doom, max_depth=max_depth)
         self._begun = False

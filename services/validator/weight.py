@@ -15,9 +15,14 @@ MAX_WEIGHT = 5_000
 MAX_REPEATS = 1_000
 """Product of the counted repetitions of a pattern above which compiling it takes milliseconds."""
 MAX_PATTERNS = 64
+MAX_PROGRAMS = 4_000
+"""What `program` says of all patterns of a schema, above which compiling them takes long, and memory."""
+_CLASS_OF_UNICODE = 25
 MAX_NESTING = 120
 """Depth, references written out, above which the native stack or ours could run short."""
 _COUNTED = re.compile(r"\{(\d*)(?:,(\d*))?\}")
+_AGAIN = frozenset({"unevaluatedProperties", "unevaluatedItems"})
+"""What asks all beside it again, up to three times in all, seen here: within one another that is 3^levels."""
 REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
@@ -29,6 +34,8 @@ def weigh(schema: Any, root: Any = None) -> int | None:
     Heavy is what is too large, refers to itself, refers to anything but `#` and a pointer, or has patterns that are
     costly to compile. It errs towards heavy: everything nested is counted, be it a subschema or not.
     """
+    if root is None and _astray(schema):
+        return None
     scale = _Scale(schema if root is None else root)
     try:
         return scale.weigh(schema)
@@ -38,10 +45,38 @@ def weigh(schema: Any, root: Any = None) -> int | None:
 
 def costly(pattern: str) -> bool:
     """Whether compiling `pattern` may take more than a millisecond or so."""
+    return _repeats(pattern) > MAX_REPEATS or len(pattern) > 2_000
+
+
+def program(pattern: str) -> int:
+    """About how many KiB `pattern` has when it is compiled, as was seen here of `[^a]{900}` and `\\p{L}`."""
+    return _repeats(pattern) * (1 + _CLASS_OF_UNICODE * pattern.lower().count("\\p{")) + len(pattern) // 8
+
+
+def _repeats(pattern: str) -> int:
     repeats = 1
     for counted in _COUNTED.finditer(pattern):
         repeats *= max(1, *(int(digits[:6]) for digits in counted.groups() if digits), 1)
-    return repeats > MAX_REPEATS or len(pattern) > 2_000
+    return repeats
+
+
+def _astray(schema: Any) -> bool:
+    """Whether a reference stands where it means another document than the root: below an `id` of draft 4 that is no
+    anchor. A part becomes one of draft 4 by its `$schema` too."""
+    if not isinstance(schema, dict):
+        return False
+    moving = ("$schema", "id") if "draft-04" in str(schema.get("$schema", "")) else ("$schema",)
+    waiting = [(part, False) for part in schema.values()]
+    while waiting:
+        node, moved = waiting.pop()
+        if isinstance(node, dict):
+            moved = moved or any(isinstance(said := node.get(word), str) and said[:1] != "#" for word in moving)
+            if moved and any(isinstance(node.get(word), str) for word in REFERENCES):
+                return True
+            waiting += [(part, moved) for part in node.values()]
+        elif isinstance(node, list):
+            waiting += [(part, moved) for part in node]
+    return False
 
 
 class _Heavy(Exception):
@@ -53,7 +88,7 @@ class _Scale:
         self._root = root
         self._known: dict[int, int] = {}
         self._open: set[int] = set()
-        self._patterns = 0
+        self._patterns = self._programs = 0
 
     def weigh(self, node: Any) -> int:
         if not isinstance(node, dict | list):
@@ -81,6 +116,8 @@ class _Scale:
                     total += self.weigh(child)
                 if total > MAX_WEIGHT:
                     raise _Heavy
+            if not _AGAIN.isdisjoint(node):
+                total *= 3
         self._open.remove(key)
         self._known[key] = total
         if total > MAX_WEIGHT:
@@ -89,7 +126,8 @@ class _Scale:
 
     def _pattern(self, pattern: str) -> int:
         self._patterns += 1
-        if self._patterns > MAX_PATTERNS or costly(pattern):
+        self._programs += program(pattern)
+        if self._patterns > MAX_PATTERNS or self._programs > MAX_PROGRAMS or costly(pattern):
             raise _Heavy
         return 1 + len(pattern) // 16
 

@@ -12,11 +12,12 @@ from services.validator.instruction import MAX_SHAPE_CHARS, shape
 from services.validator.rules.rule import Form, RuleSettings
 from services.validator.schema import Schema
 from services.validator.verdict import Constraint
+from spillway.bundle import refers_out
 from spillway.errors import SchemaInvalid
 
 
 class JsonSettings(RuleSettings):
-    """JSON that the schema accepts; without one, any object."""
+    """JSON that the schema accepts; without one, any object. What it refers to is known at the start alone."""
 
     kind: Literal["json"]
     json_schema: dict[str, Any] | bool | None = Field(None, alias="schema", description="absent: any object")
@@ -39,9 +40,9 @@ class JsonSettings(RuleSettings):
     @field_validator("json_schema")
     @classmethod
     def _compiles(cls, value: dict[str, Any] | bool | None) -> dict[str, Any] | bool | None:
-        if value is not None:
+        if value is not None and not refers_out(told := json.dumps(value)):
             try:
-                Schema(json.dumps(value))
+                Schema(told)
             except SchemaInvalid as error:
                 raise ValueError(error.message) from None
         return value

@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from services.validator.batch import MAX_TOO_MUCH
 from services.validator.court import Court
 from services.validator.judgement import Judge
 from services.validator.settings import ValidatorSettings
-from services.validator.verdict import Answer, Constraint, Decision
+from services.validator.verdict import Answer, Constraint, Decision, Verdict
 from services.validator.workers import Workers
 from spillway.deadline import Deadline
-from spillway.errors import SchemaInvalid
+from spillway.errors import ConstraintUnsupported, SchemaInvalid
 from spillway.rpc.call import Call
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
@@ -68,3 +69,23 @@ async def test_a_judgement_is_a_span_with_the_worst_decision_and_no_text(
     ]
     assert {span.parent.span_id for span in spans if span.parent} == {root.get_span_context().span_id}
     assert "secret" not in "".join(span.to_json() for span in spans)
+
+
+class Overtaxed(Workers):
+    """Every question takes too long."""
+
+    asked = 0
+
+    async def judge(self, constraint: Constraint, answers: Sequence[Answer], *, mend: bool = False) -> list[Verdict]:
+        self.asked += 1
+        raise ConstraintUnsupported("takes too long")
+
+
+async def test_answers_that_take_too_long_to_mend_do_not_keep_a_worker_one_after_the_other(tracing: Tracing) -> None:
+    settings = ValidatorSettings()
+    workers = Overtaxed(settings.judgement, settings.workers)
+    court = Court(settings, workers=workers, tracing=tracing)
+    call = Call("r1", Deadline.after(60), tracing.start("root"))
+    verdicts = await court.judge(call, Constraint("json_object"), [Answer('{"a": 1,}')] * 20)
+    assert {verdict.decision for verdict in verdicts} == {Decision.RETRY}
+    assert workers.asked == MAX_TOO_MUCH + 1

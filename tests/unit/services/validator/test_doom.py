@@ -112,3 +112,27 @@ def test_a_schema_that_makes_too_many_claims_is_not_followed() -> None:
     assert MAX_CLAIMS < 2**20
     with pytest.raises(TooMuch):
         doomed_at(schema, json.dumps({"a": 1}))
+
+
+HOSTILE = {
+    "names": ({"allOf": [{"maxProperties": 9**9}] * 900}, "{" + ",".join(f'"{at}":1' for at in range(900))),
+    "items": ({"allOf": [{"maxItems": 9**9}] * 900}, "[" + "1," * 4_000),
+    "alternatives": ({"items": {"anyOf": [{"enum": list(range(4_000))}, {}]}}, "[" + '"",' * 2_700),
+    "escapes": ({"items": {"anyOf": [{"maxLength": 9**9}] * 900}}, '["' + "\\n" * 4_000),
+    "a long text": (
+        {"items": {"anyOf": [{"allOf": [{"pattern": f"a*b{at}$"} for at in range(60)]}, {}]}},
+        '["' + "ab" * 200_000 + '",1',
+    ),
+    "a long name": (
+        {"propertyNames": {"anyOf": [{"pattern": f"a*b{at}$"} for at in range(60)]}},
+        '{"' + "ab" * 200_000 + '"',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_would_hold_up_all_others_is_left_to_the_end(name: str) -> None:
+    schema, text = HOSTILE[name]
+    prefix = Prefix(Doom(schema, Fragments(schema)), max_depth=64)
+    with pytest.raises(TooMuch):
+        prefix.feed(text)

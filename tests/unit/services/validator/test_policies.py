@@ -254,3 +254,46 @@ async def test_one_answer_that_takes_too_long_does_not_lose_the_verdicts_of_the_
         "this answer takes too long to judge; answer more briefly",
     )
     assert other.findings[0].kind == v1.FINDING_KIND_JSON_MISSING
+
+
+async def test_a_schema_of_a_policy_refers_to_those_of_the_settings_alone(tmp_path: Path) -> None:
+    (tmp_path / "label.json").write_text(json.dumps(LABEL))
+    policies = {"known": {"rules": [{"kind": "json", "schema": {"$ref": "https://x.example/label"}}]}}
+    async with judging(policies, schemas={"https://x.example/label": str(tmp_path / "label.json")}) as served:
+        told = await served.ask(asked('{"label": "billing"}', '{"label": "refund"}', policies=("known",)))
+        assert [verdict.decision for verdict in told.verdicts] == [ACCEPT, RETRY]
+    with pytest.raises(SettingsError, match=r"^validator\.policies\.known\.rules\[0\]\.schema: at '/\$ref': .*remote"):
+        async with judging(policies):
+            pass
+
+
+@pytest.mark.parametrize(("policy", "records"), [("labelled", []), ("polite", []), ("strict", [1])])
+async def test_records_are_not_told_before_the_rules_of_a_policy_have_judged_the_whole(
+    policy: str, records: list[int]
+) -> None:
+    rows = v1.OutputConstraint(json_schema=json.dumps({"type": "array", "items": {"type": "string"}}))
+    async with judging(POLICIES) as served:
+        rpc = validator_pb2_grpc.ValidatorServiceStub(served.channel).ValidateStream(timeout=60)
+        await rpc.write(v1.ValidateStreamRequest(constraint=rows, policies=[policy], records=True))
+        open = Stream(rpc)
+        await open.say('["it is your fault"', "]")
+        await open.end()
+        told = [await open.told() for _ in range(len(records) + 1)]
+        assert [one.records.count for one in told[:-1]] == records
+        assert told[-1].HasField("verdict")
+        assert await open.over()
+
+
+async def test_choices_beside_json_are_not_held_against_the_prose_around_it() -> None:
+    choices = v1.OutputConstraint(choices=v1.Choices(values=['{"label": "billing"}']))
+    answer = 'It is {"label": "billing"}'
+    async with judging(POLICIES) as served:
+        (whole,) = (await served.ask(asked(answer, policies=("labelled",), constraint=choices))).verdicts
+        rpc = validator_pb2_grpc.ValidatorServiceStub(served.channel).ValidateStream(timeout=60)
+        await rpc.write(v1.ValidateStreamRequest(constraint=choices, policies=["labelled"]))
+        open = Stream(rpc)
+        await open.say(answer)
+        await open.end()
+        told = await open.told()
+        assert (told.early, told.verdict.decision, whole.decision) == (False, REPAIR, REPAIR)
+        assert await open.over()

@@ -166,3 +166,16 @@ def test_without_one_array_in_the_schema_there_are_no_records(schema: Any) -> No
 def test_what_only_the_end_tells_is_left_to_it() -> None:
     few = {**ROWS, "minItems": 3, "uniqueItems": True}
     assert [count for count, _ in told(few, '[{"name": "Ann"}, {"name": "Ann"}]')] == [1, 2]
+
+
+def test_which_array_holds_them_follows_from_the_schema_as_it_was_written() -> None:
+    rows = (("https://x.example/rows", json.dumps(ROWS)),)
+    settings = JudgementSettings()
+    for written, text, count in (
+        ({"$ref": "https://x.example/rows"}, '[{"name": "Ann"},', 0),
+        ({"properties": {"a": ROWS, "b": {"$ref": "https://x.example/rows"}}}, '{"a": [{"name": "Ann"},', 1),
+    ):
+        constraint = Constraint("json_schema", json.dumps(written), schemas=rows)
+        watch = Judge(settings).watch(constraint, records=True)
+        assert watch.take(text) is None
+        assert watch.records[0] == count

@@ -13,10 +13,11 @@ import pytest
 
 from services.validator.judgement import Judge
 from services.validator.registered import Registered
-from services.validator.schema import Brought, Schema, Schemas
+from services.validator.schema import Brought, Reading, Schema, Schemas
 from services.validator.schema_files import read_schemas
 from services.validator.settings import JudgementSettings, ValidatorSettings
 from services.validator.verdict import Constraint
+from services.validator.weight import MAX_WEIGHT
 from spillway.errors import SchemaInvalid
 from spillway.settings import SettingsError
 
@@ -270,3 +271,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     settings = ValidatorSettings(schemas={"urn:example:a": tmp_path / "no.json"})
     with pytest.raises(SettingsError, match=r"validator\.schemas\.urn:example:a: cannot read .*no\.json"):
         read_schemas(settings)
+
+
+def test_a_large_schema_of_the_settings_is_not_read_through_where_others_wait() -> None:
+    large = {"$defs": {f"d{at}": {"type": "object"} for at in range(MAX_WEIGHT)}, "type": "object"}
+    settled = Registered().joined(brought({"https://x.example/large": large}))
+    schemas = Schemas(limit=4, limit_bytes=2**20, settled=settled)
+    text = json.dumps({"$ref": "https://x.example/large"})
+    assert Reading.of(text, (), settled).reached is not None
+    assert Reading.of(text, (), settled, most=MAX_WEIGHT).reached is None
+    assert not schemas.at_hand(text)

@@ -69,3 +69,43 @@ def test_a_pattern_is_costly_by_its_repetitions_and_length() -> None:
     assert costly("(a{50}){50}")
     assert costly("a{,99999}")
     assert costly("a" * 3_000)
+
+
+DRAFT4 = "http://json-schema.org/draft-04/schema#"
+
+
+@pytest.mark.parametrize(
+    ("root", "part"),
+    [({"$schema": DRAFT4}, {"id": "http://x.example/a"}), ({}, {"$schema": DRAFT4, "id": "http://x.example/a"})],
+)
+def test_references_below_a_name_of_its_own_are_not_taken_for_those_of_the_root(
+    root: dict[str, str], part: dict[str, str]
+) -> None:
+    inner = doubled(30)
+    light: dict[str, Any] = {name: {} for name in inner["$defs"]}
+    assert weigh({**root, "$defs": light, "properties": {"a": {**part, **inner}}}) is None
+
+
+@pytest.mark.parametrize("word", ["unevaluatedProperties", "unevaluatedItems"])
+def test_what_has_all_beside_it_asked_again_weighs_more_on_every_level(word: str) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(3):
+        schema = {"anyOf": [schema], word: False}
+    assert weigh(schema) is not None
+    for _ in range(12):
+        schema = {"anyOf": [schema], word: False}
+    assert weigh(schema) is None
+
+
+@pytest.mark.parametrize("pattern", ["[^a]{{900}}{}", r"\p{{L}}{{3}}{}"])
+def test_patterns_that_are_large_together_are_heavy(pattern: str) -> None:
+    patterns = [{"pattern": pattern.format(at)} for at in range(60)]
+    assert weigh({"allOf": patterns[:2]}) is not None
+    assert weigh({"allOf": patterns}) is None
+
+
+def test_a_name_of_draft_4_where_nothing_refers_moves_nothing() -> None:
+    named = {"id": "http://x.example/a", "type": "string"}
+    assert weigh(
+        {"$schema": DRAFT4, "properties": {"a": named, "b": {"$ref": "#/definitions/c"}}, "definitions": {"c": {}}}
+    )
