@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final, Self
 
 import grpc
@@ -23,6 +24,11 @@ from spillway.telemetry.tracing import TRACEPARENT, inject
 
 WINDOW: Final = 16
 """Events of one generation that may be on their way or waiting to be read."""
+
+
+MAX_START_BYTES: Final = 2**18
+"""Longer requests go in a call of their own: one that is too large for the other side fails alone."""
+MAX_FRAME_BYTES: Final = 2**20
 
 
 class SessionUnsupported(Exception):
@@ -101,7 +107,8 @@ class _Link:
         self._rpc = rpc
         self._generations: dict[int, Generation] = {}
         self._last = 0
-        self._frame = v1.SessionRequest()
+        self._frames = [v1.SessionRequest()]
+        self._bytes = 0
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -112,14 +119,19 @@ class _Link:
     def start(self, start: v1.SessionStart, call: Call, address: str) -> Generation:
         """Send `start` with what else there is to say in this turn of the loop."""
         self._last = start.id = self._last + 1
+        size = start.ByteSize()
         generation = self._generations[start.id] = Generation(self, start.id, call, address)
-        self._frame.starts.append(start)
+        if self._bytes and self._bytes + size > MAX_FRAME_BYTES:
+            self._frames.append(v1.SessionRequest())
+            self._bytes = 0
+        self._bytes += size
+        self._frames[-1].starts.append(start)
         self._idle.clear()
         self._wanted.set()
         return generation
 
     def credit(self, number: int, events: int) -> None:
-        self._frame.credits.add(id=number, events=events)
+        self._frames[-1].credits.add(id=number, events=events)
         self._wanted.set()
 
     def leave(self, number: int, *, ended: bool) -> None:
@@ -128,36 +140,37 @@ class _Link:
         if not self._generations:
             self._idle.set()
         if not ended and not self.closed:
-            self._frame.cancels.append(number)
+            self._frames[-1].cancels.append(number)
             self._wanted.set()
 
     async def _write(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            frame, self._frame = self._frame, v1.SessionRequest()
+            frames, self._frames, self._bytes = self._frames, [v1.SessionRequest()], 0
             try:
-                await self._rpc.write(frame)
+                for frame in frames:
+                    await self._rpc.write(frame)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 return  # who reads learns why
 
     async def _read(self) -> None:
-        error: Exception = TargetDown("the session was closed")
+        error: Callable[[], Exception] = partial(TargetDown, "the session was closed")
         try:
             async for frame in self._rpc:
                 for told in frame.events:
                     generation = self._generations.get(told.id)
                     if generation is not None:
                         generation.take(told)
-            error = TargetDown("the session ended")
+            error = partial(TargetDown, "the session ended")
         except grpc.aio.AioRpcError as broken:
             unsupported = broken.code() is grpc.StatusCode.UNIMPLEMENTED
-            error = SessionUnsupported() if unsupported else from_rpc_error(broken)
+            error = SessionUnsupported if unsupported else partial(from_rpc_error, broken)
         finally:
             self.closed = True
             self._writing.cancel()
             for generation in self._generations.values():
-                generation.fail(error)
+                generation.fail(error())  # each its own: who catches it adds to it
 
     async def close(self, grace_s: float | None) -> None:
         """End the rpc, once its generations have ended or `grace_s` seconds have passed."""

@@ -9,7 +9,7 @@ from typing import Final
 from spillway import v1
 
 MAX_FRAME_BYTES: Final = 2**20
-"""A frame is closed when it has so many; well below what a client receives."""
+"""A frame holds so many at most, or one event; well below what a client receives."""
 
 
 class Outbox:
@@ -23,13 +23,11 @@ class Outbox:
 
     def put(self, number: int, event: bytes, tokens: int) -> None:
         """Say `event` of generation `number`: a serialized GenerationEvent, and its tokens where it is a delta."""
-        self._bytes += len(event)
-        self._open().events.add(id=number, event=event, tokens=tokens)
+        self._open(len(event)).events.add(id=number, event=event, tokens=tokens)
 
     def end(self, number: int, status: bytes) -> None:
         """Say that generation `number` has ended with `status`: a serialized google.rpc.Status, empty for OK."""
-        self._bytes += len(status)
-        self._open().events.add(id=number, ended=v1.SessionEnded(status=status))
+        self._open(len(status)).events.add(id=number, ended=v1.SessionEnded(status=status))
 
     def close(self) -> None:
         """Nothing more will be put."""
@@ -50,12 +48,13 @@ class Outbox:
                 self._bytes = 0
             yield frame.SerializeToString()
 
-    def _open(self) -> v1.RawSessionResponse:
-        """The frame that is filled."""
-        if not self._frames or self._bytes > MAX_FRAME_BYTES:
+    def _open(self, size: int) -> v1.RawSessionResponse:
+        """The frame that is filled, with `size` bytes more."""
+        if not self._frames or self._bytes + size > MAX_FRAME_BYTES:
             self._frames.append(v1.RawSessionResponse())
             self._bytes = 0
             self._wake()
+        self._bytes += size
         return self._frames[-1]
 
     def _wake(self) -> None:

@@ -110,6 +110,16 @@ async def test_generations_of_one_client_share_an_rpc_and_events_of_one_step_a_f
     assert len(frames) < len(told) / 8
 
 
+async def test_many_large_requests_at_once_go_in_frames_that_the_server_takes(rig: Any, call: Any) -> None:
+    one = await rig(max_receive_bytes=2**21)
+
+    async def ask() -> str:
+        async with one.ask(call(30), "x" * 200_000) as responses:
+            return texts([response.event async for response in responses])
+
+    assert await asyncio.gather(*(ask() for _ in range(20))) == ["one two three four five"] * 20
+
+
 async def test_leaving_one_generation_ends_it_at_the_engine_and_no_other(rig: Any, call: Any, until: Any) -> None:
     one = await rig(FakeEngine(answer=lambda spec: ENDLESS, interval_s=0.001))
     async with one.ask(call(30)) as stays:
@@ -235,6 +245,7 @@ async def test_a_session_that_breaks_fails_what_runs_in_it_and_the_next_opens_an
     ends = await asyncio.gather(*asked, return_exceptions=True)
 
     assert [type(end) for end in ends] == [errors.TargetDown] * 2
+    assert ends[0] is not ends[1]
     assert texts(await one.events(call()))
     assert one.session._link is not link
 
