@@ -138,7 +138,7 @@ async def build(
             window=settings.window_s,
         )
         sessions = Sessions(
-            lambda request, call: proxy.generate(request.spec, stamped(request), call),
+            lambda request, call, _: proxy.generate(request.spec, stamped(request), call),
             settings.server,
             tracing=tracing,
             clock=clock,

@@ -169,7 +169,9 @@ async def build(
         )
         stack.push_async_callback(engine.close)
         admin = AdminServicer(engine, lambda grace_s: server.stop_soon(grace_s))
-        sessions = Sessions(lambda request, call: engine.generate(request.spec, call), settings.server, tracing=tracing)
+        sessions = Sessions(
+            lambda request, call, _: engine.generate(request.spec, call), settings.server, tracing=tracing
+        )
         server = Server(
             settings.server, services(Servicer(engine, sessions), admin, sessions), tracing=tracing, scopes=SCOPES
         )

@@ -20,6 +20,7 @@ from .fleet import Fleet
 from .following import Following, follows
 from .journal import Attempt
 from .judge import Judge, accepted, bound, correction, first_try, standard, verdict_on
+from .lane import Lane
 from .loads import Loads
 from .observation import kind_of_spec
 from .patience import idle_s, probe_tokens, share_s, silence_s
@@ -227,9 +228,11 @@ class Attempts:
         return response, verdicts
 
     async def relay(
-        self, work: Work, candidate: Candidate, *, spec: v1.GenerationSpec | None = None
+        self, work: Work, candidate: Candidate, *, spec: v1.GenerationSpec | None = None, lane: Lane | None = None
     ) -> AsyncGenerator[v1.GenerationEvent]:
         """Yield one target's events, from the first token on, or in PROBED delivery from where the probe ends.
+
+        Deltas may go by `lane` instead, where they leave as they came.
 
         A probe ends with its last token, or with the first that comes after the target's share of the deadline. Until
         the first event is out a target that fails in a fleeting way is asked again. Raises SpillwayError.
@@ -251,6 +254,7 @@ class Attempts:
                 work.journal,
                 silence_s(work, candidate),
                 idle_s(work, candidate),
+                lane=None if work.plan.redacts(target) else lane,
             )
             events = restored(events, work, target, spec)
             try:

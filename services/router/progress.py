@@ -1,4 +1,4 @@
-"""How far a live stream has come: what another target needs to go on with it."""
+"""How far a live stream has come, and what another target needs to go on with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .target import Target
 
 
 class Progress:
-    """The tokens and the text that the caller has. Kept only where something could go on with them."""
+    """The events that the caller has, and their tokens and text: kept only where something could go on with them."""
 
     def __init__(self, spec: v1.GenerationSpec, targets: list[Target], continue_on: str = "same_weights") -> None:
         weights = [target.weights for target in targets if target.weights]
@@ -23,10 +23,19 @@ class Progress:
         self._begun = False
         self._ids: list[int] = []
         self._text: list[str] = []
+        self._unread: list[bytes] = []
+        """Deltas that came after the tokens and the text above."""
+        self._weights = ""
+        self.sequence = 0
+        """Events given so far: the number of the next one."""
         self.tokens = 0
         """Given so far; a delta that does not tell is taken for one."""
-        self.weights = ""
+
+    @property
+    def weights(self) -> str:
         """Of the target that answers; empty where nothing can go on with its tokens."""
+        self._read()
+        return self._weights
 
     def legs(self, target: Target, *, restarts: bool) -> Iterator[Leg]:
         """Yield what `target` can be asked, best first. With `restarts` a stream that has begun may start again."""
@@ -41,23 +50,43 @@ class Progress:
 
     def begin(self, target: Target, leg: Leg) -> None:
         """The answer of `leg` begins, at its first token."""
+        self._read()
         self._begun = True
         if leg.overlap is not None:
-            self.weights = ""  # two tokenizers have no tokens in common
+            self._weights = ""  # two tokenizers have no tokens in common
         elif not leg.goes_on:
             self._ids.clear()
             self._text.clear()
             self.tokens = 0
-            self.weights = target.weights if self._by_tokens else ""
+            self._weights = target.weights if self._by_tokens else ""
 
-    def take(self, delta: v1.Delta) -> None:
-        """The caller is given `delta`."""
-        self.tokens += delta.tokens if delta.HasField("tokens") else 1
-        if self.weights and (len(delta.token_ids) != delta.tokens or delta.reasoning or delta.tool_calls):
-            self.weights = ""  # a target that does not tell its tokens, or some of them are no text
-        if self.weights:
+    def take(self, event: v1.GenerationEvent) -> None:
+        """The caller is given `event`, which gets its number."""
+        event.sequence = self.sequence
+        self.sequence += 1
+        if event.HasField("delta"):
+            self._read()
+            self.tokens += event.delta.tokens if event.delta.HasField("tokens") else 1
+            self._keep(event.delta)
+
+    def skip(self, event: bytes, tokens: int) -> None:
+        """The caller is given a delta that nobody has read: a serialized GenerationEvent, numbered."""
+        self.sequence += 1
+        self.tokens += tokens
+        if self._weights or self.crosses:
+            self._unread.append(event)
+
+    def _read(self) -> None:
+        for event in self._unread:
+            self._keep(v1.GenerationEvent.FromString(event).delta)
+        self._unread.clear()
+
+    def _keep(self, delta: v1.Delta) -> None:
+        if self._weights and (len(delta.token_ids) != delta.tokens or delta.reasoning or delta.tool_calls):
+            self._weights = ""  # a target that does not tell its tokens, or some of them are no text
+        if self._weights:
             self._ids.extend(delta.token_ids)
-        if self.weights or self.crosses:
+        if self._weights or self.crosses:
             self._text.append(delta.text)
 
     def _rest(self) -> v1.GenerationSpec:
@@ -71,7 +100,7 @@ class Progress:
         return spec
 
     def __repr__(self) -> str:
-        return f"<Progress {self.tokens} tokens of {self.weights or 'nothing that goes on by them'}>"
+        return f"<Progress {self.tokens} tokens of {self._weights or 'nothing that goes on by them'}>"
 
 
 def _can_be_continued(spec: v1.GenerationSpec) -> bool:

@@ -14,6 +14,7 @@ from spillway.egress import Residency
 from spillway.errors import BreakerOpen, SpillwayError
 from spillway.generation import check, check_routing, fold
 from spillway.rpc.call import Call
+from spillway.session.bypass import Bypass
 from spillway.telemetry import names
 
 from .admission import Ticket
@@ -119,8 +120,13 @@ class Router:
             except BreakerOpen as error:
                 work = await self._later(work, error)
 
-    async def stream(self, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
-        """Decide, and return the events of an answer: nothing is dispatched before the first is asked for."""
+    async def stream(
+        self, request: v1.StreamGenerateRequest, call: Call, bypass: Bypass | None = None
+    ) -> AsyncGenerator[v1.GenerationEvent]:
+        """Decide, and return the events of an answer: nothing is dispatched before the first is asked for.
+
+        Between two events deltas may go by `bypass`.
+        """
         with ExitStack() as block:
             block.enter_context(self._measures.request(request.policy.task))
             work = await self._work(request, call)
@@ -130,7 +136,7 @@ class Router:
                 terms = self.cache.terms(work, stamped=work.stamped)
                 if not terms.off:
                     return _within(block.pop_all(), self.cache.stream(work, terms, self._make))
-            return self._make(work, block.pop_all())
+            return self._make(replace(work, bypass=bypass), block.pop_all())
 
     async def embed(
         self, request: v1.EmbedRequest, call: Call, alive: Callable[[], None] = lambda: None

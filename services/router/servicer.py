@@ -11,6 +11,7 @@ from spillway.rpc import metadata
 from spillway.rpc.call import Call, current_call
 from spillway.rpc.server import Service
 from spillway.rpc.sign import sign_of_life
+from spillway.session.bypass import Bypass
 from spillway.session.server import Sessions
 from spillway.v1 import inference_pb2_grpc, router_admin_pb2_grpc, router_pb2_grpc
 
@@ -101,10 +102,12 @@ def _headers(started: v1.Started | v1.EmbedResponse) -> tuple[tuple[str, str], .
     )
 
 
-async def events(router: Router, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
-    """Yield what `router` answers to `request`, which came in a session."""
+async def events(
+    router: Router, request: v1.StreamGenerateRequest, call: Call, bypass: Bypass
+) -> AsyncGenerator[v1.GenerationEvent]:
+    """Yield what `router` answers to `request`, which came in a session, but for deltas that go by `bypass`."""
     _by_key(request)
-    async with aclosing(await router.stream(request, call)) as told:
+    async with aclosing(await router.stream(request, call, bypass)) as told:
         async for event in told:
             yield event
 

@@ -23,6 +23,7 @@ from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 
 from .chain import ITS_OWN
 from .journal import Attempt, Journal
+from .lane import Lane
 from .target import Target
 
 log = get_logger(__name__)
@@ -119,8 +120,9 @@ class TargetClient:
         idle_s: float,
         *,
         judged: bool = False,
+        lane: Lane | None = None,
     ) -> AsyncGenerator[v1.GenerationEvent]:
-        """Yield the target's events; returns only after Finished and Usage.
+        """Yield the target's events but for deltas that go by `lane`; returns only after Finished and Usage.
 
         Where the answer is `judged`, the caller settles an attempt that did not fail. Raises TargetTimeout after
         `silence_s` without a first token, or `idle_s` without another.
@@ -128,8 +130,10 @@ class TargetClient:
         model, usage, finished, tokens = "", None, False, 0
         call = call.heard_within(silence_s)
         try:
-            async with self._opened(request, call, attempt) as rpc:
+            async with self._opened(request, call, attempt, lane) as rpc:
                 dog = Watchdog(silence_s, rpc.cancel)
+                if lane is not None:
+                    lane.dog = dog
                 try:
                     dog.watch()
                     async for response in rpc:
@@ -160,7 +164,7 @@ class TargetClient:
         except SessionUnsupported:
             log.info("target.without_sessions", target=attempt.target.name)
             self._session = None
-            plain = self.stream(attempt, request, call, journal, silence_s, idle_s, judged=judged)
+            plain = self.stream(attempt, request, call, journal, silence_s, idle_s, judged=judged, lane=lane)
             async with aclosing(plain):
                 async for event in plain:
                     yield event
@@ -168,6 +172,7 @@ class TargetClient:
         except BaseException as error:
             if judged and isinstance(error, GeneratorExit):
                 raise
+            tokens += lane.tokens if lane is not None else 0
             if usage is None:
                 usage = v1.Usage(completion_tokens=tokens) if tokens else None
             raise self._fail(error, journal, attempt, silence_s, model, usage) from None
@@ -175,11 +180,14 @@ class TargetClient:
             journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=model, usage=usage)
 
     def _opened(
-        self, request: v1.StreamGenerateRequest, call: Call, attempt: Attempt
+        self, request: v1.StreamGenerateRequest, call: Call, attempt: Attempt, lane: Lane | None
     ) -> AbstractAsyncContextManager[Any]:
         """Ask for a stream: in the session with the target, or in a call of its own where that is none or too small."""
         if self._session is not None and request.ByteSize() <= MAX_START_BYTES:
-            return self._session.stream(request, call, span_name=names.ATTEMPT, attributes=_told(attempt))
+            bypass = lane.take if lane is not None else None
+            return self._session.stream(
+                request, call, span_name=names.ATTEMPT, attributes=_told(attempt), bypass=bypass
+            )
         return self._remote.stream(self._stream, request, call, span_name=names.ATTEMPT, attributes=_told(attempt))
 
     async def count_tokens(self, target: Target, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from spillway import v1
 from spillway.embedding import Spec
 from spillway.rpc.call import Call
+from spillway.session.bypass import Bypass
 
 from .journal import Journal
 from .plan import Plan
@@ -38,6 +39,8 @@ class Work(Planned):
     spec: v1.GenerationSpec
     release: Release | None = None
     """Where its records go, as they are accepted."""
+    bypass: Bypass | None = None
+    """By which its deltas may go while nobody has to read them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from spillway.rpc.call import ANONYMOUS, Call
 from spillway.rpc.methods import SESSION
 from spillway.rpc.remote import Remote, meant
 from spillway.rpc.status import from_rpc_error, from_status
+from spillway.session.bypass import Bypass
 from spillway.telemetry.tracing import TRACEPARENT, inject
 
 WINDOW: Final = 16
@@ -55,15 +56,17 @@ class Session:
         *,
         span_name: str,
         attributes: Mapping[str, AttributeValue] | None = None,
+        bypass: Bypass | None = None,
     ) -> AsyncIterator[Generation]:
         """Begin a generation under `call`; leaving the block ends it on the other side too.
 
+        While its reader waits for the next event, `bypass` is offered the deltas first.
         Raises SessionUnsupported before its first event where there are no sessions; else SpillwayError alone.
         """
         with self._remote.span(span_name, call, attributes) as span:
             if self._link is None or self._link.closed:
                 self._link = _Link(self._method(metadata=self._remote.key_headers()))
-            generation = self._link.start(self._start(request, call, span), call, self._remote.address)
+            generation = self._link.start(self._start(request, call, span), call, self._remote.address, bypass)
             try:
                 yield generation
             finally:
@@ -116,11 +119,11 @@ class _Link:
         self._writing = asyncio.create_task(self._write(), name="session frames out")
         self._reading = asyncio.create_task(self._read(), name="session frames in")
 
-    def start(self, start: v1.SessionStart, call: Call, address: str) -> Generation:
+    def start(self, start: v1.SessionStart, call: Call, address: str, bypass: Bypass | None) -> Generation:
         """Send `start` with what else there is to say in this turn of the loop."""
         self._last = start.id = self._last + 1
         size = start.ByteSize()
-        generation = self._generations[start.id] = Generation(self, start.id, call, address)
+        generation = self._generations[start.id] = Generation(self, start.id, call, address, bypass)
         if self._bytes and self._bytes + size > MAX_FRAME_BYTES:
             self._frames.append(v1.SessionRequest())
             self._bytes = 0
@@ -198,8 +201,9 @@ class Told:
 class Generation:
     """One generation of a session: iterate over its events. Raises what its status says, or TargetDown."""
 
-    def __init__(self, link: _Link, number: int, call: Call, address: str) -> None:
+    def __init__(self, link: _Link, number: int, call: Call, address: str, bypass: Bypass | None) -> None:
         self._link = link
+        self._bypass = bypass
         self._number = number
         self._call = call
         self._address = address
@@ -212,6 +216,9 @@ class Generation:
 
     def take(self, told: v1.RawSessionEvent) -> None:
         """Hear of what has happened."""
+        if told.tokens and self._bypass is not None and self._parked and self._bypass(told.event, told.tokens):
+            self._credit()
+            return
         if told.HasField("ended"):
             self._ended = True
             status = Status.FromString(told.ended.status)
@@ -246,11 +253,20 @@ class Generation:
             self._wanted = asyncio.get_running_loop().create_future()
             await self._wanted
         told = self._waiting.popleft()
+        self._credit()
+        return Told(v1.GenerationEvent.FromString(told.event))
+
+    @property
+    def _parked(self) -> bool:
+        """Whether the reader has read all there is, and waits."""
+        return self._wanted is not None and not self._wanted.done()
+
+    def _credit(self) -> None:
+        """Another event is out of the way."""
         self._taken += 1
         if self._taken * 2 >= WINDOW and not self._ended:
             self._link.credit(self._number, self._taken)
             self._taken = 0
-        return Told(v1.GenerationEvent.FromString(told.event))
 
     def _late(self) -> None:
         self._waiting.clear()

@@ -17,13 +17,14 @@ from spillway.rpc.call import Call, current_call, enter
 from spillway.rpc.inbound import Inbound
 from spillway.rpc.methods import STREAM_GENERATE
 from spillway.rpc.status import to_status
+from spillway.session.bypass import Bypass
 from spillway.session.outbox import Outbox
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
 from spillway.telemetry.tracing import TRACEPARENT, Tracing, fail
 
-Generate = Callable[[v1.StreamGenerateRequest, Call], AsyncGenerator[v1.GenerationEvent]]
-"""What StreamGenerate answers, without its wrapping."""
+Generate = Callable[[v1.StreamGenerateRequest, Call, Bypass], AsyncGenerator[v1.GenerationEvent]]
+"""What StreamGenerate answers, without its wrapping. Between two events deltas may go by the bypass."""
 
 MAX_GENERATIONS: Final = 4096
 """Of one session at once."""
@@ -106,14 +107,14 @@ class _Session:
         if start.id <= self._last:
             raise RequestInvalid.at("starts.id", f"{start.id} is not above all that were given before")
         self._last = start.id
-        generation = _Generation(start.credit)
+        generation = _Generation(start.id, start.credit, self.outbox)
         self._generations[start.id] = generation
         generation.task = asyncio.create_task(self._run(start, generation))
         generation.task.add_done_callback(lambda _: self._ended(start.id, generation))
 
     async def _run(self, start: v1.SessionStart, generation: _Generation) -> None:
         """Carry out one generation, and say how it ended."""
-        sessions, outbox, number = self._sessions, self.outbox, start.id
+        sessions = self._sessions
         left_s = start.deadline_ms / 1000 if start.HasField("deadline_ms") else None
         request_id = start.request.spec.request_id or start.request_id
         call = sessions._inbound.begin(STREAM_GENERATE, _trace(start), request_id, left_s)
@@ -128,13 +129,11 @@ class _Session:
                     raise TargetDraining("this server is about to stop")
                 if len(self._generations) > MAX_GENERATIONS:
                     raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource="session")
-                async with aclosing(sessions._generate(start.request, call)) as events:
+                async with aclosing(sessions._generate(start.request, call, generation.pass_by)) as events:
                     async for event in events:
                         if not generation.credit:
                             await generation.credited(sessions._stall_s)
-                        generation.credit -= 1
-                        tokens = (event.delta.tokens or 1) if event.HasField("delta") else 0
-                        outbox.put(number, event.SerializeToString(), tokens)
+                        generation.put(event.SerializeToString(), _tokens(event))
             generation.status = b""
         # Whatever it is, it is told as StreamGenerate tells it, and the session goes on.
         except BaseException as error:
@@ -172,14 +171,28 @@ class _Session:
 class _Generation:
     """What a generation may still send."""
 
-    __slots__ = ("_more", "credit", "status", "task")
+    __slots__ = ("_more", "_number", "_outbox", "credit", "status", "task")
 
     task: asyncio.Task[None]
 
-    def __init__(self, credit: int) -> None:
+    def __init__(self, number: int, credit: int, outbox: Outbox) -> None:
+        self._number = number
+        self._outbox = outbox
         self.status = _CANCELLED
         self.credit = max(1, credit)
         self._more: asyncio.Future[None] | None = None
+
+    def put(self, event: bytes, tokens: int) -> None:
+        """Send `event`, for which there is credit."""
+        self.credit -= 1
+        self._outbox.put(self._number, event, tokens)
+
+    def pass_by(self, event: bytes, tokens: int) -> bool:
+        """Send a delta if there is credit for it."""
+        if not self.credit:
+            return False
+        self.put(event, tokens)
+        return True
 
     def give(self, events: int) -> None:
         """The reader takes so many more."""
@@ -197,6 +210,13 @@ class _Generation:
             raise StreamInterrupted(f"the reader took nothing for {stall_s:g} s") from None
         finally:
             self._more = None
+
+
+def _tokens(event: v1.GenerationEvent) -> int:
+    """Of a delta; one that does not tell is taken for one."""
+    if not event.HasField("delta"):
+        return 0
+    return event.delta.tokens if event.delta.HasField("tokens") else 1
 
 
 def _trace(start: v1.SessionStart) -> dict[str, str]:

@@ -272,7 +272,9 @@ def services(
     engine: FakeEngine, *, settings: ServerSettings = LOOPBACK, tracing: Tracing | None = None
 ) -> list[Service]:
     """What a server with `settings` needs to serve `engine`."""
-    sessions = Sessions(engine.generate, settings, tracing=tracing or Tracing("fake engine"))
+    sessions = Sessions(
+        lambda request, call, _: engine.generate(request, call), settings, tracing=tracing or Tracing("fake engine")
+    )
     servicer = Servicer(engine, sessions)
     return [
         Service(

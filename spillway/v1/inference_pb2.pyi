@@ -385,7 +385,7 @@ class SessionEvent(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     tokens: _builtins.int
-    """Of a delta: its tokens, so that who passes it on need not look inside."""
+    """Of a delta: its tokens, or 1 where it does not tell, so that who passes it on need not look inside."""
     @_builtins.property
     def event(self) -> _event_pb2.GenerationEvent: ...
     @_builtins.property

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -27,6 +28,7 @@ from spillway.errors import TargetDown
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.server import Service
+from spillway.session.client import Session
 from spillway.settings import ServerSettings, StoreSettings
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, serving_engine
@@ -55,8 +57,11 @@ class Mesh:
     """host:port that Prometheus scrapes."""
     drain: Callable[[], Awaitable[None]] = field(default=lambda: asyncio.sleep(0))
     """Ends the router as a signal does."""
+    in_sessions: bool = True
+    """How streams are asked for: in a session, or each by a call of its own."""
 
     def __post_init__(self) -> None:
+        self.session = Session(self.remote)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
         self.routes = router_pb2_grpc.RouterServiceStub(self.remote.channel)
 
@@ -73,7 +78,9 @@ class Mesh:
     ) -> AsyncGenerator[v1.GenerationEvent]:
         call = Call("test", Deadline.after(deadline_s))
         request = v1.StreamGenerateRequest(spec=spec, policy=policy)
-        async with self.remote.stream(self.stub.StreamGenerate, request, call, span_name="test") as rpc:
+        alone = partial(self.remote.stream, self.stub.StreamGenerate)
+        ask: Any = self.session.stream if self.in_sessions else alone
+        async with ask(request, call, span_name="test") as rpc:
             async for response in rpc:
                 yield response.event
 
@@ -257,6 +264,7 @@ async def running_mesh(
         remote = Remote(app.server.address, tracing=Tracing("test"))
         stack.push_async_callback(remote.close)
         mesh = Mesh(local, cloud, app.server.address, remote, kept, cache=app.router.cache, router=app.router)
+        stack.push_async_callback(mesh.session.close)
         mesh.drain = app.server.drain
         mesh.metrics = app.metrics
         mesh.http = app.http.address if app.http is not None else ""

@@ -63,10 +63,14 @@ async def read(
     return folder.whole(), changes
 
 
+@pytest.mark.parametrize("in_sessions", [True, False], ids=["session", "alone"])
 @pytest.mark.parametrize("after", range(1, 8))
 @pytest.mark.parametrize("fault", [Cut, Stall], ids=["cut", "stalled"])
-async def test_a_stream_goes_on_wherever_it_breaks(after: int, fault: Callable[[int], Cut | Stall]) -> None:
+async def test_a_stream_goes_on_wherever_it_breaks(
+    after: int, fault: Callable[[int], Cut | Stall], in_sessions: bool
+) -> None:
     async with replicas("w", "w", policy=PolicySettings(idle_s=0.2)) as (mesh, engines):
+        mesh.in_sessions = in_sessions
         engines[0].faults = Script(fault(after))
         answer, changes = await read(mesh)
         assert answer.choices[0].content.text == ANSWER

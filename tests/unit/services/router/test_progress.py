@@ -18,7 +18,7 @@ def legs(*deltas: v1.Delta, restarts: bool = False) -> list[Leg]:
     (leg,) = progress.legs(FIRST, restarts=restarts)
     progress.begin(FIRST, leg)
     for delta in deltas:
-        progress.take(delta)
+        progress.take(v1.GenerationEvent(delta=delta))
     return list(progress.legs(SECOND, restarts=restarts))
 
 

@@ -110,6 +110,29 @@ async def test_generations_of_one_client_share_an_rpc_and_events_of_one_step_a_f
     assert len(frames) < len(told) / 8
 
 
+async def test_deltas_that_nobody_waits_for_to_read_are_not_taken_past_their_reader(rig: Any, call: Any) -> None:
+    one = await rig(FakeEngine(answer=lambda spec: " ".join(map(str, range(200))), interval_s=0.0005))
+    passed: list[v1.GenerationEvent] = []
+
+    def bypass(event: bytes, tokens: int) -> bool:
+        if len(passed) >= 50:
+            return False
+        passed.append(v1.GenerationEvent.FromString(event))
+        return True
+
+    request = v1.StreamGenerateRequest(spec=v1.GenerationSpec(text=v1.TextPrompt(text="count")))
+    read: list[v1.GenerationEvent] = []
+    async with one.session.stream(request, call(30), span_name="test", bypass=bypass) as responses:
+        async for response in responses:
+            assert all(event.sequence < response.event.sequence for event in passed)
+            read.append(response.event)
+            await asyncio.sleep(0)
+
+    assert len(passed) == 50
+    assert {event.WhichOneof("event") for event in passed} == {"delta"}
+    assert sorted(event.sequence for event in (*passed, *read)) == list(range(len(passed) + len(read)))
+
+
 async def test_many_large_requests_at_once_go_in_frames_that_the_server_takes(rig: Any, call: Any) -> None:
     one = await rig(max_receive_bytes=2**21)
 

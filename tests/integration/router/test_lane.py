@@ -1,0 +1,71 @@
+"""Deltas of a session pass the router unread, and nothing of that shows."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from spillway import v1
+from spillway.rpc.methods import SESSION
+from spillway.testing.fake_engine import FakeEngine
+from tests.integration.router.mesh import running_mesh, text
+
+WORDS = 400
+ANSWER = " ".join(f"w{number}" for number in range(WORDS))
+
+
+async def slowly(remote: Any, numbers: range) -> dict[int, list[v1.SessionEvent]]:
+    """Read generations of a session, each of which is given credit for one event at a time."""
+    rpc = remote.channel.stream_stream(
+        SESSION,
+        request_serializer=v1.SessionRequest.SerializeToString,
+        response_deserializer=v1.SessionResponse.FromString,
+    )()
+    request = v1.StreamGenerateRequest(spec=text())
+    starts = [v1.SessionStart(id=number, request=request, credit=1, deadline_ms=60_000) for number in numbers]
+    await rpc.write(v1.SessionRequest(starts=starts))
+    told: dict[int, list[v1.SessionEvent]] = {number: [] for number in numbers}
+    running = set(numbers)
+    while running:
+        frame = await rpc.read()
+        credits = []
+        for event in frame.events:
+            told[event.id].append(event)
+            if event.HasField("ended"):
+                running.discard(event.id)
+            else:
+                credits.append(v1.SessionCredit(id=event.id, events=1))
+        await rpc.write(v1.SessionRequest(credits=credits))
+    await rpc.done_writing()
+    return told
+
+
+async def test_readers_that_give_little_credit_get_all_of_it_in_order() -> None:
+    async with running_mesh(verdict=None, local=FakeEngine(model="small", answer=lambda spec: ANSWER)) as mesh:
+        async with asyncio.timeout(60):
+            told = await slowly(mesh.remote, range(1, 9))
+        for events in told.values():
+            *rest, last = events
+            assert last.ended.status == b""
+            assert [event.event.sequence for event in rest] == list(range(len(rest)))
+            assert "".join(event.event.delta.text for event in rest) == ANSWER
+            assert rest[-1].event.usage.completion_tokens == WORDS
+        assert mesh.outcomes() == ["local:answered"] * 8
+
+
+async def test_what_was_passed_on_unread_is_accounted_when_its_reader_leaves() -> None:
+    async with running_mesh(
+        verdict=None, local=FakeEngine(model="small", answer=lambda spec: ANSWER, interval_s=0.002)
+    ) as mesh:
+        tokens = 0
+        events = mesh.stream(text())
+        async for event in events:
+            tokens += event.delta.tokens
+            if tokens >= 50:
+                break
+        await events.aclose()
+        async with asyncio.timeout(10):
+            while not mesh.kept:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert mesh.outcomes() == ["local:cancelled"]
+        assert mesh.kept[0].record.completion_tokens >= 50
