@@ -16,6 +16,7 @@ from bench import (
     mesh,
     priorities,
     providers,
+    session,
     validator,
 )
 
@@ -24,6 +25,7 @@ PARTS = {
     "early": early.run,
     "limits": limits.run,
     "router": mesh.run,
+    "session": session.run,
     "engine": engine_rate.run,
     "cancel": cancelling.run,
     "priority": priorities.run,

@@ -53,11 +53,11 @@ class Streamed:
         )
 
 
-async def calls(address: str, total: int, callers: int) -> float:
-    """Make `total` unary calls from `callers` at once; return the wall time in seconds."""
+async def calls(address: str, total: int, callers: int, words: int = 5) -> float:
+    """Make `total` unary calls from `callers` at once, of `words` tokens; return the wall time in seconds."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        request = v1.GenerateRequest(spec=spec(5))
+        request = v1.GenerateRequest(spec=spec(words))
 
         async def caller() -> None:
             for _ in range(total // callers):

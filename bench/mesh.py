@@ -24,8 +24,8 @@ FLAT_INTERVAL_MS = 0.25
 
 
 @contextmanager
-def router(engine: str) -> Iterator[Measured]:
-    """A router with everything on but validation, before one target."""
+def router(engine: str, collector: str) -> Iterator[Measured]:
+    """A router with everything on but cache and validation, before one target; one trace in a hundred is recorded."""
     with tempfile.TemporaryDirectory() as folder:
         address = free_address()
         target = {
@@ -37,21 +37,24 @@ def router(engine: str) -> Iterator[Measured]:
             "price": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0},
         }
         ledger = {"url": f"sqlite:///{folder}/ledger.sqlite"}
+        telemetry = {"otlp_endpoint": f"http://{collector}", "sample_ratio": 0.01, "metrics_listen": "127.0.0.1:0"}
+        section = {"server": {"listen": address}, "targets": [target], "ledger": ledger, "telemetry": telemetry}
         config = Path(folder) / "spillway.yaml"
-        config.write_text(
-            yaml.safe_dump({"router": {"server": {"listen": address}, "targets": [target], "ledger": ledger}})
-        )
+        config.write_text(yaml.safe_dump({"router": section}))
         with started("services.router", "--config", str(config), address=address) as measured:
             yield measured
 
 
 @contextmanager
-def between(interval_ms: float) -> Iterator[dict[str, Measured]]:
-    """A fake engine, a bare relay before it and a router before it."""
+def between(interval_ms: float, *, stepped: bool = False) -> Iterator[dict[str, Measured]]:
+    """A fake engine, a bare relay before it and a router before it; of a `stepped` engine all tokens come at once."""
+    pace = ["--interval-ms", str(interval_ms), *["--stepped"] * stepped]
     with ExitStack() as stack:
-        engine = stack.enter_context(started("bench.engine", "--interval-ms", str(interval_ms)))
+        engine = stack.enter_context(started("bench.engine", *pace))
         relay = stack.enter_context(started("bench.relay", "--to", engine.address))
-        yield {"engine directly": engine, "bare relay": relay, "router": stack.enter_context(router(engine.address))}
+        collector = stack.enter_context(started("bench.collector"))
+        before = stack.enter_context(router(engine.address, collector.address))
+        yield {"engine directly": engine, "bare relay": relay, "router": before}
 
 
 def unary() -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, MutableSequence, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from spillway.settings import ServerSettings
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.faults import Cut, Fault, Garbage, Refuse, Script, Silence, SlowFirst, Stall
 from spillway.testing.server import LOOPBACK, serving
+from spillway.testing.steps import Steps
 from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
 
 CAPABILITIES = (
@@ -60,6 +61,8 @@ class FakeEngine:
     model: str = "fake"
     answer: Callable[[v1.GenerationSpec], str] = field(default=lambda spec: "one two three four five")
     interval_s: float = 0.0
+    steps: Steps | None = None
+    """Paces all answers together, in place of `interval_s`: a window is then a whole number of steps."""
     first_s: float = 0.0
     window_s: float = 0.0
     context_window: int = 4096
@@ -70,7 +73,7 @@ class FakeEngine:
     vector: Callable[[v1.EmbeddingInput], Sequence[float]] | None = None
     """Makes the vector of an input: the engine then embeds, and generates nothing."""
     faults: Script = field(default_factory=Script)
-    seen: list[Seen] = field(default_factory=list)
+    seen: MutableSequence[Seen] = field(default_factory=list)
     embeds: list[v1.EmbedRequest] = field(default_factory=list)
     others: int = 0
     """Generations that the load tells of besides those in flight here."""
@@ -170,9 +173,12 @@ class FakeEngine:
         if self.probability is not None and spec.logprobs.HasField("prompt"):
             told = v1.TokenLogprob(logprob=math.log(self.probability))
             started.started.prompt_logprobs.extend([told] * (prompt_tokens - 1))
-        async with aclosing(
-            pulled(self._due(done, len(tokens), fault), window_s(spec.coalescing, self.window_s))
-        ) as due:
+        window = window_s(spec.coalescing, self.window_s)
+        if self.steps is None:
+            pieces = pulled(self._due(done, len(tokens), fault), window)
+        else:
+            pieces = self._due(done, len(tokens), fault, max(1, round(window / self.steps.interval_s)))
+        async with aclosing(pieces) as due:
             async for first, last in due:
                 if first == done:
                     yield started
@@ -190,10 +196,16 @@ class FakeEngine:
             usage=v1.Usage(prompt_tokens=prompt_tokens, completion_tokens=max(0, len(tokens) - done))
         )
 
-    async def _due(self, done: int, total: int, fault: Fault | None) -> AsyncGenerator[tuple[int, int], None]:
-        """Yield (first, last) of the tokens after the `done` ones that have come due since the last pull."""
-        clock = asyncio.get_running_loop().time
+    async def _due(
+        self, done: int, total: int, fault: Fault | None, merged: int = 1
+    ) -> AsyncGenerator[tuple[int, int], None]:
+        """Yield (first, last) of the tokens after the `done` ones that have come due since the last pull.
+
+        In steps `merged` of them are waited for, but for the first, which is never held.
+        """
+        clock, steps = asyncio.get_running_loop().time, self.steps
         began, sent = clock() - done * self.interval_s, done
+        before = steps.taken - done if steps is not None else 0
         while True:
             if isinstance(fault, Cut) and sent >= fault.after:
                 raise TargetDown("the engine dropped the connection (scripted)")
@@ -201,7 +213,10 @@ class FakeEngine:
                 await asyncio.Event().wait()
             if sent >= total:
                 return
-            if self.interval_s:
+            if steps is not None:
+                await steps.reach(before + min(total, sent + (merged if sent > done else 1)))
+                due = steps.taken - before
+            elif self.interval_s:
                 due = int((clock() - began) / self.interval_s) + 1
                 if due <= sent:
                     await asyncio.sleep(began + sent * self.interval_s - clock())
