@@ -101,20 +101,16 @@ async def streams(address: str, count: int, words: int, window_ms: int) -> Frame
             frame = await link.read()
             now = time.perf_counter()
             seen.frames += 1
-            for told in frame.events:
-                number, tokens = told.id, told.tokens
+            for number, tokens in zip(frame.ids[:], frame.tokens[:], strict=True):
                 if tokens:
                     (seen.first if last[number] == began else seen.gaps).append(now - last[number])
                     last[number] = now
                     seen.messages += 1
                     seen.tokens += tokens
-                elif told.HasField("ended"):
-                    if told.ended.status:
-                        raise RuntimeError(f"a generation failed: {told.ended.status!r}")
-                    taken.pop(number, None)
-                    del last[number]
-                    continue
                 taken[number] = taken.get(number, 0) + 1
+            for number in _ended(frame):
+                taken.pop(number, None)
+                del last[number]
             await link.credit(taken)
         seen.wall_s = time.perf_counter() - began
     return seen
@@ -133,9 +129,13 @@ async def calls(address: str, total: int, callers: int, *, batched: bool) -> flo
         while waits or running:
             while waits and running + waits[0] <= callers:
                 running += len(await link.begin(request, waits.popleft()))
-            for told in (await link.read()).events:
-                if told.HasField("ended"):
-                    if told.ended.status:
-                        raise RuntimeError(f"a generation failed: {told.ended.status!r}")
-                    running -= 1
+            running -= len(_ended(await link.read()))
         return time.perf_counter() - began
+
+
+def _ended(frame: v1.RawSessionResponse) -> list[int]:
+    """Generations that have ended well. Raises RuntimeError for one that has not."""
+    for told in frame.ended:
+        if told.status:
+            raise RuntimeError(f"a generation failed: {told.status!r}")
+    return [told.id for told in frame.ended]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from spillway import v1
+from spillway.rpc.bypass import Bypass
 from spillway.rpc.watchdog import Watchdog
-from spillway.session.bypass import Bypass
 
 from .progress import Progress
 

@@ -13,8 +13,8 @@ from spillway.deadline import Clock
 from spillway.egress import Residency
 from spillway.errors import BreakerOpen, SpillwayError
 from spillway.generation import check, check_routing, fold
+from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call
-from spillway.session.bypass import Bypass
 from spillway.telemetry import names
 
 from .admission import Ticket

@@ -8,10 +8,11 @@ from typing import Any
 
 from spillway import v1
 from spillway.rpc import metadata
+from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call, current_call
+from spillway.rpc.outflow import Outflow
 from spillway.rpc.server import Service
 from spillway.rpc.sign import sign_of_life
-from spillway.session.bypass import Bypass
 from spillway.session.server import Sessions
 from spillway.v1 import inference_pb2_grpc, router_admin_pb2_grpc, router_pb2_grpc
 
@@ -41,16 +42,18 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
 
     async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: Any
-    ) -> AsyncIterator[v1.StreamGenerateResponse]:
+    ) -> AsyncIterator[v1.StreamGenerateResponse | v1.RawStreamGenerateResponse]:
         _by_key(request)
-        events = await self._router.stream(request, current_call())
-        try:
+        outflow = Outflow()
+        made = await self._router.stream(request, current_call(), outflow.pass_by)
+        async with aclosing(outflow.events(made)) as events:
             async for event in events:
+                if isinstance(event, bytes):
+                    yield v1.RawStreamGenerateResponse(event=event)
+                    continue
                 if event.HasField("started") and event.sequence == 0:
                     await context.send_initial_metadata(_headers(event.started))
                 yield v1.StreamGenerateResponse(event=event)
-        finally:
-            await events.aclose()
 
     def Session(self, requests: AsyncIterator[v1.SessionRequest], context: Any) -> Any:
         return self._sessions.serve(requests)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from spillway import v1
 from spillway.embedding import Spec
+from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call
-from spillway.session.bypass import Bypass
 
 from .journal import Journal
 from .plan import Plan

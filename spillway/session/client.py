@@ -16,11 +16,11 @@ from opentelemetry.util.types import AttributeValue
 
 from spillway import v1
 from spillway.errors import DeadlineExceeded, TargetDown
+from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import ANONYMOUS, Call
 from spillway.rpc.methods import SESSION
 from spillway.rpc.remote import Remote, meant
 from spillway.rpc.status import from_rpc_error, from_status
-from spillway.session.bypass import Bypass
 from spillway.telemetry.tracing import TRACEPARENT, inject
 
 WINDOW: Final = 16
@@ -161,14 +161,20 @@ class _Link:
         error: Callable[[], Exception] = partial(TargetDown, "the session was closed")
         try:
             async for frame in self._rpc:
-                for told in frame.events:
-                    generation = self._generations.get(told.id)
-                    if generation is not None:
-                        generation.take(told)
+                generations = self._generations
+                for number, event, tokens in zip(frame.ids[:], frame.events[:], frame.tokens[:], strict=True):
+                    if (generation := generations.get(number)) is not None:
+                        generation.take(event, tokens)
+                for ended in frame.ended:
+                    if (generation := generations.get(ended.id)) is not None:
+                        generation.end(ended.status)
             error = partial(TargetDown, "the session ended")
         except grpc.aio.AioRpcError as broken:
             unsupported = broken.code() is grpc.StatusCode.UNIMPLEMENTED
             error = SessionUnsupported if unsupported else partial(from_rpc_error, broken)
+        except ValueError:
+            error = partial(TargetDown, "a frame of the session does not tell of each event whose it is")
+            self._rpc.cancel()
         finally:
             self.closed = True
             self._writing.cancel()
@@ -207,26 +213,28 @@ class Generation:
         self._number = number
         self._call = call
         self._address = address
-        self._waiting: deque[v1.RawSessionEvent] = deque()
+        self._waiting: deque[bytes] = deque()
         self._taken = 0
         self._ended = False
         self._error: BaseException | None = None
         self._wanted: asyncio.Future[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(call.deadline.left(), self._late)
 
-    def take(self, told: v1.RawSessionEvent) -> None:
-        """Hear of what has happened."""
-        if told.tokens and self._bypass is not None and self._parked and self._bypass(told.event, told.tokens):
-            self._credit()
+    def take(self, event: bytes, tokens: int) -> None:
+        """Hear of an event: a delta if it has tokens."""
+        wanted, bypass = self._wanted, self._bypass
+        if tokens and bypass is not None and wanted is not None and not wanted.done() and bypass(event, tokens):
+            self._credit()  # past its reader, who has read all there is
             return
-        if told.HasField("ended"):
-            self._ended = True
-            status = Status.FromString(told.ended.status)
-            error = from_status(status) or TargetDown(f"{self._address} ended it with status {status.code}")
-            self.fail(meant(error, self._call, self._address) if status.code else StopAsyncIteration())
-            return
-        self._waiting.append(told)
+        self._waiting.append(event)
         self._wake()
+
+    def end(self, told: bytes) -> None:
+        """Hear that it has ended, with a serialized google.rpc.Status."""
+        self._ended = True
+        status = Status.FromString(told)
+        error = from_status(status) or TargetDown(f"{self._address} ended it with status {status.code}")
+        self.fail(meant(error, self._call, self._address) if status.code else StopAsyncIteration())
 
     def fail(self, error: BaseException) -> None:
         """Nothing comes any more, for `error`."""
@@ -252,14 +260,9 @@ class Generation:
                 raise self._error
             self._wanted = asyncio.get_running_loop().create_future()
             await self._wanted
-        told = self._waiting.popleft()
+        event = self._waiting.popleft()
         self._credit()
-        return Told(v1.GenerationEvent.FromString(told.event))
-
-    @property
-    def _parked(self) -> bool:
-        """Whether the reader has read all there is, and waits."""
-        return self._wanted is not None and not self._wanted.done()
+        return Told(v1.GenerationEvent.FromString(event))
 
     def _credit(self) -> None:
         """Another event is out of the way."""

@@ -13,11 +13,11 @@ from spillway.deadline import Clock
 from spillway.errors import Cancelled, DeadlineExceeded, QueueFull, RequestInvalid, StreamInterrupted, TargetDraining
 from spillway.rpc import inbound
 from spillway.rpc.admission import admit_start
+from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call, current_call, enter
 from spillway.rpc.inbound import Inbound
 from spillway.rpc.methods import STREAM_GENERATE
 from spillway.rpc.status import to_status
-from spillway.session.bypass import Bypass
 from spillway.session.outbox import Outbox
 from spillway.settings import ServerSettings
 from spillway.telemetry import names

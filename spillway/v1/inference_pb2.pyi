@@ -226,6 +226,27 @@ class StreamGenerateResponse(_message.Message):
 Global___StreamGenerateResponse: _TypeAlias = StreamGenerateResponse  # noqa: Y015
 
 @_typing.final
+class RawStreamGenerateResponse(_message.Message):
+    """StreamGenerateResponse as who passes it on writes it: the same bytes, its event unread."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    event: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        event: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RawStreamGenerateResponse: _TypeAlias = RawStreamGenerateResponse  # noqa: Y015
+
+@_typing.final
 class SessionRequest(_message.Message):
     """What the client of a session has to say, of any number of its generations."""
 
@@ -359,72 +380,60 @@ class SessionResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    IDS_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEvent]: ...
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Whose each of `events` is."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.GenerationEvent]: ...
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each of `events` that is a delta: its tokens, or 1 where it does not tell, so that who passes it on need not look
+        inside; 0 of others.
+        """
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEnded]:
+        """After their events."""
+
     def __init__(
         self,
         *,
-        events: _abc.Iterable[Global___SessionEvent] | None = ...,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+        events: _abc.Iterable[_event_pb2.GenerationEvent] | None = ...,
+        tokens: _abc.Iterable[_builtins.int] | None = ...,
+        ended: _abc.Iterable[Global___SessionEnded] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "events", b"events", "ids", b"ids", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
 
 @_typing.final
-class SessionEvent(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    EVENT_FIELD_NUMBER: _builtins.int
-    ENDED_FIELD_NUMBER: _builtins.int
-    TOKENS_FIELD_NUMBER: _builtins.int
-    id: _builtins.int
-    tokens: _builtins.int
-    """Of a delta: its tokens, or 1 where it does not tell, so that who passes it on need not look inside."""
-    @_builtins.property
-    def event(self) -> _event_pb2.GenerationEvent: ...
-    @_builtins.property
-    def ended(self) -> Global___SessionEnded:
-        """The last of this generation."""
-
-    def __init__(
-        self,
-        *,
-        id: _builtins.int = ...,
-        event: _event_pb2.GenerationEvent | None = ...,
-        ended: Global___SessionEnded | None = ...,
-        tokens: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "event", b"event", "told", b"told"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "event", b"event", "id", b"id", "tokens", b"tokens", "told", b"told"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_told: _TypeAlias = _typing.Literal["event", "ended"]  # noqa: Y015
-    _WhichOneofArgType_told: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_told) -> _WhichOneofReturnType_told | None: ...
-
-Global___SessionEvent: _TypeAlias = SessionEvent  # noqa: Y015
-
-@_typing.final
 class SessionEnded(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
     status: _builtins.bytes
     """google.rpc.Status, serialized; empty is OK."""
     def __init__(
         self,
         *,
+        id: _builtins.int = ...,
         status: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,50 +445,33 @@ class RawSessionResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    IDS_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RawSessionEvent]: ...
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEnded]: ...
     def __init__(
         self,
         *,
-        events: _abc.Iterable[Global___RawSessionEvent] | None = ...,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+        events: _abc.Iterable[_builtins.bytes] | None = ...,
+        tokens: _abc.Iterable[_builtins.int] | None = ...,
+        ended: _abc.Iterable[Global___SessionEnded] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "events", b"events", "ids", b"ids", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RawSessionResponse: _TypeAlias = RawSessionResponse  # noqa: Y015
-
-@_typing.final
-class RawSessionEvent(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    EVENT_FIELD_NUMBER: _builtins.int
-    ENDED_FIELD_NUMBER: _builtins.int
-    TOKENS_FIELD_NUMBER: _builtins.int
-    id: _builtins.int
-    event: _builtins.bytes
-    tokens: _builtins.int
-    @_builtins.property
-    def ended(self) -> Global___SessionEnded: ...
-    def __init__(
-        self,
-        *,
-        id: _builtins.int = ...,
-        event: _builtins.bytes = ...,
-        ended: Global___SessionEnded | None = ...,
-        tokens: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "event", b"event", "id", b"id", "tokens", b"tokens"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RawSessionEvent: _TypeAlias = RawSessionEvent  # noqa: Y015
 
 @_typing.final
 class CountTokensRequest(_message.Message):

@@ -1,0 +1,68 @@
+"""What one stream has to say to its caller: events that were made for it, and deltas that went by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from spillway import v1
+
+MAX_WAITING: Final = 16
+"""Of events that a slow reader has not taken; beyond that no more are made."""
+
+
+class Outflow:
+    """Events in the order they come, from `pass_by` and from who makes the others."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[v1.GenerationEvent | bytes] = deque()
+        self._wanted: asyncio.Future[None] | None = None
+        self._taken = asyncio.Event()
+
+    def pass_by(self, event: bytes, tokens: int) -> bool:
+        """A Bypass: False while enough is waiting."""
+        if len(self._waiting) >= MAX_WAITING:
+            return False
+        self._put(event)
+        return True
+
+    async def events(self, made: AsyncGenerator[v1.GenerationEvent]) -> AsyncGenerator[v1.GenerationEvent | bytes]:
+        """Yield what is `made` and what passes by, as long as anything is made; raise what ends it."""
+        making = asyncio.create_task(self._make(made), name="outflow")
+        making.add_done_callback(lambda _: self._wake())
+        try:
+            while True:
+                if self._waiting:
+                    self._taken.set()
+                    yield self._waiting.popleft()
+                elif making.done():
+                    making.result()
+                    return
+                else:
+                    self._wanted = asyncio.get_running_loop().create_future()
+                    await self._wanted
+        finally:
+            making.cancel()
+            await asyncio.wait({making})
+
+    async def _make(self, made: AsyncGenerator[v1.GenerationEvent]) -> None:
+        async with aclosing(made) as events:
+            async for event in events:
+                while len(self._waiting) >= MAX_WAITING:
+                    self._taken.clear()
+                    await self._taken.wait()
+                self._put(event)
+
+    def _put(self, event: v1.GenerationEvent | bytes) -> None:
+        self._waiting.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(None)
+
+    def __repr__(self) -> str:
+        return f"<Outflow {len(self._waiting)} events waiting>"
