@@ -149,6 +149,7 @@ class _Link:
     async def _write(self) -> None:
         while True:
             await self._wanted.wait()
+            await asyncio.sleep(0)  # others that are at work in this turn of the loop share the frame
             self._wanted.clear()
             frames, self._frames, self._bytes = self._frames, [v1.SessionRequest()], 0
             try:

@@ -47,6 +47,7 @@ class Outbox:
             else:
                 self._wanted = asyncio.get_running_loop().create_future()
                 await self._wanted
+                await asyncio.sleep(0)  # others that are at work in this turn of the loop share the frame
 
     def _open(self, size: int) -> _Frame:
         """The frame that is filled, with `size` bytes more."""
