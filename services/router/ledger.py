@@ -25,12 +25,11 @@ from typing import Any, TypeVar
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
-from spillway import v1
 from spillway.deadline import Clock
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
 
-from .journal import Attempt
+from .journal import OUTCOMES, Attempt
 from .ledger_tables import PENDING, SWEEP_ROWS, Row, Run, beats, bury, leave, prepare, sweep, write
 from .pulse import Pulse
 from .settings import LedgerSettings
@@ -244,7 +243,7 @@ def _row(attempt: Attempt, call: Call, at: datetime) -> dict[str, Any]:
         "model": record.model,
         "region": record.region,
         "left_site": record.left_site,
-        "outcome": v1.AttemptOutcome.Name(record.outcome).removeprefix("ATTEMPT_OUTCOME_").lower(),
+        "outcome": OUTCOMES[record.outcome],
         "reason": record.reason,
         "duration_ms": record.duration_ms,
         "prompt_tokens": record.prompt_tokens if record.HasField("prompt_tokens") else None,

@@ -11,7 +11,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -67,10 +67,14 @@ class Tracing:
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: Mapping[str, AttributeValue] | None = None,
     ) -> Span:
-        """Start a span under `parent`, or a new trace. The caller ends it, in a `finally`."""
+        """Start a span under `parent`, or a new trace. The caller ends it, in a `finally`.
+
+        Under a span of a trace that is not sampled it is that span: nothing will be recorded, and the trace is carried
+        on as it came.
+        """
         if isinstance(parent, Span):
-            if self._provider is None:
-                return parent  # records nothing, and carries on the trace that came
+            if self._provider is None or _unsampled(parent):
+                return parent
             parent = trace.set_span_in_context(parent, _ROOT)
         return self._tracer.start_span(name, context=parent or _ROOT, kind=kind, attributes=attributes)
 
@@ -116,10 +120,19 @@ def extract(metadata: Mapping[str, str]) -> Context | None:
 
 def inject(span: Span) -> dict[str, str]:
     """Return the headers that carry `span` to the next service; empty if there is no trace."""
-    carrier: dict[str, str] = {}
-    if span is not INVALID_SPAN and span.get_span_context().is_valid:
-        _W3C.inject(carrier, trace.set_span_in_context(span, _ROOT))
-    return carrier
+    context = span.get_span_context()
+    if not context.is_valid:
+        return {}
+    # As OpenTelemetry's propagator writes them, which asks for a context around the span: it takes ten times as long.
+    told = {TRACEPARENT: f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
+    if context.trace_state:
+        told["tracestate"] = context.trace_state.to_header()
+    return told
+
+
+def _unsampled(span: Span) -> bool:
+    context = span.get_span_context()
+    return context.is_valid and not context.trace_flags.sampled
 
 
 def fail(span: Span, reason: str, description: str = "") -> None:
