@@ -193,7 +193,12 @@ class Measures:
         where = "cloud" if record.left_site else "local"
         self._attempts.add(
             1,
-            {names.TARGET: target.name, names.WHERE: where, names.OUTCOME: OUTCOMES[record.outcome], names.ERROR_TYPE: record.reason},
+            {
+                names.TARGET: target.name,
+                names.WHERE: where,
+                names.OUTCOME: OUTCOMES[record.outcome],
+                names.ERROR_TYPE: record.reason,
+            },
         )
         if not record.left_site:
             self._local.add(1, {**task, names.TARGET: target.name})

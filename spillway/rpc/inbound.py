@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import random
 from collections.abc import Mapping
 
 from opentelemetry.trace import SpanKind
@@ -36,7 +36,7 @@ class Inbound:
         `left_s` is the time it has, in seconds; None: the server's default.
         """
         deadline = Deadline.after(self._default_deadline_s if left_s is None else left_s, self._clock)
-        request_id = request_id[:128] or os.urandom(16).hex()
+        request_id = request_id[:128] or f"{random.getrandbits(128):032x}"
         path = method.lstrip("/")
         span = self._tracing.start(path, extract(headers), kind=SpanKind.SERVER)
         if span.is_recording():
