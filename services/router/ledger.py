@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from spillway.deadline import Clock
 from spillway.logs import get_logger
-from spillway.rpc.call import Call
+from spillway.rpc.call import Call, new_id
 
 from .journal import OUTCOMES, Attempt
 from .ledger_tables import PENDING, SWEEP_ROWS, Row, Run, beats, bury, leave, prepare, sweep, write
@@ -74,7 +74,7 @@ class Ledger:
 
     def keep(self, attempt: Attempt, call: Call) -> None:
         """Account for a settled attempt."""
-        uid = attempt.uid or uuid.uuid4().hex
+        uid = attempt.uid or new_id()
         self._fresh.pop(uid, None)
         self._leaving.pop(uid, None)
         row = Row({**_row(attempt, call, self._now()), "uid": uid, "router": self._run.id}, uid in self._told)
@@ -87,7 +87,7 @@ class Ledger:
 
         One that leaves the site waits until its row is written, or it is too late to wait for.
         """
-        attempt.uid = uuid.uuid4().hex
+        attempt.uid = new_id()
         if not attempt.record.left_site:
             self._fresh[attempt.uid] = attempt, call
             return
