@@ -47,6 +47,7 @@ class Stated(Protocol):
     @property
     def max_retention_days(self) -> int: ...
     def HasField(self, field_name: Literal["max_retention_days"]) -> bool: ...
+    def ByteSize(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,15 @@ class DataPolicy:
     @classmethod
     def read(cls, stated: Stated) -> DataPolicy:
         """The policy that a message states."""
+        if not stated.ByteSize():  # as most do
+            return UNRESOLVED
         days = stated.max_retention_days if stated.HasField("max_retention_days") else None
         return cls(Residency(stated.residency), frozenset(stated.regions), Sensitivity(stated.sensitivity), days)
 
     def tightened(self, other: DataPolicy) -> DataPolicy:
         """Both at once: the tightest of each, only regions that both allow, and the shorter retention."""
+        if other is UNRESOLVED:
+            return self
         residency = max(self.residency, other.residency)
         named = [policy.regions for policy in (self, other) if policy.residency is Residency.REGIONS]
         regions = frozenset.intersection(*named) if named else frozenset[str]()

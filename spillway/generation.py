@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
 from spillway import v1
 from spillway.bundle import Unbundled, bundled, is_absolute
@@ -119,7 +119,8 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
                 yield FieldViolation("spec.tokens.ids", "is empty: give at least one token")
         case "chat":
             yield from _chat_violations(spec.chat)
-    if (size := prompt_bytes(spec)) > MAX_PROMPT_BYTES:
+    # The message holds all that the prompt does, and knows its own size.
+    if spec.ByteSize() > MAX_PROMPT_BYTES and (size := prompt_bytes(spec)) > MAX_PROMPT_BYTES:
         yield FieldViolation("spec.input", f"has {size} bytes; at most {MAX_PROMPT_BYTES} are accepted")
     if spec.HasField("sampling"):
         yield from _sampling_violations(spec.sampling)
@@ -166,10 +167,19 @@ def _schemas_violations(constraint: v1.OutputConstraint, kind: str | None) -> It
 
 def extra_violations(extra: Struct) -> Iterator[FieldViolation]:
     """What of `extra` is no JSON, in which it is sent."""
-    try:
-        MessageToDict(extra)
-    except ValueError:
+    if not all(map(_is_json, extra.fields.values())):
         yield FieldViolation("spec.extra", "holds a number that JSON does not know")
+
+
+def _is_json(value: Value) -> bool:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            return isfinite(value.number_value)
+        case "struct_value":
+            return all(map(_is_json, value.struct_value.fields.values()))
+        case "list_value":
+            return all(map(_is_json, value.list_value.values))
+    return True
 
 
 def _chat_violations(chat: v1.Chat) -> Iterator[FieldViolation]:

@@ -164,7 +164,7 @@ class Attempts:
             )
         outcome = v1.ATTEMPT_OUTCOME_CANCELLED
         try:
-            if following is None:
+            if following is None and work.plan.redacts(target):
                 restoring(work, target, spec).whole(response)
             verdict = await verdict_on(response, work, self._judge, verdicts)
             # What is refused of a sample is not counted against its target: the sampling is ours.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from spillway import v1
@@ -19,6 +19,11 @@ from .target import Target
 Keep = Callable[["Attempt", Call], None]
 """Where settled attempts go: the ledger, the breakers."""
 
+
+OUTCOMES: Mapping[int, str] = {
+    number: name.removeprefix("ATTEMPT_OUTCOME_").lower() for name, number in v1.AttemptOutcome.items()
+}
+"""Outcome of an attempt -> how it is called."""
 
 Announce = Callable[["Attempt", Call], Awaitable[None]]
 """Who is told of an attempt before it is made, and returns when it may be: the ledger."""
@@ -55,8 +60,7 @@ class Attempt:
     """In its answer, where that was asked."""
 
     def __repr__(self) -> str:
-        outcome = v1.AttemptOutcome.Name(self.record.outcome).removeprefix("ATTEMPT_OUTCOME_").lower()
-        return f"<Attempt {self.number} {self.target.name} {outcome} {self.record.reason}>"
+        return f"<Attempt {self.number} {self.target.name} {OUTCOMES[self.record.outcome]} {self.record.reason}>"
 
 
 @dataclass(slots=True)

@@ -25,12 +25,11 @@ from typing import Any, TypeVar
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
-from spillway import v1
 from spillway.deadline import Clock
 from spillway.logs import get_logger
-from spillway.rpc.call import Call
+from spillway.rpc.call import Call, new_id
 
-from .journal import Attempt
+from .journal import OUTCOMES, Attempt
 from .ledger_tables import PENDING, SWEEP_ROWS, Row, Run, beats, bury, leave, prepare, sweep, write
 from .pulse import Pulse
 from .settings import LedgerSettings
@@ -75,7 +74,7 @@ class Ledger:
 
     def keep(self, attempt: Attempt, call: Call) -> None:
         """Account for a settled attempt."""
-        uid = attempt.uid or uuid.uuid4().hex
+        uid = attempt.uid or new_id()
         self._fresh.pop(uid, None)
         self._leaving.pop(uid, None)
         row = Row({**_row(attempt, call, self._now()), "uid": uid, "router": self._run.id}, uid in self._told)
@@ -88,7 +87,7 @@ class Ledger:
 
         One that leaves the site waits until its row is written, or it is too late to wait for.
         """
-        attempt.uid = uuid.uuid4().hex
+        attempt.uid = new_id()
         if not attempt.record.left_site:
             self._fresh[attempt.uid] = attempt, call
             return
@@ -244,7 +243,7 @@ def _row(attempt: Attempt, call: Call, at: datetime) -> dict[str, Any]:
         "model": record.model,
         "region": record.region,
         "left_site": record.left_site,
-        "outcome": v1.AttemptOutcome.Name(record.outcome).removeprefix("ATTEMPT_OUTCOME_").lower(),
+        "outcome": OUTCOMES[record.outcome],
         "reason": record.reason,
         "duration_ms": record.duration_ms,
         "prompt_tokens": record.prompt_tokens if record.HasField("prompt_tokens") else None,

@@ -7,22 +7,22 @@ names of the policy and words of the contract, never what a caller wrote.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
-from opentelemetry.util.types import AttributeValue
 
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.errors import SpillwayError
 from spillway.telemetry import names
+from spillway.telemetry.histogram import Histogram
 from spillway.telemetry.metrics import Metrics
 
 from .breaker import Closed, Event, HalfOpened, Held, Opened
 from .cache import Cache
 from .inspection import Inspection
-from .journal import Attempt
+from .journal import OUTCOMES, Attempt
 from .ledger import Ledger
 from .spend import Spend
 from .work import Planned
@@ -71,7 +71,6 @@ class Measures:
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self._metrics = metrics
         self._clock = clock
-        meter = metrics.meter
         self._local = self._counter(names.LOCAL_DISPATCHES, "{attempt}", "attempts whose content stayed on the site")
         self._escalations = self._counter(
             names.CLOUD_ESCALATIONS, "{request}", "requests that left the site after a local attempt fell short"
@@ -79,32 +78,23 @@ class Measures:
         self._refused = self._counter(
             names.FALLBACK_VALIDATION_FAILURES, "{answer}", "answers that the validator refused"
         )
-        self._cost = meter.create_histogram(names.COST_PER_TASK, "{USD}", "cost of all attempts of one request")
+        self._cost = metrics.histogram(names.COST_PER_TASK, "{USD}", "cost of all attempts of one request")
         self._attempts = self._counter(names.ATTEMPTS, "{attempt}", "calls to targets")
-        self._duration = meter.create_histogram(names.REQUEST_DURATION, "s", "from the request to its end")
-        self._first = meter.create_histogram(names.FIRST_TOKEN, "s", "from the request to the answer's first token")
+        self._duration = metrics.histogram(names.REQUEST_DURATION, "s", "from the request to its end")
+        self._first = metrics.histogram(names.FIRST_TOKEN, "s", "from the request to the answer's first token")
         self._tokens = self._counter(names.TOKENS, "{token}", "tokens of all attempts")
         self._breakers = self._counter(names.BREAKER_CHANGES, "{change}", "changes of breakers")
         self._scored = self._counter(names.CONFIDENCE_SCORES, "{answer}", "answers whose confidence was asked")
         self._inspections = self._counter(names.INSPECTIONS, "{prompt}", "prompts that were to be inspected")
-        self._call = meter.create_histogram(names.GEN_AI_DURATION, "s", "one call to a model")
-        self._call_first = meter.create_histogram(names.GEN_AI_FIRST_CHUNK, "s", "one call's first token")
-        self._usage = meter.create_histogram(names.GEN_AI_TOKENS, "{token}", "tokens of one call to a model")
+        self._call = metrics.histogram(names.GEN_AI_DURATION, "s", "one call to a model")
+        self._call_first = metrics.histogram(names.GEN_AI_FIRST_CHUNK, "s", "one call's first token")
+        self._usage = metrics.histogram(names.GEN_AI_TOKENS, "{token}", "tokens of one call to a model")
 
-    @contextmanager
-    def request(self, task: v1.Task.ValueType) -> Iterator[None]:
+    def request(self, task: v1.Task.ValueType) -> AbstractContextManager[None]:
         """Measure a request for the block."""
         if not self._metrics.recording:
-            yield
-            return
-        began, attributes = self._clock(), {names.TASK: _TASKS.get(task, "unspecified")}
-        try:
-            yield
-        except BaseException as error:
-            attributes[names.ERROR_TYPE] = _reason(error)
-            raise
-        finally:
-            self._duration.record(self._clock() - began, attributes)
+            return nullcontext()
+        return _Request(self._duration, self._clock, _TASKS.get(task, "unspecified"))
 
     def work(self, work: Planned) -> None:
         """Measure what was done about a request; all its attempts are settled."""
@@ -200,17 +190,21 @@ class Measures:
 
     def _attempt(self, attempt: Attempt, task: Mapping[str, str], operation: str) -> None:
         record, target = attempt.record, attempt.target
-        outcome = v1.AttemptOutcome.Name(record.outcome).removeprefix("ATTEMPT_OUTCOME_").lower()
         where = "cloud" if record.left_site else "local"
         self._attempts.add(
             1,
-            {names.TARGET: target.name, names.WHERE: where, names.OUTCOME: outcome, names.ERROR_TYPE: record.reason},
+            {
+                names.TARGET: target.name,
+                names.WHERE: where,
+                names.OUTCOME: OUTCOMES[record.outcome],
+                names.ERROR_TYPE: record.reason,
+            },
         )
         if not record.left_site:
             self._local.add(1, {**task, names.TARGET: target.name})
         if record.outcome == v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR:
             self._refused.add(1, {**task, names.TARGET: target.name})
-        told: dict[str, AttributeValue] = {
+        told = {
             names.OPERATION: operation,
             names.PROVIDER: LOCAL_PROVIDER if target.local else target.model.partition("/")[0] or target.name,
             names.MODEL: target.model or target.name,
@@ -235,6 +229,25 @@ class Measures:
 
     def __repr__(self) -> str:
         return f"<Measures of {self._metrics!r}>"
+
+
+class _Request:
+    """A request that is measured: a class, because a generator costs three times as much."""
+
+    __slots__ = ("_attributes", "_began", "_clock", "_duration")
+
+    def __init__(self, duration: Histogram, clock: Clock, task: str) -> None:
+        self._duration, self._clock = duration, clock
+        self._attributes = {names.TASK: task}
+        self._began = clock()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._attributes[names.ERROR_TYPE] = _reason(error)
+        self._duration.record(self._clock() - self._began, self._attributes)
 
 
 def _reason(error: BaseException) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from spillway import v1
 from spillway.egress import DataPolicy
@@ -34,7 +35,8 @@ KINDS = {"local": v1.TARGET_KIND_LOCAL, "cloud": v1.TARGET_KIND_CLOUD}
 
 def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: str) -> Facts:
     """Read off a request what policy decides on; `asked` is the data policy of its caller and earlier routers."""
-    said = Facts(
+    said = partial(
+        Facts,
         tenant=tenant,
         model=spec.model,
         category=Category(policy.category),
@@ -52,25 +54,24 @@ def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: 
         judgements=frozenset(policy.judgements),
         strategy=StrategyName(policy.strategy),
         confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
-        samples=policy.samples if policy.HasField("samples") else None,
         context=ContextName(policy.context_policy),
         inspect=policy.inspect_input,
         redact=policy.redact,
     )
-    return _embedding(said, spec) if isinstance(spec, v1.EmbeddingSpec) else _generation(said, spec)
+    samples = policy.samples if policy.HasField("samples") else None
+    return _embedding(said, spec, samples) if isinstance(spec, v1.EmbeddingSpec) else _generation(said, spec, samples)
 
 
-def _generation(said: Facts, spec: v1.GenerationSpec) -> Facts:
+def _generation(said: Callable[..., Facts], spec: v1.GenerationSpec, samples: int | None) -> Facts:
     constraint = spec.constraint.WhichOneof("constraint") or ""
-    return replace(
-        said,
+    return said(
         session=spec.session_id,
         needs=_needs(spec, constraint),
         json=constraint in ("json_schema", "json_object"),
         chat=spec.WhichOneof("input") == "chat",
         constrained=bool(constraint or spec.tools),
         choices=max(1, spec.sampling.n),
-        samples=1 if spec.tools or spec.sampling.n > 1 else said.samples,
+        samples=1 if spec.tools or spec.sampling.n > 1 else samples,
         prompt_bytes=prompt_bytes(spec),
         images=image_count(spec),
         counted_tokens=len(spec.tokens.ids) or None,
@@ -78,13 +79,13 @@ def _generation(said: Facts, spec: v1.GenerationSpec) -> Facts:
     )
 
 
-def _embedding(said: Facts, spec: v1.EmbeddingSpec) -> Facts:
+def _embedding(said: Callable[..., Facts], spec: v1.EmbeddingSpec, samples: int | None) -> Facts:
     """Every input has the context to itself, so the longest stands for the prompt."""
     sizes = [input_bytes(one) for one in spec.inputs]
     counts = [len(one.tokens.ids) for one in spec.inputs]
     exact = not any(sizes)
-    facts = replace(
-        said,
+    facts = said(
+        samples=samples,
         needs=frozenset({"embeddings", "token_input"} if any(counts) else {"embeddings"}),
         chat=False,
         prompt_bytes=max([*sizes, *(count * BYTES_PER_TOKEN for count in counts)]),

@@ -98,8 +98,11 @@ class Boundary(grpc.aio.ServerInterceptor):
             rpc = _Rpc(self, request, context, method)
             try:
                 rpc.admit()
-                async with asyncio.timeout(rpc.limit_s):
+                if rpc.limit_s is None:  # gRPC sees to a deadline of the caller's own
                     answer = await behaviour(request, context)
+                else:
+                    async with asyncio.timeout(rpc.limit_s):
+                        answer = await behaviour(request, context)
             except BaseException as error:
                 await rpc.fail(error)
                 raise

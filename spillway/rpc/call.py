@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,11 @@ from spillway.rpc.defaults import NONE, Defaults
 ANONYMOUS = "anonymous"
 LINE_SHARE = 0.5
 """Of the time for the first token, what may pass in a line."""
+
+
+def new_id() -> str:
+    """Return an id that nobody else gives: 128 random bits in hex. It is no secret, so the system is not asked."""
+    return f"{random.getrandbits(128):032x}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 
 from opentelemetry.trace import SpanKind
@@ -11,7 +10,7 @@ from opentelemetry.trace import SpanKind
 from spillway.deadline import Clock, Deadline
 from spillway.errors import Cancelled, DeadlineExceeded, Internal, SpillwayError
 from spillway.logs import get_logger
-from spillway.rpc.call import Call
+from spillway.rpc.call import Call, new_id
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing, extract
@@ -36,7 +35,7 @@ class Inbound:
         `left_s` is the time it has, in seconds; None: the server's default.
         """
         deadline = Deadline.after(self._default_deadline_s if left_s is None else left_s, self._clock)
-        request_id = request_id[:128] or os.urandom(16).hex()
+        request_id = request_id[:128] or new_id()
         path = method.lstrip("/")
         span = self._tracing.start(path, extract(headers), kind=SpanKind.SERVER)
         if span.is_recording():

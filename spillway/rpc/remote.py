@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -81,52 +81,23 @@ class Remote:
         attributes: Mapping[str, AttributeValue] | None = None,
     ) -> AbstractAsyncContextManager[grpc.aio.UnaryStreamCall[Any, Response]]:
         """Open `method` under `call`; leaving the block ends it on the other side too."""
-        return self._opened(partial(method, request), call, span_name, attributes)
+        return _Opened(self, partial(method, request), call, span_name, attributes)
 
     def duplex(
         self, method: grpc.aio.StreamStreamMultiCallable[Any, Response], call: Call, *, span_name: str
     ) -> AbstractAsyncContextManager[grpc.aio.StreamStreamCall[Any, Response]]:
         """Open `method`, which both sides write to, under `call`; leaving the block ends it on the other side too."""
-        return self._opened(method, call, span_name)
-
-    @asynccontextmanager
-    async def _opened(
-        self,
-        method: Callable[..., Any],
-        call: Call,
-        span_name: str,
-        attributes: Mapping[str, AttributeValue] | None = None,
-    ) -> AsyncIterator[Any]:
-        span = self._tracing.start(span_name, call.span, kind=SpanKind.CLIENT, attributes=attributes)
-        rpc = None
-        try:
-            rpc = method(timeout=self._left(call), metadata=self._headers(call, span))
-            yield rpc
-        except BaseException as error:
-            understood = self._understood(error, call, span, rpc)
-            if understood is error:
-                raise
-            raise understood from None
-        finally:
-            if rpc is not None:
-                rpc.cancel()
-            span.end()
+        return _Opened(self, method, call, span_name)
 
     async def close(self, grace_s: float | None = None) -> None:
         """Close the channel, once its calls have ended or `grace_s` seconds have passed; None: at once."""
         await self.channel.close(grace_s)
 
-    @contextmanager
-    def span(self, name: str, call: Call, attributes: Mapping[str, AttributeValue] | None = None) -> Iterator[Span]:
+    def span(
+        self, name: str, call: Call, attributes: Mapping[str, AttributeValue] | None = None
+    ) -> AbstractContextManager[Span]:
         """A client's span under `call` for the block, which is told how the block ended."""
-        span = self._tracing.start(name, call.span, kind=SpanKind.CLIENT, attributes=attributes)
-        try:
-            yield span
-        except BaseException as error:
-            _tell(span, error, call)
-            raise
-        finally:
-            span.end()
+        return _Told(self._tracing.start(name, call.span, kind=SpanKind.CLIENT, attributes=attributes), call)
 
     def key_headers(self) -> tuple[tuple[str, str], ...]:
         """What says who calls."""
@@ -162,6 +133,64 @@ class Remote:
 
     def __repr__(self) -> str:
         return f"<Remote {self.address}>"
+
+
+class _Opened(AbstractAsyncContextManager[Any]):
+    """An rpc that ends with its block. Classes, this and the next: generators would cost a call three times as much."""
+
+    __slots__ = ("_attributes", "_call", "_method", "_remote", "_rpc", "_span", "_span_name")
+
+    _span: Span
+
+    def __init__(
+        self,
+        remote: Remote,
+        method: Callable[..., Any],
+        call: Call,
+        span_name: str,
+        attributes: Mapping[str, AttributeValue] | None = None,
+    ) -> None:
+        self._remote, self._method, self._call = remote, method, call
+        self._span_name, self._attributes = span_name, attributes
+        self._rpc: Any = None
+
+    async def __aenter__(self) -> Any:
+        remote, call = self._remote, self._call
+        self._span = span = remote._tracing.start(
+            self._span_name, call.span, kind=SpanKind.CLIENT, attributes=self._attributes
+        )
+        try:
+            self._rpc = self._method(timeout=remote._left(call), metadata=remote._headers(call, span))
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
+            raise
+        return self._rpc
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is not None:
+                understood = self._remote._understood(error, self._call, self._span, self._rpc)
+                if understood is not error:
+                    raise understood from None
+        finally:
+            if self._rpc is not None:
+                self._rpc.cancel()
+            self._span.end()
+
+
+class _Told(AbstractContextManager[Span]):
+    __slots__ = ("_call", "_span")
+
+    def __init__(self, span: Span, call: Call) -> None:
+        self._span, self._call = span, call
+
+    def __enter__(self) -> Span:
+        return self._span
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            _tell(self._span, error, self._call)
+        self._span.end()
 
 
 def meant(error: SpillwayError, call: Call, address: str) -> SpillwayError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 from opentelemetry.metrics import Meter, NoOpMeter
 from opentelemetry.sdk.metrics import Histogram, MeterProvider
@@ -16,6 +18,7 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 from opentelemetry.sdk.resources import Resource
 
 from spillway.settings import TelemetrySettings
+from spillway.telemetry import histogram
 
 log = structlog.get_logger(module=__name__)
 
@@ -38,15 +41,17 @@ class Metrics:
         self.address = ""
         self._provider: MeterProvider | None = None
         self._timeout_s = settings.export_timeout_s
+        self._histograms: list[histogram.Histogram] = []
         self.meter: Meter = NoOpMeter("spillway")
         readers: list[MetricReader] = []
         self._scraped = None
         if listen is not None:
-            from opentelemetry.exporter.prometheus import PrometheusMetricReader
             from prometheus_client import CollectorRegistry, start_http_server
 
+            from spillway.telemetry.scraped import ScrapedReader
+
             registry = CollectorRegistry()
-            readers.append(PrometheusMetricReader(registry=registry, scope_info_enabled=False))
+            readers.append(ScrapedReader(registry, self._histograms))
             host, _, port = listen.rpartition(":")
             self._scraped, _ = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry)
             self.address = f"{host}:{self._scraped.server_port}"
@@ -61,7 +66,7 @@ class Metrics:
             )
             readers.append(
                 PeriodicExportingMetricReader(
-                    _Told(exporter),
+                    _Told(exporter, self._histograms),
                     export_interval_millis=settings.metrics_interval_s * 1000,
                     export_timeout_millis=settings.export_timeout_s * 1000,
                 )
@@ -81,6 +86,15 @@ class Metrics:
                 ],
             )
             self.meter = self._provider.get_meter("spillway")
+
+    def histogram(self, name: str, unit: str, description: str) -> histogram.Histogram:
+        """Return a histogram for the path of a request: `meter` has those that may cost more.
+
+        It is told with what the meter has to tell, so it takes a meter that has something.
+        """
+        found = histogram.Histogram(name, unit, description, BUCKETS[unit])
+        self._histograms.append(found)
+        return found
 
     @property
     def recording(self) -> bool:
@@ -107,13 +121,14 @@ class Metrics:
 class _Told(MetricExporter):
     """An exporter that logs when the collector takes no metrics and when it does again, not each export in between."""
 
-    def __init__(self, exporter: MetricExporter) -> None:
+    def __init__(self, exporter: MetricExporter, histograms: Sequence[histogram.Histogram]) -> None:
         super().__init__()
         self._exporter = exporter
+        self._histograms = histograms
         self._reached = True
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object) -> MetricExportResult:
-        result = self._exporter.export(metrics_data, timeout_millis)
+        result = self._exporter.export(histogram.told_with(metrics_data, self._histograms), timeout_millis)
         if (result is MetricExportResult.SUCCESS) != self._reached:
             self._reached = not self._reached
             if self._reached:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -21,7 +20,7 @@ from spillway.errors import Cancelled, DeadlineExceeded, Internal, SpillwayError
 from spillway.logs import get_logger
 from spillway.rpc import metadata
 from spillway.rpc.admission import admit
-from spillway.rpc.call import Call, enter
+from spillway.rpc.call import Call, enter, new_id
 from spillway.rpc.keys import KeyRing
 from spillway.rpc.watchdog import Watchdog
 from spillway.settings import ServerSettings
@@ -50,13 +49,13 @@ class Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._started = self._streams = self._stalled = False
+        self._started = self._streams = self._stalled = self._left = False
         self.headers = _headers(scope["headers"])
         given = self.headers.get(metadata.REQUEST_ID) or self.headers.get("x-request-id", "")
         request_id = given[:128] if given.isascii() and given.isprintable() else ""
         span = endpoint.tracing.start(endpoint.name, extract(self.headers), kind=SpanKind.SERVER)
         deadline = Deadline.after(endpoint.settings.default_deadline_s, endpoint.clock)
-        self.call = Call(request_id or uuid.uuid4().hex, deadline, span)
+        self.call = Call(request_id or new_id(), deadline, span)
         enter(self.call)
 
     @property
@@ -143,20 +142,25 @@ class Exchange:
 
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work`, and end it as soon as the caller hangs up. Raises what it does, or Cancelled."""
-        doing, gone = asyncio.create_task(work), asyncio.create_task(self._gone())
+        task = asyncio.current_task()
+        assert task is not None
+        gone = asyncio.create_task(self._gone(task))
         try:
-            await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not doing.done():
-                raise Cancelled("the caller left")
-            doing.result()
+            await work
+        except asyncio.CancelledError:
+            if not self._left:
+                raise
+            task.uncancel()
+            raise Cancelled("the caller left") from None
         finally:
-            doing.cancel()
             gone.cancel()
-            await asyncio.gather(doing, gone, return_exceptions=True)
 
-    async def _gone(self) -> None:
+    async def _gone(self, task: asyncio.Task[Any]) -> None:
+        """Cancel `task` when the caller hangs up."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._left = True
+        task.cancel()
 
     async def fail(self, error: BaseException) -> None:
         """Tell span, log and caller what `error` means."""

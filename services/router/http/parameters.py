@@ -54,7 +54,7 @@ class Parameters:
 
     def text(self, name: str) -> str | None:
         """Take a text. Raises RequestInvalid for anything else."""
-        found: str | None = self._typed(name, lambda value: isinstance(value, str), "a text")
+        found: str | None = self._typed(name, _is_text, "a text")
         return found
 
     def number(self, name: str) -> float | None:
@@ -64,19 +64,18 @@ class Parameters:
 
     def integer(self, name: str, bits: int = 32) -> int | None:
         """Take an integer that fits a field of `bits`. Raises RequestInvalid for anything else."""
-        limit = 1 << (bits - 1)
-        found: int | None = self._typed(
-            name, lambda value: type(value) is int and -limit <= value < limit, f"an integer of {bits} bits"
-        )
+        found: int | None = self._left.pop(name, None)
+        if found is not None and not (type(found) is int and -1 << (bits - 1) <= found < 1 << (bits - 1)):
+            raise wrong(self.named(name), f"must be an integer of {bits} bits")
         return found
 
     def switch(self, name: str) -> bool:
         """Take true or false; false if it is left out. Raises RequestInvalid for anything else."""
-        return bool(self._typed(name, lambda value: isinstance(value, bool), "true or false"))
+        return bool(self._typed(name, _is_switch, "true or false"))
 
     def list(self, name: str) -> list[Any]:
         """Take a list; empty if it is left out. Raises RequestInvalid for anything else."""
-        return self._typed(name, lambda value: isinstance(value, list), "a list") or []
+        return self._typed(name, _is_list, "a list") or []
 
     def within(self, name: str) -> Parameters | None:
         """Take an object. Raises RequestInvalid for anything else."""
@@ -99,7 +98,7 @@ class Parameters:
             raise unknown(self.named(name[:100]))
 
     def _typed(self, name: str, fits: Callable[[Any], bool], kind: str) -> Any:
-        value = self.raw(name)
+        value = self._left.pop(name, None)
         if value is not None and not fits(value):
             raise wrong(self.named(name), f"must be {kind}")
         return value
@@ -153,6 +152,18 @@ def token_ids(name: str, values: object) -> list[int]:
     if not isinstance(values, list) or not all(type(value) is int and 0 <= value < 2**32 for value in values):
         raise wrong(name, "must be a list of token ids")
     return values
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
 
 
 def _is_number(value: object) -> bool:

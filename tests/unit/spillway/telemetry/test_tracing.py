@@ -76,12 +76,26 @@ def test_a_trace_the_caller_does_not_record_is_not_recorded_here() -> None:
 
 def test_only_the_share_asked_for_is_recorded() -> None:
     exporter = InMemorySpanExporter()
+    tracing = Tracing("router", TelemetrySettings(sample_ratio=0.25), exporter=exporter)
+
+    for _ in range(400):
+        tracing.start("here").end()
+    tracing.close()
+
+    assert 40 < len(exporter.get_finished_spans()) < 160  # 60 are seven standard deviations
+
+
+def test_what_is_under_a_span_that_is_not_sampled_is_that_span_and_travels_as_not_sampled() -> None:
+    exporter = InMemorySpanExporter()
     tracing = Tracing("router", TelemetrySettings(sample_ratio=0), exporter=exporter)
 
-    tracing.start("here").end()
+    root = tracing.start("here")
+    assert tracing.start("below", root) is root
     tracing.close()
 
     assert exporter.get_finished_spans() == ()
+    assert trace_id(root)
+    assert inject(root)["traceparent"].endswith("-00")
 
 
 def test_a_failure_is_told_by_its_reason() -> None:
