@@ -135,3 +135,27 @@ class Step:
             f"{self.attempts:4} attempts, {self.tokens:7} tokens, p50 {p50:.0f} p95 {p95:.0f} ms, "
             f"{self.cost_usd:.6f} USD"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What `through` holds after `load`: megabytes before and after, and objects by class that are more than before.
+
+    `collected` is of the collector's whole passes meanwhile: how many, the longest and all of them in milliseconds.
+    """
+
+    load: str
+    through: str
+    before_mb: float
+    after_mb: float
+    left: dict[str, int]
+    collected: tuple[float, ...]
+
+    def __str__(self) -> str:
+        left = ", ".join(f"{count} {name}" for name, count in self.left.items()) or "nothing"
+        passes, longest_ms, _ = self.collected
+        return (
+            f"{self.load:42} {self.through:16} {self.before_mb:.1f} MB before, {self.after_mb:.1f} after: "
+            f"{self.after_mb / self.before_mb:.3f}; left over: {left}; "
+            f"{passes:.0f} whole collections, the longest {longest_ms:.1f} ms"
+        )
