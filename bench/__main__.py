@@ -11,6 +11,7 @@ from bench import (
     decision,
     early,
     engine_rate,
+    first_token,
     judgement,
     limits,
     memory,
@@ -18,6 +19,7 @@ from bench import (
     priorities,
     providers,
     session,
+    stalls,
     validator,
 )
 
@@ -27,6 +29,8 @@ PARTS = {
     "limits": limits.run,
     "router": mesh.run,
     "session": session.run,
+    "first": first_token.run,
+    "stalls": stalls.run,
     "memory": memory.run,
     "engine": engine_rate.run,
     "cancel": cancelling.run,

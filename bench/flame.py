@@ -82,8 +82,8 @@ def largest(stacks: str) -> Iterator[str]:
     for line in stacks.splitlines():
         stack, _, samples = line.rpartition(" ")
         own[stack.rpartition(";")[2].rpartition(":")[0]] += int(samples)
-    for function, samples in own.most_common(SHOWN):
-        yield f"{samples / own.total():6.1%} {function}"
+    for function, count in own.most_common(SHOWN):
+        yield f"{count / own.total():6.1%} {function})"
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def unary() -> Iterator[Row]:
         for _ in range(ROUNDS):
             for name, process in processes.items():
                 before = process.cpu_s()
-                wall_s = asyncio.run(calls(process.address, CALLS, CALLERS))
+                wall_s = asyncio.run(calls(process.address, CALLS, CALLERS)).wall_s
                 cpu[name].append((process.cpu_s() - before) / CALLS * 1e6)
                 rate[name].append(CALLS / wall_s)
     for name in processes:

@@ -56,9 +56,9 @@ class Link:
         await self._rpc.write(v1.SessionRequest(cancels=ids))
 
     async def read(self) -> v1.RawSessionResponse:
-        """Return the next frame. Raises AioRpcError where the session has broken."""
-        frame: v1.RawSessionResponse = await self._rpc.read()
-        if frame is grpc.aio.EOF:
+        """Return the next frame. Raises AioRpcError where the session broke, RuntimeError where it ended."""
+        frame = await self._rpc.read()
+        if not isinstance(frame, v1.RawSessionResponse):
             raise RuntimeError(f"the session ended: {await self._rpc.code()} {await self._rpc.details()}")
         return frame
 
@@ -109,8 +109,7 @@ async def streams(address: str, count: int, words: int, window_ms: int) -> Frame
                     seen.messages += 1
                     seen.tokens += tokens
                 elif told.HasField("ended"):
-                    if told.ended.status:
-                        raise RuntimeError(f"a generation failed: {told.ended.status!r}")
+                    _require_good(told.ended)
                     taken.pop(number, None)
                     del last[number]
                     continue
@@ -120,22 +119,31 @@ async def streams(address: str, count: int, words: int, window_ms: int) -> Frame
     return seen
 
 
-async def calls(address: str, total: int, callers: int, *, batched: bool) -> float:
-    """Make `total` generations of one token, `callers` at once; return the wall time in seconds.
+async def calls(address: str, total: int, callers: int, *, batched: bool) -> Streamed:
+    """Make `total` generations of one token, `callers` at once.
 
     Each has a frame of its own; `batched`: all `callers` begin in one, and the next ones when they have all ended.
     """
     request = v1.StreamGenerateRequest(spec=spec(1))
+    seen = Streamed()
     async with linked(address) as link:
         waits = deque([callers] * (total // callers) if batched else [1] * total)
         began = time.perf_counter()
-        running = 0
+        running: dict[int, float] = {}
         while waits or running:
-            while waits and running + waits[0] <= callers:
-                running += len(await link.begin(request, waits.popleft()))
+            while waits and len(running) + waits[0] <= callers:
+                now = time.perf_counter()
+                running |= dict.fromkeys(await link.begin(request, waits.popleft()), now)
             for told in (await link.read()).events:
-                if told.HasField("ended"):
-                    if told.ended.status:
-                        raise RuntimeError(f"a generation failed: {told.ended.status!r}")
-                    running -= 1
-        return time.perf_counter() - began
+                if told.tokens:
+                    seen.first.append(time.perf_counter() - running[told.id])
+                elif told.HasField("ended"):
+                    _require_good(told.ended)
+                    del running[told.id]
+        seen.wall_s = time.perf_counter() - began
+    return seen
+
+
+def _require_good(ended: v1.SessionEnded) -> None:
+    if ended.status:
+        raise RuntimeError(f"a generation failed: {ended.status!r}")
