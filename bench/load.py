@@ -53,8 +53,9 @@ class Streamed:
         )
 
 
-async def calls(address: str, total: int, callers: int, words: int = 5) -> float:
-    """Make `total` unary calls from `callers` at once, of `words` tokens; return the wall time in seconds."""
+async def calls(address: str, total: int, callers: int, words: int = 5) -> Streamed:
+    """Make `total` unary calls from `callers` at once, of `words` tokens, once the channel has been used."""
+    seen = Streamed()
     async with grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         request = v1.GenerateRequest(spec=spec(words))
@@ -67,7 +68,24 @@ async def calls(address: str, total: int, callers: int, words: int = 5) -> float
             await stub.Generate(request, timeout=DEADLINE_S)
         began = time.perf_counter()
         await asyncio.gather(*(caller() for _ in range(callers)))
-        return time.perf_counter() - began
+        seen.wall_s = time.perf_counter() - began
+    return seen
+
+
+async def round_trips(address: str, total: int, callers: int) -> list[float]:
+    """Make `total` unary calls with nothing in them, from `callers` at once; return the seconds that each took."""
+    took: list[float] = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/bare/Call")
+
+        async def caller() -> None:
+            for _ in range(total // callers):
+                began = time.perf_counter()
+                await method(b"", timeout=DEADLINE_S)
+                took.append(time.perf_counter() - began)
+
+        await asyncio.gather(*(caller() for _ in range(callers)))
+    return took
 
 
 async def streams(address: str, count: int, words: int, window_ms: int) -> Streamed:
@@ -75,12 +93,18 @@ async def streams(address: str, count: int, words: int, window_ms: int) -> Strea
     return await _read(address, v1.StreamGenerateRequest(spec=spec(words, window_ms)), count)
 
 
-async def _read(address: str, request: v1.StreamGenerateRequest, count: int) -> Streamed:
+async def short_streams(address: str, total: int, callers: int) -> Streamed:
+    """Read `total` streams of one token, `callers` at once."""
+    return await _read(address, v1.StreamGenerateRequest(spec=spec(1)), callers, total // callers)
+
+
+async def _read(address: str, request: v1.StreamGenerateRequest, count: int, each: int = 1) -> Streamed:
+    """Read `count` streams at once, `each` one after the other."""
     seen = Streamed()
     async with grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
 
-        async def reader() -> None:
+        async def read_one() -> None:
             began = last = time.perf_counter()
             async for response in stub.StreamGenerate(request, timeout=DEADLINE_S):
                 if response.event.WhichOneof("event") != "delta":
@@ -93,6 +117,10 @@ async def _read(address: str, request: v1.StreamGenerateRequest, count: int) -> 
                 last = now
                 seen.messages += 1
                 seen.tokens += response.event.delta.tokens
+
+        async def reader() -> None:
+            for _ in range(each):
+                await read_one()
 
         began = time.perf_counter()
         await asyncio.gather(*(reader() for _ in range(count)))

@@ -24,8 +24,11 @@ FLAT_INTERVAL_MS = 0.25
 
 
 @contextmanager
-def router(engine: str, collector: str) -> Iterator[Measured]:
-    """A router with everything on but cache and validation, before one target; one trace in a hundred is recorded."""
+def router(engine: str, collector: str | None = None, *, probed: bool = False) -> Iterator[Measured]:
+    """A router with everything on but cache and validation, before one target.
+
+    Metrics, and one trace in a hundred, go to `collector`. One that is `probed` can be asked what it holds.
+    """
     with tempfile.TemporaryDirectory() as folder:
         address = free_address()
         target = {
@@ -37,23 +40,26 @@ def router(engine: str, collector: str) -> Iterator[Measured]:
             "price": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0},
         }
         ledger = {"url": f"sqlite:///{folder}/ledger.sqlite"}
-        telemetry = {"otlp_endpoint": f"http://{collector}", "sample_ratio": 0.01, "metrics_listen": "127.0.0.1:0"}
-        section = {"server": {"listen": address}, "targets": [target], "ledger": ledger, "telemetry": telemetry}
+        section = {"server": {"listen": address}, "targets": [target], "ledger": ledger}
+        if collector is not None:
+            telemetry = {"otlp_endpoint": f"http://{collector}", "sample_ratio": 0.01, "metrics_listen": "127.0.0.1:0"}
+            section["telemetry"] = telemetry
         config = Path(folder) / "spillway.yaml"
         config.write_text(yaml.safe_dump({"router": section}))
-        with started("services.router", "--config", str(config), address=address) as measured:
+        module = ["bench.probed", "services.router"] if probed else ["services.router"]
+        with started(*module, "--config", str(config), address=address) as measured:
             yield measured
 
 
 @contextmanager
-def between(interval_ms: float, *, stepped: bool = False) -> Iterator[dict[str, Measured]]:
+def between(interval_ms: float, *, stepped: bool = False, probed: bool = False) -> Iterator[dict[str, Measured]]:
     """A fake engine, a bare relay before it and a router before it; of a `stepped` engine all tokens come at once."""
     pace = ["--interval-ms", str(interval_ms), *["--stepped"] * stepped]
     with ExitStack() as stack:
         engine = stack.enter_context(started("bench.engine", *pace))
         relay = stack.enter_context(started("bench.relay", "--to", engine.address))
         collector = stack.enter_context(started("bench.collector"))
-        before = stack.enter_context(router(engine.address, collector.address))
+        before = stack.enter_context(router(engine.address, collector.address, probed=probed))
         yield {"engine directly": engine, "bare relay": relay, "router": before}
 
 
@@ -65,7 +71,7 @@ def unary() -> Iterator[Row]:
         for _ in range(ROUNDS):
             for name, process in processes.items():
                 before = process.cpu_s()
-                wall_s = asyncio.run(calls(process.address, CALLS, CALLERS))
+                wall_s = asyncio.run(calls(process.address, CALLS, CALLERS)).wall_s
                 cpu[name].append((process.cpu_s() - before) / CALLS * 1e6)
                 rate[name].append(CALLS / wall_s)
     for name in processes:

@@ -24,6 +24,7 @@ class Measured:
     def __init__(self, process: subprocess.Popen[str], address: str) -> None:
         self._process = process
         self.address = address
+        self.pid = process.pid
 
     def ask(self, line: str) -> str:
         """Write a line to the process and return the line it answers."""
@@ -35,13 +36,13 @@ class Measured:
 
     def resident_bytes(self) -> int:
         """Memory that the process and its children hold, in bytes."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (self._process.pid, *children)]
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (self.pid, *children)]
         return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_s(self) -> float:
         """User and system time used so far, in seconds, by the CPU-time clock that Linux has for each process."""
-        return time.clock_gettime((~self._process.pid << 3) | 2)
+        return time.clock_gettime((~self.pid << 3) | 2)
 
 
 def free_address() -> str:

@@ -135,3 +135,63 @@ class Step:
             f"{self.attempts:4} attempts, {self.tokens:7} tokens, p50 {p50:.0f} p95 {p95:.0f} ms, "
             f"{self.cost_usd:.6f} USD"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What `through` holds after `load`: megabytes before and after, and objects by class that are more than before.
+
+    `collected` is of the collector's whole passes meanwhile: how many, the longest and all of them in milliseconds.
+    """
+
+    load: str
+    through: str
+    before_mb: float
+    after_mb: float
+    left: dict[str, int]
+    collected: tuple[float, ...]
+
+    def __str__(self) -> str:
+        left = ", ".join(f"{count} {name}" for name, count in self.left.items()) or "nothing"
+        passes, longest_ms, _ = self.collected
+        return (
+            f"{self.load:42} {self.through:16} {self.before_mb:.1f} MB before, {self.after_mb:.1f} after: "
+            f"{self.after_mb / self.before_mb:.3f}; left over: {left}; "
+            f"{passes:.0f} whole collections, the longest {longest_ms:.1f} ms"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Seconds that `through` adds under `load`, at the median and of a hundred, beside the median of a bare call."""
+
+    load: str
+    through: str
+    p50_s: float
+    p99_s: float
+    bare_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.load:42} {self.through:16} adds p50 {self.p50_s * 1e3:.2f} p99 {self.p99_s * 1e3:.2f} ms; "
+            f"p50 is {self.p50_s / self.bare_s:.2f} of a bare round trip of {self.bare_s * 1e3:.2f} ms"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """The longest gap of any stream in seconds, how many were `stalls`, and the share of a core of each process."""
+
+    load: str
+    through: str
+    longest_s: float
+    stalls: int
+    shares: dict[str, float]
+    note: str
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+        return (
+            f"{self.load:42} {self.through:16} longest gap {self.longest_s * 1e3:.0f} ms, {self.stalls} over 250 ms; "
+            f"of a core: {shares}; {self.note}"
+        )

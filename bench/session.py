@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 
 from bench import load, session_load
@@ -21,12 +21,12 @@ READ = {
     "bare relay": ("bare relay", load.streams),
 }
 """Name -> the process that is asked for streams, and how."""
-CALL: dict[str, tuple[str, Callable[[str], Awaitable[float]]]] = {
-    "engine, session": ("engine directly", partial(session_load.calls, total=CALLS, callers=CALLERS, batched=False)),
-    "router, session": ("router", partial(session_load.calls, total=CALLS, callers=CALLERS, batched=False)),
-    "router, batched": ("router", partial(session_load.calls, total=CALLS, callers=CALLERS, batched=True)),
-    "router": ("router", partial(load.calls, total=CALLS, callers=CALLERS, words=1)),
-    "bare relay": ("bare relay", partial(load.calls, total=CALLS, callers=CALLERS, words=1)),
+CALL: dict[str, tuple[str, Callable[[str, int, int], Coroutine[None, None, Streamed]]]] = {
+    "engine, session": ("engine directly", partial(session_load.calls, batched=False)),
+    "router, session": ("router", partial(session_load.calls, batched=False)),
+    "router, batched": ("router", partial(session_load.calls, batched=True)),
+    "router": ("router", partial(load.calls, words=1)),
+    "bare relay": ("bare relay", partial(load.calls, words=1)),
 }
 """Name -> the process that is called, and how."""
 
@@ -59,7 +59,7 @@ def calls() -> Iterator[Row]:
 
         def call(name: str) -> int:
             process, make = CALL[name]
-            rate[name] = CALLS / asyncio.run(make(processes[process].address))
+            rate[name] = CALLS / asyncio.run(make(processes[process].address, CALLS, CALLERS)).wall_s
             return CALLS
 
         for _ in range(ROUNDS):

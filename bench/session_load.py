@@ -56,9 +56,9 @@ class Link:
         await self._rpc.write(v1.SessionRequest(cancels=ids))
 
     async def read(self) -> v1.RawSessionResponse:
-        """Return the next frame. Raises AioRpcError where the session has broken."""
-        frame: v1.RawSessionResponse = await self._rpc.read()
-        if frame is grpc.aio.EOF:
+        """Return the next frame. Raises AioRpcError where the session broke, RuntimeError where it ended."""
+        frame = await self._rpc.read()
+        if not isinstance(frame, v1.RawSessionResponse):
             raise RuntimeError(f"the session ended: {await self._rpc.code()} {await self._rpc.details()}")
         return frame
 
@@ -108,7 +108,7 @@ async def streams(address: str, count: int, words: int, window_ms: int) -> Frame
                     seen.messages += 1
                     seen.tokens += tokens
                 taken[number] = taken.get(number, 0) + 1
-            for number in _ended(frame):
+            for number in ended(frame):
                 taken.pop(number, None)
                 del last[number]
             await link.credit(taken)
@@ -116,24 +116,32 @@ async def streams(address: str, count: int, words: int, window_ms: int) -> Frame
     return seen
 
 
-async def calls(address: str, total: int, callers: int, *, batched: bool) -> float:
-    """Make `total` generations of one token, `callers` at once; return the wall time in seconds.
+async def calls(address: str, total: int, callers: int, *, batched: bool) -> Streamed:
+    """Make `total` generations of one token, `callers` at once.
 
     Each has a frame of its own; `batched`: all `callers` begin in one, and the next ones when they have all ended.
     """
     request = v1.StreamGenerateRequest(spec=spec(1))
+    seen = Streamed()
     async with linked(address) as link:
         waits = deque([callers] * (total // callers) if batched else [1] * total)
         began = time.perf_counter()
-        running = 0
+        running: dict[int, float] = {}
         while waits or running:
-            while waits and running + waits[0] <= callers:
-                running += len(await link.begin(request, waits.popleft()))
-            running -= len(_ended(await link.read()))
-        return time.perf_counter() - began
+            while waits and len(running) + waits[0] <= callers:
+                now = time.perf_counter()
+                running |= dict.fromkeys(await link.begin(request, waits.popleft()), now)
+            frame = await link.read()
+            for number, tokens in zip(frame.ids[:], frame.tokens[:], strict=True):
+                if tokens:
+                    seen.first.append(time.perf_counter() - running[number])
+            for number in ended(frame):
+                del running[number]
+        seen.wall_s = time.perf_counter() - began
+    return seen
 
 
-def _ended(frame: v1.RawSessionResponse) -> list[int]:
+def ended(frame: v1.RawSessionResponse) -> list[int]:
     """Generations that have ended well. Raises RuntimeError for one that has not."""
     for told in frame.ended:
         if told.status:
