@@ -11,7 +11,7 @@ from spillway.rpc import metadata
 from spillway.rpc.call import Call, current_call
 from spillway.rpc.server import Service
 from spillway.rpc.sign import sign_of_life
-from spillway.session.server import Sessions
+from spillway.session.server import Request, Sessions
 from spillway.v1 import inference_pb2_grpc, router_admin_pb2_grpc, router_pb2_grpc
 
 from .admin_servicer import ADMIN_SERVICE, AdminServicer
@@ -101,8 +101,15 @@ def _headers(started: v1.Started | v1.EmbedResponse) -> tuple[tuple[str, str], .
     )
 
 
-async def events(router: Router, request: v1.StreamGenerateRequest, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
+async def answer(router: Router, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
+    """Return what `router` answers to `request`, which came in a session."""
+    _by_key(request)
+    return await router.generate(request, call)
+
+
+async def events(router: Router, request: Request, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
     """Yield what `router` answers to `request`, which came in a session."""
+    assert isinstance(request, v1.StreamGenerateRequest)  # `answer` has the others
     _by_key(request)
     async with aclosing(await router.stream(request, call)) as told:
         async for event in told:

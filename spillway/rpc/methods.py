@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
+GENERATE: Final = "/spillway.v1.InferenceService/Generate"
 STREAM_GENERATE: Final = "/spillway.v1.InferenceService/StreamGenerate"
 SESSION: Final = "/spillway.v1.InferenceService/Session"

@@ -128,6 +128,11 @@ class Remote:
         finally:
             span.end()
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that stands."""
+        return self.channel.get_state() is grpc.ChannelConnectivity.READY
+
     def key_headers(self) -> tuple[tuple[str, str], ...]:
         """What says who calls."""
         return ((metadata.AUTHORIZATION, f"Bearer {self._key}"),) if self._key else ()

@@ -25,6 +25,10 @@ class Outbox:
         """Say `event` of generation `number`: a serialized GenerationEvent, and its tokens where it is a delta."""
         self._open(len(event)).events.add(id=number, event=event, tokens=tokens)
 
+    def answer(self, number: int, response: bytes) -> None:
+        """Say all of generation `number` at once: a serialized GenerateResponse."""
+        self._open(len(response)).events.add(id=number, whole=response)
+
     def end(self, number: int, status: bytes) -> None:
         """Say that generation `number` has ended with `status`: a serialized google.rpc.Status, empty for OK."""
         self._open(len(status)).events.add(id=number, ended=v1.SessionEnded(status=status))

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
 from spillway import v1
 from spillway.deadline import Clock
-from spillway.errors import Cancelled, DeadlineExceeded, QueueFull, RequestInvalid, StreamInterrupted, TargetDraining
+from spillway.errors import (
+    NOT_CARRIED,
+    Cancelled,
+    DeadlineExceeded,
+    QueueFull,
+    RequestInvalid,
+    StreamInterrupted,
+    TargetDraining,
+)
+from spillway.generation import fold
 from spillway.rpc import inbound
 from spillway.rpc.admission import admit_start
 from spillway.rpc.call import Call, current_call, enter
 from spillway.rpc.inbound import Inbound
-from spillway.rpc.methods import STREAM_GENERATE
+from spillway.rpc.methods import GENERATE, STREAM_GENERATE
 from spillway.rpc.status import to_status
 from spillway.session.outbox import Outbox
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
 from spillway.telemetry.tracing import TRACEPARENT, Tracing, fail
 
-Generate = Callable[[v1.StreamGenerateRequest, Call], AsyncGenerator[v1.GenerationEvent]]
+Request = v1.StreamGenerateRequest | v1.GenerateRequest
+Generate = Callable[[Request, Call], AsyncGenerator[v1.GenerationEvent]]
 """What StreamGenerate answers, without its wrapping."""
+Whole = Callable[[v1.GenerateRequest, Call], Awaitable[v1.GenerateResponse]]
+"""What Generate answers."""
 
 MAX_GENERATIONS: Final = 4096
 """Of one session at once."""
@@ -32,12 +44,22 @@ _CANCELLED: Final = to_status(Cancelled("the call was cancelled")).SerializeToSt
 
 
 class Sessions:
-    """Serves the sessions of one server. Ends with it: a session that is idle then is closed."""
+    """Serves the sessions of one server. Ends with it: a session that is idle then is closed.
+
+    Without `whole` the events of `generate` are folded for who asks for them as one.
+    """
 
     def __init__(
-        self, generate: Generate, settings: ServerSettings, *, tracing: Tracing, clock: Clock = time.monotonic
+        self,
+        generate: Generate,
+        settings: ServerSettings,
+        *,
+        tracing: Tracing,
+        clock: Clock = time.monotonic,
+        whole: Whole | None = None,
     ) -> None:
         self._generate = generate
+        self._whole = whole or self._folded
         self._stall_s = settings.write_stall_s
         self._inbound = Inbound(settings, tracing=tracing, clock=clock)
         self._running: set[_Session] = set()
@@ -60,6 +82,10 @@ class Sessions:
             self._running.discard(session)
             await session.close()
             await asyncio.wait({reading})
+
+    async def _folded(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
+        async with aclosing(self._generate(request, call)) as events:
+            return await fold(events)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new generations; sessions end with their last."""
@@ -115,8 +141,10 @@ class _Session:
         """Carry out one generation, and say how it ended."""
         sessions, outbox, number = self._sessions, self.outbox, start.id
         left_s = start.deadline_ms / 1000 if start.HasField("deadline_ms") else None
-        request_id = start.request.spec.request_id or start.request_id
-        call = sessions._inbound.begin(STREAM_GENERATE, _trace(start), request_id, left_s)
+        whole = start.HasField("generate")
+        method = GENERATE if whole else STREAM_GENERATE
+        request_id = (start.generate if whole else start.request).spec.request_id or start.request_id
+        call = sessions._inbound.begin(method, _trace(start), request_id, left_s)
         limit = asyncio.timeout(call.deadline.left())
         try:
             async with limit:
@@ -125,9 +153,13 @@ class _Session:
                     call.span.set_attribute(names.TENANT, call.caller.tenant)
                 enter(call)
                 if self._ending:
-                    raise TargetDraining("this server is about to stop")
+                    raise TargetDraining("this server is about to stop", resource=NOT_CARRIED)
                 if len(self._generations) > MAX_GENERATIONS:
-                    raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource="session")
+                    raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource=NOT_CARRIED)
+                if whole:
+                    outbox.answer(number, (await sessions._whole(start.generate, call)).SerializeToString())
+                    generation.status = None
+                    return
                 async with aclosing(sessions._generate(start.request, call)) as events:
                     async for event in events:
                         if not generation.credit:
@@ -140,7 +172,7 @@ class _Session:
         except BaseException as error:
             if isinstance(error, TimeoutError) and limit.expired() and left_s is not None:
                 error = DeadlineExceeded()
-            meant = inbound.told(error, call, STREAM_GENERATE, by_default=left_s is None)
+            meant = inbound.told(error, call, method, by_default=left_s is None)
             fail(call.span, meant.reason)
             call.span.set_attribute(names.RPC_STATUS, meant.code.value[0])
             generation.status = to_status(meant).SerializeToString()
@@ -150,7 +182,8 @@ class _Session:
     def _ended(self, number: int, generation: _Generation) -> None:
         """Say so; of a generation that was cancelled before it began too."""
         del self._generations[number]
-        self.outbox.end(number, generation.status)
+        if generation.status is not None:
+            self.outbox.end(number, generation.status)
         self._rest()
 
     def _rest(self) -> None:
@@ -177,7 +210,7 @@ class _Generation:
     task: asyncio.Task[None]
 
     def __init__(self, credit: int) -> None:
-        self.status = _CANCELLED
+        self.status: bytes | None = _CANCELLED  # None: it has been told with the answer
         self.credit = max(1, credit)
         self._more: asyncio.Future[None] | None = None
 

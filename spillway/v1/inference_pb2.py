@@ -28,17 +28,17 @@ from spillway.v1 import generation_pb2 as spillway_dot_v1_dot_generation__pb2
 from spillway.v1 import policy_pb2 as spillway_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/inference.proto\x12\x0bspillway.v1\x1a\x1bspillway/v1/embedding.proto\x1a\x17spillway/v1/event.proto\x1a\x1cspillway/v1/generation.proto\x1a\x18spillway/v1/policy.proto\"\x91\x01\n\x0fGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\x82\x01\n\x10GenerateResponse\x12%\n\x07started\x18\x01 \x01(\x0b\x32\x14.spillway.v1.Started\x12$\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x13.spillway.v1.Choice\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.spillway.v1.Usage\"X\n\x06\x43hoice\x12#\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x12.spillway.v1.Delta\x12)\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x19.spillway.v1.ChoiceFinish\"\x97\x01\n\x15StreamGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"E\n\x16StreamGenerateResponse\x12+\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1c.spillway.v1.GenerationEvent\"y\n\x0eSessionRequest\x12)\n\x06starts\x18\x01 \x03(\x0b\x32\x19.spillway.v1.SessionStart\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\x04\x12+\n\x07\x63redits\x18\x03 \x03(\x0b\x32\x1a.spillway.v1.SessionCredit\"\xc1\x02\n\x0cSessionStart\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".spillway.v1.StreamGenerateRequest\x12\x18\n\x0b\x64\x65\x61\x64line_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06\x63redit\x18\x04 \x01(\r\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x12\n\ntracestate\x18\x06 \x01(\t\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x0b\n\x03hop\x18\x08 \x01(\r\x12\x1a\n\rattempts_left\x18\t \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0e\x66irst_token_ms\x18\n \x01(\rH\x02\x88\x01\x01\x12\x12\n\nrequest_id\x18\x0b \x01(\tB\x0e\n\x0c_deadline_msB\x10\n\x0e_attempts_leftB\x11\n\x0f_first_token_ms\"+\n\rSessionCredit\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x02 \x01(\r\"<\n\x0fSessionResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.spillway.v1.SessionEvent\"\x8d\x01\n\x0cSessionEvent\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.spillway.v1.GenerationEventH\x00\x12*\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x19.spillway.v1.SessionEndedH\x00\x12\x0e\n\x06tokens\x18\x04 \x01(\rB\x06\n\x04told\"\x1e\n\x0cSessionEnded\x12\x0e\n\x06status\x18\x01 \x01(\x0c\"B\n\x12RawSessionResponse\x12,\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1c.spillway.v1.RawSessionEvent\"f\n\x0fRawSessionEvent\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05\x65vent\x18\x02 \x01(\x0c\x12(\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x19.spillway.v1.SessionEnded\x12\x0e\n\x06tokens\x18\x04 \x01(\r\"?\n\x12\x43ountTokensRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\"C\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\r\n\x05model\x18\x03 \x01(\t\"\x8d\x01\n\x0c\x45mbedRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x1a.spillway.v1.EmbeddingSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\xa7\x01\n\rEmbedResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12*\n\nembeddings\x18\x04 \x03(\x0b\x32\x16.spillway.v1.Embedding\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.spillway.v1.Usage\x12\x14\n\x0croute_reason\x18\x06 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.spillway.v1.Model\"\xfd\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.spillway.v1.TargetKind\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x1b\n\x0e\x63ontext_window\x18\x05 \x01(\rH\x00\x88\x01\x01\x12-\n\x0c\x63\x61pabilities\x18\x06 \x03(\x0e\x32\x17.spillway.v1.Capability\x12\x10\n\x08\x61\x64\x61pters\x18\x07 \x03(\t\x12\x1b\n\x0eretention_days\x18\x08 \x01(\rH\x01\x88\x01\x01\x42\x11\n\x0f_context_windowB\x11\n\x0f_retention_days*W\n\nTargetKind\x12\x1b\n\x17TARGET_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TARGET_KIND_LOCAL\x10\x01\x12\x15\n\x11TARGET_KIND_CLOUD\x10\x02*\xc7\x03\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41PABILITY_JSON_SCHEMA\x10\x01\x12\x1a\n\x16\x43\x41PABILITY_JSON_OBJECT\x10\x02\x12\x14\n\x10\x43\x41PABILITY_REGEX\x10\x03\x12\x16\n\x12\x43\x41PABILITY_GRAMMAR\x10\x04\x12\x16\n\x12\x43\x41PABILITY_CHOICES\x10\x05\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x06\x12\x15\n\x11\x43\x41PABILITY_IMAGES\x10\x07\x12\x17\n\x13\x43\x41PABILITY_LOGPROBS\x10\x08\x12\x1f\n\x1b\x43\x41PABILITY_REASONING_EFFORT\x10\t\x12\x17\n\x13\x43\x41PABILITY_ADAPTERS\x10\n\x12\x1a\n\x16\x43\x41PABILITY_TOKEN_INPUT\x10\x0b\x12\x19\n\x15\x43\x41PABILITY_TEXT_INPUT\x10\x0c\x12\x15\n\x11\x43\x41PABILITY_SUFFIX\x10\r\x12\x16\n\x12\x43\x41PABILITY_PREFILL\x10\x0e\x12\x19\n\x15\x43\x41PABILITY_EMBEDDINGS\x10\x0f\x12\x1e\n\x1a\x43\x41PABILITY_PROMPT_LOGPROBS\x10\x10\x32\xe3\x03\n\x10InferenceService\x12G\n\x08Generate\x12\x1c.spillway.v1.GenerateRequest\x1a\x1d.spillway.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".spillway.v1.StreamGenerateRequest\x1a#.spillway.v1.StreamGenerateResponse0\x01\x12H\n\x07Session\x12\x1b.spillway.v1.SessionRequest\x1a\x1c.spillway.v1.SessionResponse(\x01\x30\x01\x12P\n\x0b\x43ountTokens\x12\x1f.spillway.v1.CountTokensRequest\x1a .spillway.v1.CountTokensResponse\x12M\n\nListModels\x12\x1e.spillway.v1.ListModelsRequest\x1a\x1f.spillway.v1.ListModelsResponse\x12>\n\x05\x45mbed\x12\x19.spillway.v1.EmbedRequest\x1a\x1a.spillway.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/inference.proto\x12\x0bspillway.v1\x1a\x1bspillway/v1/embedding.proto\x1a\x17spillway/v1/event.proto\x1a\x1cspillway/v1/generation.proto\x1a\x18spillway/v1/policy.proto\"\x91\x01\n\x0fGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\x82\x01\n\x10GenerateResponse\x12%\n\x07started\x18\x01 \x01(\x0b\x32\x14.spillway.v1.Started\x12$\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x13.spillway.v1.Choice\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.spillway.v1.Usage\"X\n\x06\x43hoice\x12#\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x12.spillway.v1.Delta\x12)\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x19.spillway.v1.ChoiceFinish\"\x97\x01\n\x15StreamGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"E\n\x16StreamGenerateResponse\x12+\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1c.spillway.v1.GenerationEvent\"y\n\x0eSessionRequest\x12)\n\x06starts\x18\x01 \x03(\x0b\x32\x19.spillway.v1.SessionStart\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\x04\x12+\n\x07\x63redits\x18\x03 \x03(\x0b\x32\x1a.spillway.v1.SessionCredit\"\xf1\x02\n\x0cSessionStart\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".spillway.v1.StreamGenerateRequest\x12\x18\n\x0b\x64\x65\x61\x64line_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06\x63redit\x18\x04 \x01(\r\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x12\n\ntracestate\x18\x06 \x01(\t\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x0b\n\x03hop\x18\x08 \x01(\r\x12\x1a\n\rattempts_left\x18\t \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0e\x66irst_token_ms\x18\n \x01(\rH\x02\x88\x01\x01\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12.\n\x08generate\x18\x0c \x01(\x0b\x32\x1c.spillway.v1.GenerateRequestB\x0e\n\x0c_deadline_msB\x10\n\x0e_attempts_leftB\x11\n\x0f_first_token_ms\"+\n\rSessionCredit\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x02 \x01(\r\"<\n\x0fSessionResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.spillway.v1.SessionEvent\"\xbd\x01\n\x0cSessionEvent\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.spillway.v1.GenerationEventH\x00\x12*\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x19.spillway.v1.SessionEndedH\x00\x12.\n\x05whole\x18\x05 \x01(\x0b\x32\x1d.spillway.v1.GenerateResponseH\x00\x12\x0e\n\x06tokens\x18\x04 \x01(\rB\x06\n\x04told\"\x1e\n\x0cSessionEnded\x12\x0e\n\x06status\x18\x01 \x01(\x0c\"B\n\x12RawSessionResponse\x12,\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1c.spillway.v1.RawSessionEvent\"u\n\x0fRawSessionEvent\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05\x65vent\x18\x02 \x01(\x0c\x12(\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x19.spillway.v1.SessionEnded\x12\x0e\n\x06tokens\x18\x04 \x01(\r\x12\r\n\x05whole\x18\x05 \x01(\x0c\"?\n\x12\x43ountTokensRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\"C\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\r\n\x05model\x18\x03 \x01(\t\"\x8d\x01\n\x0c\x45mbedRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x1a.spillway.v1.EmbeddingSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\xa7\x01\n\rEmbedResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12*\n\nembeddings\x18\x04 \x03(\x0b\x32\x16.spillway.v1.Embedding\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.spillway.v1.Usage\x12\x14\n\x0croute_reason\x18\x06 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.spillway.v1.Model\"\xfd\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.spillway.v1.TargetKind\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x1b\n\x0e\x63ontext_window\x18\x05 \x01(\rH\x00\x88\x01\x01\x12-\n\x0c\x63\x61pabilities\x18\x06 \x03(\x0e\x32\x17.spillway.v1.Capability\x12\x10\n\x08\x61\x64\x61pters\x18\x07 \x03(\t\x12\x1b\n\x0eretention_days\x18\x08 \x01(\rH\x01\x88\x01\x01\x42\x11\n\x0f_context_windowB\x11\n\x0f_retention_days*W\n\nTargetKind\x12\x1b\n\x17TARGET_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TARGET_KIND_LOCAL\x10\x01\x12\x15\n\x11TARGET_KIND_CLOUD\x10\x02*\xc7\x03\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41PABILITY_JSON_SCHEMA\x10\x01\x12\x1a\n\x16\x43\x41PABILITY_JSON_OBJECT\x10\x02\x12\x14\n\x10\x43\x41PABILITY_REGEX\x10\x03\x12\x16\n\x12\x43\x41PABILITY_GRAMMAR\x10\x04\x12\x16\n\x12\x43\x41PABILITY_CHOICES\x10\x05\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x06\x12\x15\n\x11\x43\x41PABILITY_IMAGES\x10\x07\x12\x17\n\x13\x43\x41PABILITY_LOGPROBS\x10\x08\x12\x1f\n\x1b\x43\x41PABILITY_REASONING_EFFORT\x10\t\x12\x17\n\x13\x43\x41PABILITY_ADAPTERS\x10\n\x12\x1a\n\x16\x43\x41PABILITY_TOKEN_INPUT\x10\x0b\x12\x19\n\x15\x43\x41PABILITY_TEXT_INPUT\x10\x0c\x12\x15\n\x11\x43\x41PABILITY_SUFFIX\x10\r\x12\x16\n\x12\x43\x41PABILITY_PREFILL\x10\x0e\x12\x19\n\x15\x43\x41PABILITY_EMBEDDINGS\x10\x0f\x12\x1e\n\x1a\x43\x41PABILITY_PROMPT_LOGPROBS\x10\x10\x32\xe3\x03\n\x10InferenceService\x12G\n\x08Generate\x12\x1c.spillway.v1.GenerateRequest\x1a\x1d.spillway.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".spillway.v1.StreamGenerateRequest\x1a#.spillway.v1.StreamGenerateResponse0\x01\x12H\n\x07Session\x12\x1b.spillway.v1.SessionRequest\x1a\x1c.spillway.v1.SessionResponse(\x01\x30\x01\x12P\n\x0b\x43ountTokens\x12\x1f.spillway.v1.CountTokensRequest\x1a .spillway.v1.CountTokensResponse\x12M\n\nListModels\x12\x1e.spillway.v1.ListModelsRequest\x1a\x1f.spillway.v1.ListModelsResponse\x12>\n\x05\x45mbed\x12\x19.spillway.v1.EmbedRequest\x1a\x1a.spillway.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TARGETKIND']._serialized_start=2435
-  _globals['_TARGETKIND']._serialized_end=2522
-  _globals['_CAPABILITY']._serialized_start=2525
-  _globals['_CAPABILITY']._serialized_end=2980
+  _globals['_TARGETKIND']._serialized_start=2546
+  _globals['_TARGETKIND']._serialized_end=2633
+  _globals['_CAPABILITY']._serialized_start=2636
+  _globals['_CAPABILITY']._serialized_end=3091
   _globals['_GENERATEREQUEST']._serialized_start=155
   _globals['_GENERATEREQUEST']._serialized_end=300
   _globals['_GENERATERESPONSE']._serialized_start=303
@@ -52,33 +52,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONREQUEST']._serialized_start=750
   _globals['_SESSIONREQUEST']._serialized_end=871
   _globals['_SESSIONSTART']._serialized_start=874
-  _globals['_SESSIONSTART']._serialized_end=1195
-  _globals['_SESSIONCREDIT']._serialized_start=1197
-  _globals['_SESSIONCREDIT']._serialized_end=1240
-  _globals['_SESSIONRESPONSE']._serialized_start=1242
-  _globals['_SESSIONRESPONSE']._serialized_end=1302
-  _globals['_SESSIONEVENT']._serialized_start=1305
-  _globals['_SESSIONEVENT']._serialized_end=1446
-  _globals['_SESSIONENDED']._serialized_start=1448
-  _globals['_SESSIONENDED']._serialized_end=1478
-  _globals['_RAWSESSIONRESPONSE']._serialized_start=1480
-  _globals['_RAWSESSIONRESPONSE']._serialized_end=1546
-  _globals['_RAWSESSIONEVENT']._serialized_start=1548
-  _globals['_RAWSESSIONEVENT']._serialized_end=1650
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1652
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1715
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1717
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1784
-  _globals['_EMBEDREQUEST']._serialized_start=1787
-  _globals['_EMBEDREQUEST']._serialized_end=1928
-  _globals['_EMBEDRESPONSE']._serialized_start=1931
-  _globals['_EMBEDRESPONSE']._serialized_end=2098
-  _globals['_LISTMODELSREQUEST']._serialized_start=2100
-  _globals['_LISTMODELSREQUEST']._serialized_end=2119
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2121
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2177
-  _globals['_MODEL']._serialized_start=2180
-  _globals['_MODEL']._serialized_end=2433
-  _globals['_INFERENCESERVICE']._serialized_start=2983
-  _globals['_INFERENCESERVICE']._serialized_end=3466
+  _globals['_SESSIONSTART']._serialized_end=1243
+  _globals['_SESSIONCREDIT']._serialized_start=1245
+  _globals['_SESSIONCREDIT']._serialized_end=1288
+  _globals['_SESSIONRESPONSE']._serialized_start=1290
+  _globals['_SESSIONRESPONSE']._serialized_end=1350
+  _globals['_SESSIONEVENT']._serialized_start=1353
+  _globals['_SESSIONEVENT']._serialized_end=1542
+  _globals['_SESSIONENDED']._serialized_start=1544
+  _globals['_SESSIONENDED']._serialized_end=1574
+  _globals['_RAWSESSIONRESPONSE']._serialized_start=1576
+  _globals['_RAWSESSIONRESPONSE']._serialized_end=1642
+  _globals['_RAWSESSIONEVENT']._serialized_start=1644
+  _globals['_RAWSESSIONEVENT']._serialized_end=1761
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1763
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1826
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1828
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1895
+  _globals['_EMBEDREQUEST']._serialized_start=1898
+  _globals['_EMBEDREQUEST']._serialized_end=2039
+  _globals['_EMBEDRESPONSE']._serialized_start=2042
+  _globals['_EMBEDRESPONSE']._serialized_end=2209
+  _globals['_LISTMODELSREQUEST']._serialized_start=2211
+  _globals['_LISTMODELSREQUEST']._serialized_end=2230
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2232
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2288
+  _globals['_MODEL']._serialized_start=2291
+  _globals['_MODEL']._serialized_end=2544
+  _globals['_INFERENCESERVICE']._serialized_start=3094
+  _globals['_INFERENCESERVICE']._serialized_end=3577
 # @@protoc_insertion_point(module_scope)

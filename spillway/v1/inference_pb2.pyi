@@ -274,6 +274,7 @@ class SessionStart(_message.Message):
     ATTEMPTS_LEFT_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    GENERATE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Given by the client, and never twice in one session."""
     deadline_ms: _builtins.int
@@ -295,6 +296,10 @@ class SessionStart(_message.Message):
     """Where the request names no id of its own."""
     @_builtins.property
     def request(self) -> Global___StreamGenerateRequest: ...
+    @_builtins.property
+    def generate(self) -> Global___GenerateRequest:
+        """Instead of `request`: it is answered whole, and needs no credit."""
+
     def __init__(
         self,
         *,
@@ -309,10 +314,11 @@ class SessionStart(_message.Message):
         attempts_left: _builtins.int | None = ...,
         first_token_ms: _builtins.int | None = ...,
         request_id: _builtins.str = ...,
+        generate: Global___GenerateRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempts_left", b"_attempts_left", "_deadline_ms", b"_deadline_ms", "_first_token_ms", b"_first_token_ms", "attempts_left", b"attempts_left", "deadline_ms", b"deadline_ms", "first_token_ms", b"first_token_ms", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempts_left", b"_attempts_left", "_deadline_ms", b"_deadline_ms", "_first_token_ms", b"_first_token_ms", "attempts_left", b"attempts_left", "deadline_ms", b"deadline_ms", "first_token_ms", b"first_token_ms", "generate", b"generate", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempts_left", b"_attempts_left", "_deadline_ms", b"_deadline_ms", "_first_token_ms", b"_first_token_ms", "attempts_left", b"attempts_left", "credit", b"credit", "deadline_ms", b"deadline_ms", "first_token_ms", b"first_token_ms", "hop", b"hop", "id", b"id", "request", b"request", "request_id", b"request_id", "tenant", b"tenant", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempts_left", b"_attempts_left", "_deadline_ms", b"_deadline_ms", "_first_token_ms", b"_first_token_ms", "attempts_left", b"attempts_left", "credit", b"credit", "deadline_ms", b"deadline_ms", "first_token_ms", b"first_token_ms", "generate", b"generate", "hop", b"hop", "id", b"id", "request", b"request", "request_id", b"request_id", "tenant", b"tenant", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attempts_left: _TypeAlias = _typing.Literal["attempts_left"]  # noqa: Y015
     _WhichOneofArgType__attempts_left: _TypeAlias = _typing.Literal["_attempts_left", b"_attempts_left"]  # noqa: Y015
@@ -382,6 +388,7 @@ class SessionEvent(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     tokens: _builtins.int
@@ -392,19 +399,24 @@ class SessionEvent(_message.Message):
     def ended(self) -> Global___SessionEnded:
         """The last of this generation."""
 
+    @_builtins.property
+    def whole(self) -> Global___GenerateResponse:
+        """What `generate` is answered with, the last of its generation too."""
+
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         event: _event_pb2.GenerationEvent | None = ...,
         ended: Global___SessionEnded | None = ...,
+        whole: Global___GenerateResponse | None = ...,
         tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "event", b"event", "told", b"told"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "event", b"event", "told", b"told", "whole", b"whole"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "event", b"event", "id", b"id", "tokens", b"tokens", "told", b"told"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "event", b"event", "id", b"id", "tokens", b"tokens", "told", b"told", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_told: _TypeAlias = _typing.Literal["event", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_told: _TypeAlias = _typing.Literal["event", "ended", "whole"]  # noqa: Y015
     _WhichOneofArgType_told: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_told) -> _WhichOneofReturnType_told | None: ...
 
@@ -460,9 +472,11 @@ class RawSessionEvent(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     event: _builtins.bytes
     tokens: _builtins.int
+    whole: _builtins.bytes
     @_builtins.property
     def ended(self) -> Global___SessionEnded: ...
     def __init__(
@@ -472,10 +486,11 @@ class RawSessionEvent(_message.Message):
         event: _builtins.bytes = ...,
         ended: Global___SessionEnded | None = ...,
         tokens: _builtins.int = ...,
+        whole: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "event", b"event", "id", b"id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "event", b"event", "id", b"id", "tokens", b"tokens", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
