@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spillway.client import Answer, Client, connect
+from spillway.client import Answer, connect
 from spillway.errors import (
     AllTargetsFailed,
     DeadlineExceeded,
@@ -25,24 +24,10 @@ from spillway.testing.faults import Garbage, Refuse, Script, Silence, Stall
 from spillway.testing.server import LOOPBACK
 from spillway.testing.waiting import eventually
 from tests.integration.router.mesh import Mesh, running_mesh
+from tests.unit.client.ways import Ask, asked, both_ways, read
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
 OBJECT = {"type": "object"}
-
-
-async def generated(client: Client, prompt: str = "Hi", **options: Any) -> Answer:
-    return await client.generate(prompt, **options)
-
-
-async def streamed(client: Client, prompt: str = "Hi", **options: Any) -> Answer:
-    async with client.stream(prompt, **options) as stream:
-        async for _ in stream:
-            pass
-    return stream.answer
-
-
-Ask = Callable[..., Awaitable[Answer]]
-both_ways = pytest.mark.parametrize("ask", [generated, streamed])
 
 
 def told(answer: Answer) -> Any:
@@ -94,14 +79,14 @@ async def test_an_error_lists_the_attempts_in_a_session_as_outside(mesh: Mesh, a
 
 async def test_a_request_id_gives_the_same_whole_answer_in_a_session_and_outside(mesh: Mesh) -> None:
     async with connect(mesh.address) as client, client.session() as session:
-        answers = await asyncio.gather(*(generated(session, request_id="r-1") for _ in range(3)))
-        answers += [await generated(client, request_id="r-1")]
+        answers = await asyncio.gather(*(asked(session, request_id="r-1") for _ in range(3)))
+        answers += [await asked(client, request_id="r-1")]
         assert {answer.message.SerializeToString() for answer in answers} == {answers[0].message.SerializeToString()}
         assert len(mesh.local.seen) == 1
         with pytest.raises(RequestIdReused):
-            await generated(session, "Something else", request_id="r-1")
+            await asked(session, "Something else", request_id="r-1")
         with pytest.raises(RequestIdInUse):
-            await streamed(session, request_id="r-1")
+            await read(session, request_id="r-1")
 
 
 @both_ways
@@ -129,8 +114,8 @@ async def test_who_leaves_ends_the_engines_work_and_no_others(mesh: Mesh, ask: A
 
 
 async def test_a_slow_reader_holds_up_nobody_and_is_cut_after_the_stall_time_alone() -> None:
-    server = LOOPBACK.model_copy(update={"write_stall_s": 0.2})
-    engine = FakeEngine(model="small", answer=lambda spec: "word " * 20_000)
+    server = LOOPBACK.model_copy(update={"write_stall_s": 1.0})
+    engine = FakeEngine(model="small", answer=lambda spec: "word " * 100_000, interval_s=0.0005)
     async with (
         running_mesh(local=engine, server=server) as mesh,
         connect(mesh.address) as client,

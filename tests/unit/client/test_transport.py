@@ -17,17 +17,19 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from structlog.typing import EventDict
 
 from spillway import errors, v1
-from spillway.client import Answer, Client, connect
+from spillway.client import Client, connect
 from spillway.rpc.keys import hash_key
 from spillway.rpc.server import Server, Service
 from spillway.session.client import MAX_START_BYTES
 from spillway.session.server import Sessions
+from spillway.settings import ServerSettings
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, Servicer
 from spillway.testing.faults import Cut, Refuse, Script, Silence, Stall
 from spillway.testing.server import LOOPBACK, serving
 from spillway.v1 import inference_pb2_grpc
+from tests.unit.client.ways import Ask, asked, both_ways, read
 
 ENDLESS = "word " * 100_000
 
@@ -37,6 +39,7 @@ class Counted(Servicer):
 
     def __init__(self, engine: FakeEngine, sessions: Sessions) -> None:
         super().__init__(engine, sessions)
+        self.sessions = sessions
         self.rpcs: Counter[str] = Counter()
         self.breaks: grpc.StatusCode | None = None
         """What every session breaks with, at once."""
@@ -57,12 +60,19 @@ class Counted(Servicer):
             yield frame
 
 
+def counted(engine: FakeEngine, settings: ServerSettings) -> tuple[Counted, Service]:
+    """What a server needs to serve `engine` and count."""
+    sessions = Sessions(engine.generate, settings, tracing=Tracing("engine"))
+    servicer = Counted(engine, sessions)
+    add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
+    return servicer, Service("spillway.v1.InferenceService", servicer, add, sessions)
+
+
 class Rig:
     """One server of a fake engine, and a client of it."""
 
-    def __init__(self, server: Server, servicer: Counted, sessions: Sessions, engine: FakeEngine) -> None:
-        self.server, self.sessions, self.engine = server, sessions, engine
-        self.servicer = servicer
+    def __init__(self, server: Server, servicer: Counted, engine: FakeEngine) -> None:
+        self.server, self.servicer, self.engine = server, servicer, engine
         self.client: Client
 
     @property
@@ -82,11 +92,8 @@ async def rig() -> AsyncIterator[Make]:
         ) -> Rig:
             engine = engine or FakeEngine()
             settings = LOOPBACK.model_copy(update=more)
-            sessions = Sessions(engine.generate, settings, tracing=Tracing("engine"))
-            servicer = Counted(engine, sessions)
-            add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
-            service = Service("spillway.v1.InferenceService", servicer, add, sessions)
-            one = Rig(await stack.enter_async_context(serving(service, settings=settings)), servicer, sessions, engine)
+            servicer, service = counted(engine, settings)
+            one = Rig(await stack.enter_async_context(serving(service, settings=settings)), servicer, engine)
             one.client = await stack.enter_async_context(connect(one.server.address, tracing=tracing, key=key))
             return one
 
@@ -97,21 +104,6 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
-
-
-async def read(client: Client, prompt: str = "Hi", **options: Any) -> Answer:
-    async with client.stream(prompt, **options) as stream:
-        async for _ in stream:
-            pass
-    return stream.answer
-
-
-async def asked(client: Client, prompt: str = "Hi", **options: Any) -> Answer:
-    return await client.generate(prompt, **options)
-
-
-Ask = Callable[..., Awaitable[Answer]]
-both_ways = pytest.mark.parametrize("ask", [asked, read])
 
 
 async def test_generations_one_after_the_other_have_a_call_of_their_own_each(rig: Make) -> None:
@@ -228,7 +220,7 @@ async def test_what_a_session_about_to_end_does_not_take_up_goes_in_a_call_of_it
     one = await rig(FakeEngine(faults=Script(Stall(1))))
     async with one.client.session() as session, session.stream("Hi") as running:
         await anext(aiter(running))
-        await one.sessions.stop(0)
+        await one.servicer.sessions.stop(0)
         for _ in range(2):
             assert (await ask(session)).text == "one two three four five"
     assert one.rpcs.pop("Session") == 1
@@ -336,7 +328,7 @@ async def test_an_answer_waits_for_a_reader_who_comes_late_as_it_does_outside(ri
 
 
 async def test_a_reader_who_takes_nothing_of_an_endless_answer_is_cut_alone(rig: Make) -> None:
-    one = await rig(FakeEngine(answer=lambda spec: ENDLESS), write_stall_s=0.1)
+    one = await rig(FakeEngine(answer=lambda spec: ENDLESS, interval_s=0.0005), write_stall_s=1.0)
     async with one.client.session() as session, session.stream("Hi") as stalled:
         async with session.stream("Hi") as quick:
             texts = aiter(quick)
@@ -355,25 +347,16 @@ async def test_a_peer_that_restarts_is_used_again_in_a_session(unused_tcp_port: 
     settings = LOOPBACK.model_copy(update={"listen": f"127.0.0.1:{unused_tcp_port}"})
     engine = FakeEngine()
 
-    async def serve(stack: AsyncExitStack) -> Counted:
-        sessions = Sessions(engine.generate, settings, tracing=Tracing("engine"))
-        servicer = Counted(engine, sessions)
-        add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
-        service = Service("spillway.v1.InferenceService", servicer, add, sessions)
-        await stack.enter_async_context(serving(service, settings=settings))
-        return servicer
-
     async with connect(f"127.0.0.1:{unused_tcp_port}") as client, client.session() as session:
-        async with AsyncExitStack() as first:
-            before = await serve(first)
+        before, service = counted(engine, settings)
+        async with serving(service, settings=settings):
             await asked(session)
         with pytest.raises(errors.TargetDown):
             await asked(session)
-        async with AsyncExitStack() as second:
-            after = await serve(second)
-            async with asyncio.timeout(20):
-                while "Session" not in after.rpcs:
-                    await asyncio.gather(asked(session), return_exceptions=True)
+        after, service = counted(engine, settings)
+        async with serving(service, settings=settings), asyncio.timeout(20):
+            while "Session" not in after.rpcs:
+                await asyncio.gather(asked(session), return_exceptions=True)
             assert (await asked(session)).text == "one two three four five"
     assert before.rpcs["Session"] == after.rpcs["Session"] == 1
 
