@@ -77,8 +77,6 @@ class ConstraintUnsupported(RequestInvalid):
 
 UNSUPPORTED_RPC = "rpc"
 """In the metadata of ConstraintUnsupported: the rpc that is not this target's, though it may be another's."""
-NOT_CARRIED = "session"
-"""Resource of the error of a generation that a session did not take up; a call of its own may be taken."""
 
 
 class SchemaInvalid(RequestInvalid):

@@ -9,12 +9,12 @@ from typing import Any, Final, Self
 from grpc.aio import AioRpcError
 
 from spillway import v1
-from spillway.errors import NOT_CARRIED, SpillwayError
+from spillway.errors import SpillwayError
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote, meant
 from spillway.rpc.status import from_rpc_error
-from spillway.session.client import Session, SessionUnsupported
+from spillway.session.client import Session, SessionRefused, SessionUnsupported
 from spillway.v1.inference_pb2_grpc import InferenceServiceStub
 
 log = get_logger(__name__)
@@ -92,7 +92,7 @@ class Transport:
                 log.info("client.without_sessions", address=self._remote.address)
                 self._session = None
             return True
-        return isinstance(error, SpillwayError) and error.resource == NOT_CARRIED
+        return isinstance(error, SessionRefused)
 
     async def close(self) -> None:
         """End the session at once, and what runs in it."""

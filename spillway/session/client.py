@@ -18,7 +18,7 @@ from opentelemetry.util.types import AttributeValue
 
 from spillway import v1
 from spillway.deadline import Clock
-from spillway.errors import NOT_CARRIED, DeadlineExceeded, SpillwayError, TargetDown, TargetDraining
+from spillway.errors import DeadlineExceeded, SpillwayError, TargetDown, TargetDraining
 from spillway.rpc.call import ANONYMOUS, Call
 from spillway.rpc.methods import SESSION
 from spillway.rpc.remote import Remote, meant
@@ -32,10 +32,16 @@ WINDOW: Final = 16
 MAX_START_BYTES: Final = 2**18
 """Longer requests go in a call of their own: one that is too large for the other side fails alone."""
 MAX_FRAME_BYTES: Final = 2**20
+MAX_GENERATIONS: Final = 4096
+"""Of one session at once."""
 
 
 class SessionUnsupported(Exception):
     """The other side serves no sessions."""
+
+
+class SessionRefused(TargetDraining):
+    """The session is about to end and did not take the generation up; a call of its own may go elsewhere."""
 
 
 class Session:
@@ -68,13 +74,13 @@ class Session:
     def takes(self, request: v1.StreamGenerateRequest | v1.GenerateRequest) -> bool:
         """Whether `request` is to go in the session now; else in a call of its own.
 
-        That is for what is large, while the other side drains the session, and while none is opened.
+        That is for what is large or one too many, while the other side drains the session, and while none is opened.
         """
         if request.ByteSize() > MAX_START_BYTES:
             return False
         if self._link is None or self._link.closed:
             return self._backoff.over(self._clock())
-        return not self._link.draining
+        return not self._link.draining and self._link.running < MAX_GENERATIONS
 
     @asynccontextmanager
     async def stream(
@@ -87,8 +93,7 @@ class Session:
     ) -> AsyncIterator[Generation]:
         """Begin a generation under `call`; leaving the block ends it on the other side too.
 
-        Raises SessionUnsupported before its first event where there are no sessions; else SpillwayError alone, whose
-        resource is NOT_CARRIED where the session did not take the generation up.
+        Raises SessionUnsupported, or SessionRefused, before its first event; else SpillwayError alone.
         """
         with self._remote.span(span_name, call, attributes) as span:
             generation = self._begin(self._start(call, span, request=request), call)
@@ -189,6 +194,10 @@ class _Link:
         self._wanted.set()
         return generation
 
+    @property
+    def running(self) -> int:
+        return len(self._generations)
+
     def credit(self, number: int, events: int) -> None:
         self._frames[-1].credits.add(id=number, events=events)
         self._wanted.set()
@@ -221,7 +230,7 @@ class _Link:
                     generation = self._generations.get(told.id)
                     if generation is not None:
                         generation.take(told)
-            error = partial(TargetDown, "the session ended", resource=NOT_CARRIED)  # in order: with its last generation
+            error = partial(SessionRefused, "the session ended")  # in order: with its last generation
         except grpc.aio.AioRpcError as broken:
             error = partial(from_rpc_error, broken)
             if broken.code() is grpc.StatusCode.UNIMPLEMENTED:
@@ -279,7 +288,8 @@ class Generation:
             self._ended = True
             status = Status.FromString(told.ended.status)
             error = from_status(status) or TargetDown(f"{self._address} ended it with status {status.code}")
-            self._link.draining |= error.resource == NOT_CARRIED and isinstance(error, TargetDraining)
+            if told.ended.not_taken:
+                self._link.draining, error = True, SessionRefused(error.message)
             self.fail(error if status.code else StopAsyncIteration())
             return
         self._waiting.append(told)

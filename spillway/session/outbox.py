@@ -29,9 +29,9 @@ class Outbox:
         """Say all of generation `number` at once: a serialized GenerateResponse."""
         self._open(len(response)).events.add(id=number, whole=response)
 
-    def end(self, number: int, status: bytes) -> None:
+    def end(self, number: int, status: bytes, *, taken: bool = True) -> None:
         """Say that generation `number` has ended with `status`: a serialized google.rpc.Status, empty for OK."""
-        self._open(len(status)).events.add(id=number, ended=v1.SessionEnded(status=status))
+        self._open(len(status)).events.add(id=number, ended=v1.SessionEnded(status=status, not_taken=not taken))
 
     def close(self) -> None:
         """Nothing more will be put."""

@@ -10,15 +10,7 @@ from typing import Final
 
 from spillway import v1
 from spillway.deadline import Clock
-from spillway.errors import (
-    NOT_CARRIED,
-    Cancelled,
-    DeadlineExceeded,
-    QueueFull,
-    RequestInvalid,
-    StreamInterrupted,
-    TargetDraining,
-)
+from spillway.errors import Cancelled, DeadlineExceeded, QueueFull, RequestInvalid, StreamInterrupted, TargetDraining
 from spillway.generation import fold
 from spillway.rpc import inbound
 from spillway.rpc.admission import admit_start
@@ -26,6 +18,7 @@ from spillway.rpc.call import Call, current_call, enter
 from spillway.rpc.inbound import Inbound
 from spillway.rpc.methods import GENERATE, STREAM_GENERATE
 from spillway.rpc.status import to_status
+from spillway.session.client import MAX_GENERATIONS
 from spillway.session.outbox import Outbox
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
@@ -37,8 +30,6 @@ Generate = Callable[[Request, Call], AsyncGenerator[v1.GenerationEvent]]
 Whole = Callable[[v1.GenerateRequest, Call], Awaitable[v1.GenerateResponse]]
 """What Generate answers."""
 
-MAX_GENERATIONS: Final = 4096
-"""Of one session at once."""
 MAX_CREDIT: Final = 2**20
 _CANCELLED: Final = to_status(Cancelled("the call was cancelled")).SerializeToString()
 
@@ -153,9 +144,10 @@ class _Session:
                     call.span.set_attribute(names.TENANT, call.caller.tenant)
                 enter(call)
                 if self._ending:
-                    raise TargetDraining("this server is about to stop", resource=NOT_CARRIED)
+                    generation.taken = False
+                    raise TargetDraining("this server is about to stop")
                 if len(self._generations) > MAX_GENERATIONS:
-                    raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource=NOT_CARRIED)
+                    raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource="session")
                 if whole:
                     outbox.answer(number, (await sessions._whole(start.generate, call)).SerializeToString())
                     generation.status = None
@@ -183,7 +175,7 @@ class _Session:
         """Say so; of a generation that was cancelled before it began too."""
         del self._generations[number]
         if generation.status is not None:
-            self.outbox.end(number, generation.status)
+            self.outbox.end(number, generation.status, taken=generation.taken)
         self._rest()
 
     def _rest(self) -> None:
@@ -205,12 +197,13 @@ class _Session:
 class _Generation:
     """What a generation may still send."""
 
-    __slots__ = ("_more", "credit", "status", "task")
+    __slots__ = ("_more", "credit", "status", "taken", "task")
 
     task: asyncio.Task[None]
 
     def __init__(self, credit: int) -> None:
         self.status: bytes | None = _CANCELLED  # None: it has been told with the answer
+        self.taken = True
         self.credit = max(1, credit)
         self._more: asyncio.Future[None] | None = None
 

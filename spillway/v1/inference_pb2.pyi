@@ -427,16 +427,20 @@ class SessionEnded(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: _builtins.int
+    NOT_TAKEN_FIELD_NUMBER: _builtins.int
     status: _builtins.bytes
     """google.rpc.Status, serialized; empty is OK."""
+    not_taken: _builtins.bool
+    """The session takes up nothing more, and nothing was done about this one: a call of its own may go elsewhere."""
     def __init__(
         self,
         *,
         status: _builtins.bytes = ...,
+        not_taken: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_taken", b"not_taken", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
