@@ -25,6 +25,7 @@ from services.local_engine.lease_settings import LeaseSettings, runtime_name
 from services.local_engine.presets import PRESETS
 from services.local_engine.servicer import SCOPES, AdminServicer, Servicer, services
 from services.local_engine.settings import AdapterSettings, LocalEngineSettings
+from spillway import v1
 from spillway.deadline import Clock
 from spillway.doctor import checkpoint
 from spillway.doctor.inspection import Sources, inspect
@@ -170,7 +171,9 @@ async def build(
         stack.push_async_callback(engine.close)
         admin = AdminServicer(engine, lambda grace_s: server.stop_soon(grace_s))
         sessions = Sessions(
-            lambda request, call, _: engine.generate(request.spec, call), settings.server, tracing=tracing
+            lambda request, call, _: engine.generate(request.spec, call, whole=isinstance(request, v1.GenerateRequest)),
+            settings.server,
+            tracing=tracing,
         )
         server = Server(
             settings.server, services(Servicer(engine, sessions), admin, sessions), tracing=tracing, scopes=SCOPES

@@ -45,7 +45,7 @@ from .resolution import Resolution, Resolve, looked_up
 from .retry_budget import RetryBudget
 from .router import Router
 from .scorer import Scorer
-from .servicer import events, services
+from .servicer import answer, events, services
 from .settings import RouterSettings
 from .spend import Spend
 from .status import Status
@@ -190,7 +190,9 @@ async def build(
             watching = asyncio.create_task(file.watch(), name="policy file")
             stack.callback(watching.cancel)
         status = Status(settings.name, router, clock, clock(), file, ledger, resolution)
-        sessions = Sessions(partial(events, router), settings.server, tracing=tracing, clock=clock)
+        sessions = Sessions(
+            partial(events, router), settings.server, tracing=tracing, clock=clock, whole=partial(answer, router)
+        )
         served = services(router, status, Leases(store), sessions)
         server = Server(settings.server, served, tracing=tracing, clock=clock, scopes=SCOPES)
         await server.start()

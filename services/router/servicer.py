@@ -13,7 +13,7 @@ from spillway.rpc.call import Call, current_call
 from spillway.rpc.outflow import Outflow
 from spillway.rpc.server import Service
 from spillway.rpc.sign import sign_of_life
-from spillway.session.server import Sessions
+from spillway.session.server import Request, Sessions
 from spillway.v1 import inference_pb2_grpc, router_admin_pb2_grpc, router_pb2_grpc
 
 from .admin_servicer import ADMIN_SERVICE, AdminServicer
@@ -105,10 +105,15 @@ def _headers(started: v1.Started | v1.EmbedResponse) -> tuple[tuple[str, str], .
     )
 
 
-async def events(
-    router: Router, request: v1.StreamGenerateRequest, call: Call, bypass: Bypass
-) -> AsyncGenerator[v1.GenerationEvent]:
+async def answer(router: Router, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
+    """Return what `router` answers to `request`, which came in a session."""
+    _by_key(request)
+    return await router.generate(request, call)
+
+
+async def events(router: Router, request: Request, call: Call, bypass: Bypass) -> AsyncGenerator[v1.GenerationEvent]:
     """Yield what `router` answers to `request`, which came in a session, but for deltas that go by `bypass`."""
+    assert isinstance(request, v1.StreamGenerateRequest)  # `answer` has the others
     _by_key(request)
     async with aclosing(await router.stream(request, call, bypass)) as told:
         async for event in told:

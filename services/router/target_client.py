@@ -17,7 +17,7 @@ from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.watchdog import Watchdog
-from spillway.session.client import MAX_START_BYTES, Session, SessionUnsupported
+from spillway.session.client import Session, SessionUnsupported
 from spillway.telemetry import names
 from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 
@@ -182,8 +182,8 @@ class TargetClient:
     def _opened(
         self, request: v1.StreamGenerateRequest, call: Call, attempt: Attempt, lane: Lane | None
     ) -> AbstractAsyncContextManager[Any]:
-        """Ask for a stream: in the session with the target, or in a call of its own where that is none or too small."""
-        if self._session is not None and request.ByteSize() <= MAX_START_BYTES:
+        """Ask for a stream: in the session with the target, or in a call of its own where that takes none."""
+        if self._session is not None and self._session.takes(request):
             bypass = lane.take if lane is not None else None
             return self._session.stream(
                 request, call, span_name=names.ATTEMPT, attributes=_told(attempt), bypass=bypass

@@ -12,6 +12,9 @@
 
     asyncio.run(main())
 
+Generations that a client has under way at once share a session by themselves; `async with client.session() as session`
+opens one for those that will come.
+
 `Options` names every keyword argument of a request. All failures are `spillway.errors`: `retry_after_s` says when the
 same call may succeed, `elsewhere` whether another target may be tried. The client itself never retries: the router
 already has, within the caller's deadline.

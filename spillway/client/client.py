@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Unpack
 
 from opentelemetry.trace import INVALID_SPAN, Span
@@ -24,6 +25,7 @@ from spillway.client.request import (
     deadline_s,
 )
 from spillway.client.stream import AnswerStream
+from spillway.client.transport import Transport
 from spillway.deadline import Deadline
 from spillway.embedding import Spec
 from spillway.errors import SpillwayError
@@ -34,8 +36,6 @@ from spillway.telemetry.tracing import Tracing, fail
 from spillway.v1.inference_pb2_grpc import InferenceServiceStub
 from spillway.v1.router_pb2_grpc import RouterServiceStub
 
-_GENERATE = "spillway.v1.InferenceService/Generate"
-_STREAM = "spillway.v1.InferenceService/StreamGenerate"
 _EMBED = "spillway.v1.InferenceService/Embed"
 _COUNT = "spillway.v1.InferenceService/CountTokens"
 _MODELS = "spillway.v1.InferenceService/ListModels"
@@ -51,7 +51,7 @@ async def connect(
     `key` goes with every call. `tracing` records the client's spans; without it the caller's own trace still passes on.
     """
     tracing = tracing or Tracing("client")
-    client = Client(Remote(address, tracing=tracing, key=key, max_receive_bytes=max_receive_bytes), tracing)
+    client = Client(partial(Remote, address, tracing=tracing, key=key, max_receive_bytes=max_receive_bytes), tracing)
     try:
         yield client
     finally:
@@ -59,10 +59,16 @@ async def connect(
 
 
 class Client:
-    """Made by `connect`. Every keyword argument is one of `Options`; every failure is a `SpillwayError`."""
+    """Made by `connect`. Every keyword argument is one of `Options`; every failure is a `SpillwayError`.
 
-    def __init__(self, remote: Remote, tracing: Tracing) -> None:
-        self._remote = remote
+    Generations that run at once share a session, which costs both sides a fraction of a call for each; one that runs
+    alone has a call of its own.
+    """
+
+    def __init__(self, dial: Callable[[], Remote], tracing: Tracing, *, together: bool = False) -> None:
+        self._dial = dial
+        self._remote = remote = dial()
+        self._transport = Transport(remote, together=together)
         self._tracing = tracing
         self._inference = InferenceServiceStub(remote.channel)
         self._router = RouterServiceStub(remote.channel)
@@ -71,7 +77,7 @@ class Client:
         """Return the whole answer to `prompt`."""
         request = v1.GenerateRequest(spec=build_spec(prompt, options), policy=build_policy(options))
         async with self._request(request.spec, options) as call:
-            answer = Answer(await self._remote.unary(self._inference.Generate, request, call, span_name=_GENERATE))
+            answer = Answer(await self._transport.generate(request, call))
             _describe(call.span, answer)
             return answer
 
@@ -81,13 +87,25 @@ class Client:
         request = v1.StreamGenerateRequest(spec=build_spec(prompt, options), policy=build_policy(options))
         async with (
             self._request(request.spec, options) as call,
-            self._remote.stream(self._inference.StreamGenerate, request, call, span_name=_STREAM) as responses,
+            self._transport.stream(request, call) as responses,
         ):
             answer = AnswerStream(responses, request.spec.constraint.json_schema)
             try:
                 yield answer
             finally:
                 _describe(call.span, answer.so_far)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Client]:
+        """Open a client whose generations all share one session, from the first on; leaving the block ends them.
+
+        For who knows that many will come. Where the other side serves no sessions, each has a call of its own.
+        """
+        client = Client(self._dial, self._tracing, together=True)
+        try:
+            yield client
+        finally:
+            await client.close()
 
     async def embed(self, inputs: Inputs, **options: Unpack[EmbedOptions]) -> Embeddings:
         """Return a vector for every input, all by one model. Every keyword argument is one of `EmbedOptions`."""
@@ -120,7 +138,8 @@ class Client:
             return list(response.models)
 
     async def close(self) -> None:
-        """Close the channel; calls still running are cancelled."""
+        """Close the channel; what still runs is cancelled."""
+        await self._transport.close()
         await self._remote.close()
 
     @asynccontextmanager

@@ -21,7 +21,7 @@ from spillway.rpc.admission import admit
 from spillway.rpc.call import Call, enter
 from spillway.rpc.inbound import Inbound
 from spillway.rpc.keys import GENERATE, KeyRing
-from spillway.rpc.methods import SESSION
+from spillway.rpc.methods import ENDLESS, SESSION
 from spillway.rpc.status import MAX_MESSAGE_BYTES, cut, trailers
 from spillway.rpc.watchdog import Watchdog
 from spillway.settings import ServerSettings
@@ -33,8 +33,6 @@ Context: TypeAlias = "ServicerContext[Any, Any]"
 
 OPEN_SERVICES = ("grpc.health.v1.", "grpc.reflection.", "grpc.channelz.")
 """Served without a key, a span or a deadline of ours."""
-ENDLESS = frozenset({SESSION})
-"""Rpcs that last as long as their caller wants."""
 
 
 class Boundary(grpc.aio.ServerInterceptor):

@@ -11,6 +11,7 @@ from spillway.deadline import Clock, Deadline
 from spillway.errors import Cancelled, DeadlineExceeded, Internal, SpillwayError
 from spillway.logs import get_logger
 from spillway.rpc.call import Call, new_id
+from spillway.rpc.methods import ENDLESS
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing, extract
@@ -30,12 +31,14 @@ class Inbound:
         self._clock = clock
 
     def begin(self, method: str, headers: Mapping[str, str], request_id: str, left_s: float | None) -> Call:
-        """Return the call that `method` was called with, still anonymous, its span open.
+        """Return the call that `method` was called with, still anonymous, its span open unless the rpc is endless.
 
         `left_s` is the time it has, in seconds; None: the server's default.
         """
         deadline = Deadline.after(self._default_deadline_s if left_s is None else left_s, self._clock)
         request_id = request_id[:128] or new_id()
+        if method in ENDLESS:
+            return Call(request_id, deadline)
         path = method.lstrip("/")
         span = self._tracing.start(path, extract(headers), kind=SpanKind.SERVER)
         if span.is_recording():

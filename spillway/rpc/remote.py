@@ -99,6 +99,11 @@ class Remote:
         """A client's span under `call` for the block, which is told how the block ended."""
         return _Told(self._tracing.start(name, call.span, kind=SpanKind.CLIENT, attributes=attributes), call)
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that stands."""
+        return self.channel.get_state() is grpc.ChannelConnectivity.READY
+
     def key_headers(self) -> tuple[tuple[str, str], ...]:
         """What says who calls."""
         return ((metadata.AUTHORIZATION, f"Bearer {self._key}"),) if self._key else ()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -15,38 +17,71 @@ from opentelemetry.trace import Span
 from opentelemetry.util.types import AttributeValue
 
 from spillway import v1
-from spillway.errors import DeadlineExceeded, TargetDown
+from spillway.deadline import Clock
+from spillway.errors import DeadlineExceeded, SpillwayError, TargetDown, TargetDraining
 from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import ANONYMOUS, Call
 from spillway.rpc.methods import SESSION
 from spillway.rpc.remote import Remote, meant
 from spillway.rpc.status import from_rpc_error, from_status
+from spillway.session.backoff import Backoff
 from spillway.telemetry.tracing import TRACEPARENT, inject
 
 WINDOW: Final = 16
-"""Events of one generation that may be on their way or waiting to be read."""
-
+"""Events of one generation that may be on their way or waiting to be read, where who reads passes them on."""
 
 MAX_START_BYTES: Final = 2**18
 """Longer requests go in a call of their own: one that is too large for the other side fails alone."""
 MAX_FRAME_BYTES: Final = 2**20
+MAX_GENERATIONS: Final = 4096
+"""Of one session at once."""
 
 
 class SessionUnsupported(Exception):
     """The other side serves no sessions."""
 
 
-class Session:
-    """Generations at `remote` over one rpc. One that breaks fails its generations; the next opens another."""
+class SessionRefused(TargetDraining):
+    """The session is about to end and did not take the generation up; a call of its own may go elsewhere."""
 
-    def __init__(self, remote: Remote) -> None:
+
+class Session:
+    """Generations at `remote` over one rpc. One that breaks fails its generations; the next opens another.
+
+    A lost connection is gRPC's to find again. While sessions break on one that stands, the next is opened after a
+    backoff. `window` is how many events of one generation may wait to be read; `chance` draws from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        *,
+        window: int = WINDOW,
+        clock: Clock = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self._remote = remote
+        self._window = window
+        self._clock = clock
+        self._chance = chance
+        self._backoff = Backoff()
         self._method = remote.channel.stream_stream(
             SESSION,
             request_serializer=v1.SessionRequest.SerializeToString,
             response_deserializer=v1.RawSessionResponse.FromString,
         )
         self._link: _Link | None = None
+
+    def takes(self, request: v1.StreamGenerateRequest | v1.GenerateRequest) -> bool:
+        """Whether `request` is to go in the session now; else in a call of its own.
+
+        That is for what is large or one too many, while the other side drains the session, and while none is opened.
+        """
+        if request.ByteSize() > MAX_START_BYTES:
+            return False
+        if self._link is None or self._link.closed:
+            return self._backoff.over(self._clock())
+        return not self._link.draining and self._link.running < MAX_GENERATIONS
 
     @asynccontextmanager
     async def stream(
@@ -61,25 +96,46 @@ class Session:
         """Begin a generation under `call`; leaving the block ends it on the other side too.
 
         While its reader waits for the next event, `bypass` is offered the deltas first.
-        Raises SessionUnsupported before its first event where there are no sessions; else SpillwayError alone.
+        Raises SessionUnsupported, or SessionRefused, before its first event; else SpillwayError alone.
         """
         with self._remote.span(span_name, call, attributes) as span:
-            if self._link is None or self._link.closed:
-                self._link = _Link(self._method(metadata=self._remote.key_headers()))
-            generation = self._link.start(self._start(request, call, span), call, self._remote.address, bypass)
+            generation = self._begin(self._start(call, span, request=request), call, bypass)
             try:
                 yield generation
             finally:
                 generation.leave()
 
-    def _start(self, request: v1.StreamGenerateRequest, call: Call, span: Span) -> v1.SessionStart:
+    async def generate(self, request: v1.GenerateRequest, call: Call, *, span_name: str) -> v1.GenerateResponse:
+        """Return the whole answer to `request`, as Generate does. Raises what `stream` does."""
+        with self._remote.span(span_name, call) as span:
+            generation = self._begin(self._start(call, span, generate=request), call)
+            try:
+                return await generation.whole()
+            finally:
+                generation.leave()
+
+    def _begin(self, start: v1.SessionStart, call: Call, bypass: Bypass | None = None) -> Generation:
+        if self._link is None or self._link.closed:
+            broke = partial(self._broke, self._clock())
+            self._link = _Link(self._method(metadata=self._remote.key_headers()), broke)
+        return self._link.start(start, call, self._remote.address, self._window, bypass)
+
+    def _start(
+        self,
+        call: Call,
+        span: Span,
+        *,
+        request: v1.StreamGenerateRequest | None = None,
+        generate: v1.GenerateRequest | None = None,
+    ) -> v1.SessionStart:
         if call.deadline.passed:
             raise DeadlineExceeded(f"the deadline had passed before {self._remote.address} was called")
         trace = inject(span)
         start = v1.SessionStart(
             request=request,
+            generate=generate,
             deadline_ms=max(1, round(call.deadline.left() * 1000)),
-            credit=WINDOW,
+            credit=self._window,
             traceparent=trace.get(TRACEPARENT, ""),
             tracestate=trace.get("tracestate", ""),
             hop=call.hop,
@@ -92,6 +148,11 @@ class Session:
         if call.first_token is not None:
             start.first_token_ms = round(call.first_token.left() * 1000)
         return start
+
+    def _broke(self, opened: float) -> None:
+        if self._remote.connected:
+            now = self._clock()
+            self._backoff = self._backoff.after(now - opened, now, self._chance())
 
     async def close(self, grace_s: float | None = None) -> None:
         """End the session, once its generations have ended or `grace_s` seconds have passed; None: at once."""
@@ -106,8 +167,9 @@ class Session:
 class _Link:
     """One rpc and the generations that are under way in it."""
 
-    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any], broke: Callable[[], None]) -> None:
         self._rpc = rpc
+        self._broke = broke
         self._generations: dict[int, Generation] = {}
         self._last = 0
         self._frames = [v1.SessionRequest()]
@@ -116,14 +178,16 @@ class _Link:
         self._idle = asyncio.Event()
         self._idle.set()
         self.closed = False
+        self.draining = False
+        """The other side takes no new generations in it."""
         self._writing = asyncio.create_task(self._write(), name="session frames out")
         self._reading = asyncio.create_task(self._read(), name="session frames in")
 
-    def start(self, start: v1.SessionStart, call: Call, address: str, bypass: Bypass | None) -> Generation:
+    def start(self, start: v1.SessionStart, call: Call, address: str, window: int, bypass: Bypass | None) -> Generation:
         """Send `start` with what else there is to say in this turn of the loop."""
         self._last = start.id = self._last + 1
         size = start.ByteSize()
-        generation = self._generations[start.id] = Generation(self, start.id, call, address, bypass)
+        generation = self._generations[start.id] = Generation(self, start.id, call, address, window, bypass)
         if self._bytes and self._bytes + size > MAX_FRAME_BYTES:
             self._frames.append(v1.SessionRequest())
             self._bytes = 0
@@ -132,6 +196,10 @@ class _Link:
         self._idle.clear()
         self._wanted.set()
         return generation
+
+    @property
+    def running(self) -> int:
+        return len(self._generations)
 
     def credit(self, number: int, events: int) -> None:
         self._frames[-1].credits.add(id=number, events=events)
@@ -168,13 +236,17 @@ class _Link:
                         generation.take(event, tokens)
                 for ended in frame.ended:
                     if (generation := generations.get(ended.id)) is not None:
-                        generation.end(ended.status)
-            error = partial(TargetDown, "the session ended")
+                        generation.end(ended)
+            error = partial(SessionRefused, "the session ended")  # in order: with its last generation
         except grpc.aio.AioRpcError as broken:
-            unsupported = broken.code() is grpc.StatusCode.UNIMPLEMENTED
-            error = SessionUnsupported if unsupported else partial(from_rpc_error, broken)
+            error = partial(from_rpc_error, broken)
+            if broken.code() is grpc.StatusCode.UNIMPLEMENTED:
+                error = SessionUnsupported
+            else:
+                self._broke()
         except ValueError:
             error = partial(TargetDown, "a frame of the session does not tell of each event whose it is")
+            self._broke()
             self._rpc.cancel()
         finally:
             self.closed = True
@@ -208,8 +280,9 @@ class Told:
 class Generation:
     """One generation of a session: iterate over its events. Raises what its status says, or TargetDown."""
 
-    def __init__(self, link: _Link, number: int, call: Call, address: str, bypass: Bypass | None) -> None:
+    def __init__(self, link: _Link, number: int, call: Call, address: str, window: int, bypass: Bypass | None) -> None:
         self._link = link
+        self._window = window
         self._bypass = bypass
         self._number = number
         self._call = call
@@ -217,6 +290,7 @@ class Generation:
         self._waiting: deque[bytes] = deque()
         self._taken = 0
         self._ended = False
+        self._answer = b""
         self._error: BaseException | None = None
         self._wanted: asyncio.Future[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(call.deadline.left(), self._late)
@@ -230,15 +304,19 @@ class Generation:
         self._waiting.append(event)
         self._wake()
 
-    def end(self, told: bytes) -> None:
-        """Hear that it has ended, with a serialized google.rpc.Status."""
-        self._ended = True
-        status = Status.FromString(told)
+    def end(self, told: v1.RawSessionEnded) -> None:
+        """Hear that it has ended."""
+        self._ended, self._answer = True, told.answer
+        status = Status.FromString(told.status)
         error = from_status(status) or TargetDown(f"{self._address} ended it with status {status.code}")
-        self.fail(meant(error, self._call, self._address) if status.code else StopAsyncIteration())
+        if told.not_taken:
+            self._link.draining, error = True, SessionRefused(error.message)
+        self.fail(error if status.code else StopAsyncIteration())
 
     def fail(self, error: BaseException) -> None:
         """Nothing comes any more, for `error`."""
+        if isinstance(error, SpillwayError):
+            error = meant(error, self._call, self._address)
         if self._error is None:
             self._error = error
         self._wake()
@@ -265,10 +343,18 @@ class Generation:
         self._credit()
         return Told(v1.GenerationEvent.FromString(event))
 
+    async def whole(self) -> v1.GenerateResponse:
+        """Return the answer of a generation that is told whole."""
+        async for _ in self:
+            raise TargetDown(f"{self._address} was asked for a whole answer and told an event")
+        if not self._answer:
+            raise TargetDown(f"{self._address} ended it without an answer")
+        return v1.GenerateResponse.FromString(self._answer)
+
     def _credit(self) -> None:
         """Another event is out of the way."""
         self._taken += 1
-        if self._taken * 2 >= WINDOW and not self._ended:
+        if self._taken * 2 >= self._window and not self._ended:
             self._link.credit(self._number, self._taken)
             self._taken = 0
 

@@ -28,9 +28,13 @@ class Outbox:
         frame.events.append(event)
         frame.tokens.append(tokens)
 
-    def end(self, number: int, status: bytes) -> None:
-        """Say that generation `number` has ended with `status`: a serialized google.rpc.Status, empty for OK."""
-        self._open(len(status)).ended.append(v1.SessionEnded(id=number, status=status))
+    def end(self, number: int, status: bytes, *, answer: bytes = b"", taken: bool = True) -> None:
+        """Say that generation `number` has ended with `status`: a serialized google.rpc.Status, empty for OK.
+
+        `answer`: a serialized GenerateResponse, of one that is told whole. Not `taken`: nothing was done about it.
+        """
+        ended = v1.RawSessionEnded(id=number, status=status, not_taken=not taken, answer=answer)
+        self._open(len(status) + len(answer)).ended.append(ended)
 
     def close(self) -> None:
         """Nothing more will be put."""
@@ -77,7 +81,7 @@ class _Frame:
         self.ids: list[int] = []
         self.events: list[bytes] = []
         self.tokens: list[int] = []
-        self.ended: list[v1.SessionEnded] = []
+        self.ended: list[v1.RawSessionEnded] = []
 
     def serialized(self) -> bytes:
         return v1.RawSessionResponse(

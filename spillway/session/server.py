@@ -4,41 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.errors import Cancelled, DeadlineExceeded, QueueFull, RequestInvalid, StreamInterrupted, TargetDraining
+from spillway.generation import fold
 from spillway.rpc import inbound
 from spillway.rpc.admission import admit_start
 from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call, current_call, enter
 from spillway.rpc.inbound import Inbound
-from spillway.rpc.methods import STREAM_GENERATE
+from spillway.rpc.methods import GENERATE, STREAM_GENERATE
 from spillway.rpc.status import to_status
+from spillway.session.client import MAX_GENERATIONS
 from spillway.session.outbox import Outbox
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
 from spillway.telemetry.tracing import TRACEPARENT, Tracing, fail
 
-Generate = Callable[[v1.StreamGenerateRequest, Call, Bypass], AsyncGenerator[v1.GenerationEvent]]
+Request = v1.StreamGenerateRequest | v1.GenerateRequest
+Generate = Callable[[Request, Call, Bypass], AsyncGenerator[v1.GenerationEvent]]
 """What StreamGenerate answers, without its wrapping. Between two events deltas may go by the bypass."""
+Whole = Callable[[v1.GenerateRequest, Call], Awaitable[v1.GenerateResponse]]
+"""What Generate answers."""
 
-MAX_GENERATIONS: Final = 4096
-"""Of one session at once."""
 MAX_CREDIT: Final = 2**20
 _CANCELLED: Final = to_status(Cancelled("the call was cancelled")).SerializeToString()
 
 
 class Sessions:
-    """Serves the sessions of one server. Ends with it: a session that is idle then is closed."""
+    """Serves the sessions of one server. Ends with it: a session that is idle then is closed.
+
+    Without `whole` the events of `generate` are folded for who asks for them as one.
+    """
 
     def __init__(
-        self, generate: Generate, settings: ServerSettings, *, tracing: Tracing, clock: Clock = time.monotonic
+        self,
+        generate: Generate,
+        settings: ServerSettings,
+        *,
+        tracing: Tracing,
+        clock: Clock = time.monotonic,
+        whole: Whole | None = None,
     ) -> None:
         self._generate = generate
+        self._whole = whole or self._folded
         self._stall_s = settings.write_stall_s
         self._inbound = Inbound(settings, tracing=tracing, clock=clock)
         self._running: set[_Session] = set()
@@ -61,6 +74,10 @@ class Sessions:
             self._running.discard(session)
             await session.close()
             await asyncio.wait({reading})
+
+    async def _folded(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
+        async with aclosing(self._generate(request, call, _no_way)) as events:
+            return await fold(events)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new generations; sessions end with their last."""
@@ -116,8 +133,10 @@ class _Session:
         """Carry out one generation, and say how it ended."""
         sessions = self._sessions
         left_s = start.deadline_ms / 1000 if start.HasField("deadline_ms") else None
-        request_id = start.request.spec.request_id or start.request_id
-        call = sessions._inbound.begin(STREAM_GENERATE, _trace(start), request_id, left_s)
+        whole = start.HasField("generate")
+        method = GENERATE if whole else STREAM_GENERATE
+        request_id = (start.generate if whole else start.request).spec.request_id or start.request_id
+        call = sessions._inbound.begin(method, _trace(start), request_id, left_s)
         limit = asyncio.timeout(call.deadline.left())
         try:
             async with limit:
@@ -126,9 +145,14 @@ class _Session:
                     call.span.set_attribute(names.TENANT, call.caller.tenant)
                 enter(call)
                 if self._ending:
+                    generation.taken = False
                     raise TargetDraining("this server is about to stop")
                 if len(self._generations) > MAX_GENERATIONS:
                     raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource="session")
+                if whole:
+                    generation.answer = (await sessions._whole(start.generate, call)).SerializeToString()
+                    generation.status = b""
+                    return
                 async with aclosing(sessions._generate(start.request, call, generation.pass_by)) as events:
                     async for event in events:
                         if not generation.credit:
@@ -139,7 +163,7 @@ class _Session:
         except BaseException as error:
             if isinstance(error, TimeoutError) and limit.expired() and left_s is not None:
                 error = DeadlineExceeded()
-            meant = inbound.told(error, call, STREAM_GENERATE, by_default=left_s is None)
+            meant = inbound.told(error, call, method, by_default=left_s is None)
             fail(call.span, meant.reason)
             call.span.set_attribute(names.RPC_STATUS, meant.code.value[0])
             generation.status = to_status(meant).SerializeToString()
@@ -149,7 +173,7 @@ class _Session:
     def _ended(self, number: int, generation: _Generation) -> None:
         """Say so; of a generation that was cancelled before it began too."""
         del self._generations[number]
-        self.outbox.end(number, generation.status)
+        self.outbox.end(number, generation.status, answer=generation.answer, taken=generation.taken)
         self._rest()
 
     def _rest(self) -> None:
@@ -171,7 +195,7 @@ class _Session:
 class _Generation:
     """What a generation may still send."""
 
-    __slots__ = ("_more", "_number", "_outbox", "credit", "status", "task")
+    __slots__ = ("_more", "_number", "_outbox", "answer", "credit", "status", "taken", "task")
 
     task: asyncio.Task[None]
 
@@ -179,6 +203,8 @@ class _Generation:
         self._number = number
         self._outbox = outbox
         self.status = _CANCELLED
+        self.answer = b""
+        self.taken = True
         self.credit = max(1, credit)
         self._more: asyncio.Future[None] | None = None
 
@@ -210,6 +236,11 @@ class _Generation:
             raise StreamInterrupted(f"the reader took nothing for {stall_s:g} s") from None
         finally:
             self._more = None
+
+
+def _no_way(event: bytes, tokens: int) -> bool:
+    """A Bypass of what is folded."""
+    return False
 
 
 def _tokens(event: v1.GenerationEvent) -> int:

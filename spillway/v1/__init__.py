@@ -161,6 +161,7 @@ from spillway.v1.inference_pb2 import (
     ListModelsRequest as ListModelsRequest,
     ListModelsResponse as ListModelsResponse,
     Model as Model,
+    RawSessionEnded as RawSessionEnded,
     RawSessionResponse as RawSessionResponse,
     RawStreamGenerateResponse as RawStreamGenerateResponse,
     SessionCredit as SessionCredit,

@@ -28,17 +28,17 @@ from spillway.v1 import generation_pb2 as spillway_dot_v1_dot_generation__pb2
 from spillway.v1 import policy_pb2 as spillway_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/inference.proto\x12\x0bspillway.v1\x1a\x1bspillway/v1/embedding.proto\x1a\x17spillway/v1/event.proto\x1a\x1cspillway/v1/generation.proto\x1a\x18spillway/v1/policy.proto\"\x91\x01\n\x0fGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\x82\x01\n\x10GenerateResponse\x12%\n\x07started\x18\x01 \x01(\x0b\x32\x14.spillway.v1.Started\x12$\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x13.spillway.v1.Choice\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.spillway.v1.Usage\"X\n\x06\x43hoice\x12#\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x12.spillway.v1.Delta\x12)\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x19.spillway.v1.ChoiceFinish\"\x97\x01\n\x15StreamGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"E\n\x16StreamGenerateResponse\x12+\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1c.spillway.v1.GenerationEvent\"*\n\x19RawStreamGenerateResponse\x12\r\n\x05\x65vent\x18\x01 \x01(\x0c\"y\n\x0eSessionRequest\x12)\n\x06starts\x18\x01 \x03(\x0b\x32\x19.spillway.v1.SessionStart\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\x04\x12+\n\x07\x63redits\x18\x03 \x03(\x0b\x32\x1a.spillway.v1.SessionCredit\"\xc1\x02\n\x0cSessionStart\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".spillway.v1.StreamGenerateRequest\x12\x18\n\x0b\x64\x65\x61\x64line_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06\x63redit\x18\x04 \x01(\r\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x12\n\ntracestate\x18\x06 \x01(\t\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x0b\n\x03hop\x18\x08 \x01(\r\x12\x1a\n\rattempts_left\x18\t \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0e\x66irst_token_ms\x18\n \x01(\rH\x02\x88\x01\x01\x12\x12\n\nrequest_id\x18\x0b \x01(\tB\x0e\n\x0c_deadline_msB\x10\n\x0e_attempts_leftB\x11\n\x0f_first_token_ms\"+\n\rSessionCredit\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x02 \x01(\r\"\x86\x01\n\x0fSessionResponse\x12\x0b\n\x03ids\x18\x01 \x03(\x04\x12,\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1c.spillway.v1.GenerationEvent\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12(\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x19.spillway.v1.SessionEnded\"*\n\x0cSessionEnded\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06status\x18\x02 \x01(\x0c\"k\n\x12RawSessionResponse\x12\x0b\n\x03ids\x18\x01 \x03(\x04\x12\x0e\n\x06\x65vents\x18\x02 \x03(\x0c\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12(\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x19.spillway.v1.SessionEnded\"?\n\x12\x43ountTokensRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\"C\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\r\n\x05model\x18\x03 \x01(\t\"\x8d\x01\n\x0c\x45mbedRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x1a.spillway.v1.EmbeddingSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\xa7\x01\n\rEmbedResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12*\n\nembeddings\x18\x04 \x03(\x0b\x32\x16.spillway.v1.Embedding\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.spillway.v1.Usage\x12\x14\n\x0croute_reason\x18\x06 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.spillway.v1.Model\"\xfd\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.spillway.v1.TargetKind\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x1b\n\x0e\x63ontext_window\x18\x05 \x01(\rH\x00\x88\x01\x01\x12-\n\x0c\x63\x61pabilities\x18\x06 \x03(\x0e\x32\x17.spillway.v1.Capability\x12\x10\n\x08\x61\x64\x61pters\x18\x07 \x03(\t\x12\x1b\n\x0eretention_days\x18\x08 \x01(\rH\x01\x88\x01\x01\x42\x11\n\x0f_context_windowB\x11\n\x0f_retention_days*W\n\nTargetKind\x12\x1b\n\x17TARGET_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TARGET_KIND_LOCAL\x10\x01\x12\x15\n\x11TARGET_KIND_CLOUD\x10\x02*\xc7\x03\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41PABILITY_JSON_SCHEMA\x10\x01\x12\x1a\n\x16\x43\x41PABILITY_JSON_OBJECT\x10\x02\x12\x14\n\x10\x43\x41PABILITY_REGEX\x10\x03\x12\x16\n\x12\x43\x41PABILITY_GRAMMAR\x10\x04\x12\x16\n\x12\x43\x41PABILITY_CHOICES\x10\x05\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x06\x12\x15\n\x11\x43\x41PABILITY_IMAGES\x10\x07\x12\x17\n\x13\x43\x41PABILITY_LOGPROBS\x10\x08\x12\x1f\n\x1b\x43\x41PABILITY_REASONING_EFFORT\x10\t\x12\x17\n\x13\x43\x41PABILITY_ADAPTERS\x10\n\x12\x1a\n\x16\x43\x41PABILITY_TOKEN_INPUT\x10\x0b\x12\x19\n\x15\x43\x41PABILITY_TEXT_INPUT\x10\x0c\x12\x15\n\x11\x43\x41PABILITY_SUFFIX\x10\r\x12\x16\n\x12\x43\x41PABILITY_PREFILL\x10\x0e\x12\x19\n\x15\x43\x41PABILITY_EMBEDDINGS\x10\x0f\x12\x1e\n\x1a\x43\x41PABILITY_PROMPT_LOGPROBS\x10\x10\x32\xe3\x03\n\x10InferenceService\x12G\n\x08Generate\x12\x1c.spillway.v1.GenerateRequest\x1a\x1d.spillway.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".spillway.v1.StreamGenerateRequest\x1a#.spillway.v1.StreamGenerateResponse0\x01\x12H\n\x07Session\x12\x1b.spillway.v1.SessionRequest\x1a\x1c.spillway.v1.SessionResponse(\x01\x30\x01\x12P\n\x0b\x43ountTokens\x12\x1f.spillway.v1.CountTokensRequest\x1a .spillway.v1.CountTokensResponse\x12M\n\nListModels\x12\x1e.spillway.v1.ListModelsRequest\x1a\x1f.spillway.v1.ListModelsResponse\x12>\n\x05\x45mbed\x12\x19.spillway.v1.EmbedRequest\x1a\x1a.spillway.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bspillway/v1/inference.proto\x12\x0bspillway.v1\x1a\x1bspillway/v1/embedding.proto\x1a\x17spillway/v1/event.proto\x1a\x1cspillway/v1/generation.proto\x1a\x18spillway/v1/policy.proto\"\x91\x01\n\x0fGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\x82\x01\n\x10GenerateResponse\x12%\n\x07started\x18\x01 \x01(\x0b\x32\x14.spillway.v1.Started\x12$\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x13.spillway.v1.Choice\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.spillway.v1.Usage\"X\n\x06\x43hoice\x12#\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x12.spillway.v1.Delta\x12)\n\x06\x66inish\x18\x02 \x01(\x0b\x32\x19.spillway.v1.ChoiceFinish\"\x97\x01\n\x15StreamGenerateRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"E\n\x16StreamGenerateResponse\x12+\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1c.spillway.v1.GenerationEvent\"*\n\x19RawStreamGenerateResponse\x12\r\n\x05\x65vent\x18\x01 \x01(\x0c\"y\n\x0eSessionRequest\x12)\n\x06starts\x18\x01 \x03(\x0b\x32\x19.spillway.v1.SessionStart\x12\x0f\n\x07\x63\x61ncels\x18\x02 \x03(\x04\x12+\n\x07\x63redits\x18\x03 \x03(\x0b\x32\x1a.spillway.v1.SessionCredit\"\xf1\x02\n\x0cSessionStart\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".spillway.v1.StreamGenerateRequest\x12\x18\n\x0b\x64\x65\x61\x64line_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06\x63redit\x18\x04 \x01(\r\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\x12\n\ntracestate\x18\x06 \x01(\t\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x0b\n\x03hop\x18\x08 \x01(\r\x12\x1a\n\rattempts_left\x18\t \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0e\x66irst_token_ms\x18\n \x01(\rH\x02\x88\x01\x01\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12.\n\x08generate\x18\x0c \x01(\x0b\x32\x1c.spillway.v1.GenerateRequestB\x0e\n\x0c_deadline_msB\x10\n\x0e_attempts_leftB\x11\n\x0f_first_token_ms\"+\n\rSessionCredit\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x02 \x01(\r\"\x86\x01\n\x0fSessionResponse\x12\x0b\n\x03ids\x18\x01 \x03(\x04\x12,\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1c.spillway.v1.GenerationEvent\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12(\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x19.spillway.v1.SessionEnded\"l\n\x0cSessionEnded\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06status\x18\x02 \x01(\x0c\x12\x11\n\tnot_taken\x18\x03 \x01(\x08\x12-\n\x06\x61nswer\x18\x04 \x01(\x0b\x32\x1d.spillway.v1.GenerateResponse\"n\n\x12RawSessionResponse\x12\x0b\n\x03ids\x18\x01 \x03(\x04\x12\x0e\n\x06\x65vents\x18\x02 \x03(\x0c\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12+\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x1c.spillway.v1.RawSessionEnded\"P\n\x0fRawSessionEnded\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06status\x18\x02 \x01(\x0c\x12\x11\n\tnot_taken\x18\x03 \x01(\x08\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\x0c\"?\n\x12\x43ountTokensRequest\x12)\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.spillway.v1.GenerationSpec\"C\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\r\n\x05model\x18\x03 \x01(\t\"\x8d\x01\n\x0c\x45mbedRequest\x12(\n\x04spec\x18\x01 \x01(\x0b\x32\x1a.spillway.v1.EmbeddingSpec\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spillway.v1.RoutingPolicy\x12\'\n\x05stamp\x18\x03 \x01(\x0b\x32\x18.spillway.v1.PolicyStamp\"\xa7\x01\n\rEmbedResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12*\n\nembeddings\x18\x04 \x03(\x0b\x32\x16.spillway.v1.Embedding\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.spillway.v1.Usage\x12\x14\n\x0croute_reason\x18\x06 \x01(\t\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.spillway.v1.Model\"\xfd\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.spillway.v1.TargetKind\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x1b\n\x0e\x63ontext_window\x18\x05 \x01(\rH\x00\x88\x01\x01\x12-\n\x0c\x63\x61pabilities\x18\x06 \x03(\x0e\x32\x17.spillway.v1.Capability\x12\x10\n\x08\x61\x64\x61pters\x18\x07 \x03(\t\x12\x1b\n\x0eretention_days\x18\x08 \x01(\rH\x01\x88\x01\x01\x42\x11\n\x0f_context_windowB\x11\n\x0f_retention_days*W\n\nTargetKind\x12\x1b\n\x17TARGET_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TARGET_KIND_LOCAL\x10\x01\x12\x15\n\x11TARGET_KIND_CLOUD\x10\x02*\xc7\x03\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41PABILITY_JSON_SCHEMA\x10\x01\x12\x1a\n\x16\x43\x41PABILITY_JSON_OBJECT\x10\x02\x12\x14\n\x10\x43\x41PABILITY_REGEX\x10\x03\x12\x16\n\x12\x43\x41PABILITY_GRAMMAR\x10\x04\x12\x16\n\x12\x43\x41PABILITY_CHOICES\x10\x05\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x06\x12\x15\n\x11\x43\x41PABILITY_IMAGES\x10\x07\x12\x17\n\x13\x43\x41PABILITY_LOGPROBS\x10\x08\x12\x1f\n\x1b\x43\x41PABILITY_REASONING_EFFORT\x10\t\x12\x17\n\x13\x43\x41PABILITY_ADAPTERS\x10\n\x12\x1a\n\x16\x43\x41PABILITY_TOKEN_INPUT\x10\x0b\x12\x19\n\x15\x43\x41PABILITY_TEXT_INPUT\x10\x0c\x12\x15\n\x11\x43\x41PABILITY_SUFFIX\x10\r\x12\x16\n\x12\x43\x41PABILITY_PREFILL\x10\x0e\x12\x19\n\x15\x43\x41PABILITY_EMBEDDINGS\x10\x0f\x12\x1e\n\x1a\x43\x41PABILITY_PROMPT_LOGPROBS\x10\x10\x32\xe3\x03\n\x10InferenceService\x12G\n\x08Generate\x12\x1c.spillway.v1.GenerateRequest\x1a\x1d.spillway.v1.GenerateResponse\x12[\n\x0eStreamGenerate\x12\".spillway.v1.StreamGenerateRequest\x1a#.spillway.v1.StreamGenerateResponse0\x01\x12H\n\x07Session\x12\x1b.spillway.v1.SessionRequest\x1a\x1c.spillway.v1.SessionResponse(\x01\x30\x01\x12P\n\x0b\x43ountTokens\x12\x1f.spillway.v1.CountTokensRequest\x1a .spillway.v1.CountTokensResponse\x12M\n\nListModels\x12\x1e.spillway.v1.ListModelsRequest\x1a\x1f.spillway.v1.ListModelsResponse\x12>\n\x05\x45mbed\x12\x19.spillway.v1.EmbedRequest\x1a\x1a.spillway.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spillway.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TARGETKIND']._serialized_start=2359
-  _globals['_TARGETKIND']._serialized_end=2446
-  _globals['_CAPABILITY']._serialized_start=2449
-  _globals['_CAPABILITY']._serialized_end=2904
+  _globals['_TARGETKIND']._serialized_start=2558
+  _globals['_TARGETKIND']._serialized_end=2645
+  _globals['_CAPABILITY']._serialized_start=2648
+  _globals['_CAPABILITY']._serialized_end=3103
   _globals['_GENERATEREQUEST']._serialized_start=155
   _globals['_GENERATEREQUEST']._serialized_end=300
   _globals['_GENERATERESPONSE']._serialized_start=303
@@ -54,29 +54,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONREQUEST']._serialized_start=794
   _globals['_SESSIONREQUEST']._serialized_end=915
   _globals['_SESSIONSTART']._serialized_start=918
-  _globals['_SESSIONSTART']._serialized_end=1239
-  _globals['_SESSIONCREDIT']._serialized_start=1241
-  _globals['_SESSIONCREDIT']._serialized_end=1284
-  _globals['_SESSIONRESPONSE']._serialized_start=1287
-  _globals['_SESSIONRESPONSE']._serialized_end=1421
-  _globals['_SESSIONENDED']._serialized_start=1423
-  _globals['_SESSIONENDED']._serialized_end=1465
-  _globals['_RAWSESSIONRESPONSE']._serialized_start=1467
-  _globals['_RAWSESSIONRESPONSE']._serialized_end=1574
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1576
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1639
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1641
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1708
-  _globals['_EMBEDREQUEST']._serialized_start=1711
-  _globals['_EMBEDREQUEST']._serialized_end=1852
-  _globals['_EMBEDRESPONSE']._serialized_start=1855
-  _globals['_EMBEDRESPONSE']._serialized_end=2022
-  _globals['_LISTMODELSREQUEST']._serialized_start=2024
-  _globals['_LISTMODELSREQUEST']._serialized_end=2043
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2045
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2101
-  _globals['_MODEL']._serialized_start=2104
-  _globals['_MODEL']._serialized_end=2357
-  _globals['_INFERENCESERVICE']._serialized_start=2907
-  _globals['_INFERENCESERVICE']._serialized_end=3390
+  _globals['_SESSIONSTART']._serialized_end=1287
+  _globals['_SESSIONCREDIT']._serialized_start=1289
+  _globals['_SESSIONCREDIT']._serialized_end=1332
+  _globals['_SESSIONRESPONSE']._serialized_start=1335
+  _globals['_SESSIONRESPONSE']._serialized_end=1469
+  _globals['_SESSIONENDED']._serialized_start=1471
+  _globals['_SESSIONENDED']._serialized_end=1579
+  _globals['_RAWSESSIONRESPONSE']._serialized_start=1581
+  _globals['_RAWSESSIONRESPONSE']._serialized_end=1691
+  _globals['_RAWSESSIONENDED']._serialized_start=1693
+  _globals['_RAWSESSIONENDED']._serialized_end=1773
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1775
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1838
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1840
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1907
+  _globals['_EMBEDREQUEST']._serialized_start=1910
+  _globals['_EMBEDREQUEST']._serialized_end=2051
+  _globals['_EMBEDRESPONSE']._serialized_start=2054
+  _globals['_EMBEDRESPONSE']._serialized_end=2221
+  _globals['_LISTMODELSREQUEST']._serialized_start=2223
+  _globals['_LISTMODELSREQUEST']._serialized_end=2242
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2244
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2300
+  _globals['_MODEL']._serialized_start=2303
+  _globals['_MODEL']._serialized_end=2556
+  _globals['_INFERENCESERVICE']._serialized_start=3106
+  _globals['_INFERENCESERVICE']._serialized_end=3589
 # @@protoc_insertion_point(module_scope)

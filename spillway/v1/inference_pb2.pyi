@@ -295,6 +295,7 @@ class SessionStart(_message.Message):
     ATTEMPTS_LEFT_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    GENERATE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Given by the client, and never twice in one session."""
     deadline_ms: _builtins.int
@@ -316,6 +317,10 @@ class SessionStart(_message.Message):
     """Where the request names no id of its own."""
     @_builtins.property
     def request(self) -> Global___StreamGenerateRequest: ...
+    @_builtins.property
+    def generate(self) -> Global___GenerateRequest:
+        """Instead of `request`: it is answered whole, and needs no credit."""
+
     def __init__(
         self,
         *,
@@ -330,10 +335,11 @@ class SessionStart(_message.Message):
         attempts_left: _builtins.int | None = ...,
         first_token_ms: _builtins.int | None = ...,
         request_id: _builtins.str = ...,
+        generate: Global___GenerateRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempts_left", b"_attempts_left", "_deadline_ms", b"_deadline_ms", "_first_token_ms", b"_first_token_ms", "attempts_left", b"attempts_left", "deadline_ms", b"deadline_ms", "first_token_ms", b"first_token_ms", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempts_left", b"_attempts_left", "_deadline_ms", b"_deadline_ms", "_first_token_ms", b"_first_token_ms", "attempts_left", b"attempts_left", "deadline_ms", b"deadline_ms", "first_token_ms", b"first_token_ms", "generate", b"generate", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempts_left", b"_attempts_left", "_deadline_ms", b"_deadline_ms", "_first_token_ms", b"_first_token_ms", "attempts_left", b"attempts_left", "credit", b"credit", "deadline_ms", b"deadline_ms", "first_token_ms", b"first_token_ms", "hop", b"hop", "id", b"id", "request", b"request", "request_id", b"request_id", "tenant", b"tenant", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempts_left", b"_attempts_left", "_deadline_ms", b"_deadline_ms", "_first_token_ms", b"_first_token_ms", "attempts_left", b"attempts_left", "credit", b"credit", "deadline_ms", b"deadline_ms", "first_token_ms", b"first_token_ms", "generate", b"generate", "hop", b"hop", "id", b"id", "request", b"request", "request_id", b"request_id", "tenant", b"tenant", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attempts_left: _TypeAlias = _typing.Literal["attempts_left"]  # noqa: Y015
     _WhichOneofArgType__attempts_left: _TypeAlias = _typing.Literal["_attempts_left", b"_attempts_left"]  # noqa: Y015
@@ -422,18 +428,28 @@ class SessionEnded(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    NOT_TAKEN_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     status: _builtins.bytes
     """google.rpc.Status, serialized; empty is OK."""
+    not_taken: _builtins.bool
+    """The session takes up nothing more, and nothing was done about this one: a call of its own may go elsewhere."""
+    @_builtins.property
+    def answer(self) -> Global___GenerateResponse:
+        """What `generate` is answered with."""
+
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         status: _builtins.bytes = ...,
+        not_taken: _builtins.bool = ...,
+        answer: Global___GenerateResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "id", b"id", "not_taken", b"not_taken", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,14 +472,14 @@ class RawSessionResponse(_message.Message):
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
-    def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEnded]: ...
+    def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___RawSessionEnded]: ...
     def __init__(
         self,
         *,
         ids: _abc.Iterable[_builtins.int] | None = ...,
         events: _abc.Iterable[_builtins.bytes] | None = ...,
         tokens: _abc.Iterable[_builtins.int] | None = ...,
-        ended: _abc.Iterable[Global___SessionEnded] | None = ...,
+        ended: _abc.Iterable[Global___RawSessionEnded] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -472,6 +488,34 @@ class RawSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RawSessionResponse: _TypeAlias = RawSessionResponse  # noqa: Y015
+
+@_typing.final
+class RawSessionEnded(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    NOT_TAKEN_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    status: _builtins.bytes
+    not_taken: _builtins.bool
+    answer: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        status: _builtins.bytes = ...,
+        not_taken: _builtins.bool = ...,
+        answer: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "id", b"id", "not_taken", b"not_taken", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RawSessionEnded: _TypeAlias = RawSessionEnded  # noqa: Y015
 
 @_typing.final
 class CountTokensRequest(_message.Message):

@@ -84,7 +84,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Session(self, request_iterator, context):
-        """Many generations over one stream: each means what StreamGenerate means, at a fraction of its cost.
+        """Many generations over one stream: each means what StreamGenerate or Generate means, at a fraction of its cost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

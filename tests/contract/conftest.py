@@ -366,7 +366,7 @@ def _missing(*modules: str) -> str:
 
 
 def in_a_session(start: Callable[[], Any]) -> Callable[[], Any]:
-    """The same target, streaming in one session."""
+    """The same target, generating in one session."""
 
     @asynccontextmanager
     async def started() -> AsyncIterator[Target]:

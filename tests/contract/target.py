@@ -44,7 +44,7 @@ class Target:
     """Tokens that end an answer: kept from a long one where nothing else keeps a target going."""
 
     session: Session | None = None
-    """Where set, what it streams, it streams in this session."""
+    """Where set, what it generates, it generates in this session."""
 
     def __post_init__(self) -> None:
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.remote.channel)
@@ -66,6 +66,8 @@ class Target:
 
     async def generate(self, spec: v1.GenerationSpec, call: Call | None = None) -> v1.GenerateResponse:
         request = v1.GenerateRequest(spec=spec, stamp=self.stamp)
+        if self.session is not None:
+            return await self.session.generate(request, call or self.call(), span_name="contract")
         return await self.remote.unary(self.stub.Generate, request, call or self.call(), span_name="contract")
 
     def stream(self, spec: v1.GenerationSpec, call: Call | None = None) -> Any:

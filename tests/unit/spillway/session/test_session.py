@@ -17,9 +17,11 @@ from spillway.rpc.call import Call, Caller
 from spillway.rpc.keys import hash_key
 from spillway.rpc.methods import SESSION
 from spillway.rpc.server import Server, Service
+from spillway.session.backoff import FIRST_S
 from spillway.session.client import WINDOW, Session, SessionUnsupported
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
+from spillway.testing.clock import HandClock
 from spillway.testing.fake_engine import FakeEngine, services
 from spillway.testing.faults import Refuse, Script, Silence, Stall
 from spillway.testing.server import LOOPBACK
@@ -27,6 +29,7 @@ from spillway.v1 import inference_pb2_grpc
 from tests.unit.spillway.conftest import INFERENCE, Relay
 
 ENDLESS = "word " * 100_000
+SPEC = v1.GenerationSpec(text=v1.TextPrompt(text="hello"))
 
 
 def settings(**more: Any) -> ServerSettings:
@@ -58,7 +61,7 @@ async def rig(mesh: Any) -> AsyncIterator[Any]:
     ) -> Rig:
         engine = engine or FakeEngine()
         told = settings(**more)
-        server = await mesh.serve(*services(engine, settings=told, tracing=tracing), settings=told)
+        server = await mesh.serve(*services(engine, settings=told, tracing=tracing), settings=told, tracing=tracing)
         session = Session(mesh.client(server, key=key).remote)
         opened.append(session)
         return Rig(mesh, server, session, engine)
@@ -310,6 +313,40 @@ async def test_a_server_that_stops_lets_running_generations_end_and_takes_no_new
     assert texts(events) == words
 
 
+async def test_while_sessions_break_on_a_sound_connection_the_next_waits_for_the_backoff(mesh: Any, call: Any) -> None:
+    class Broken(inference_pb2_grpc.InferenceServiceServicer):
+        async def Session(self, requests: Any, context: Any) -> Any:
+            await context.abort(grpc.StatusCode.INTERNAL, "broken")
+            yield
+
+    add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
+    server = await mesh.serve(Service(INFERENCE, Broken(), add))  # type: ignore[abstract]  # what it lacks is not asked
+    clock = HandClock()
+    session = Session(mesh.client(server).remote, clock=clock, chance=lambda: 1.0)
+    request = v1.StreamGenerateRequest(spec=SPEC)
+
+    for failures in range(1, 4):
+        assert session.takes(request)
+        with pytest.raises(errors.TargetDown):
+            async with session.stream(request, call(), span_name="test") as responses:
+                await anext(responses)
+        clock.advance(FIRST_S * 2 ** (failures - 1) - 0.01)
+        assert not session.takes(request)
+        clock.advance(0.01)
+    await session.close()
+
+
+async def test_a_connection_that_is_lost_is_grpcs_to_find_again(mesh: Any, call: Any) -> None:
+    session = Session(mesh.client("127.0.0.1:1").remote)
+    request = v1.StreamGenerateRequest(spec=SPEC)
+    for _ in range(3):
+        assert session.takes(request)
+        with pytest.raises(errors.TargetDown):
+            async with session.stream(request, call(), span_name="test") as responses:
+                await anext(responses)
+    await session.close()
+
+
 async def test_a_server_without_sessions_is_found_out_before_anything_happened(mesh: Any, call: Any) -> None:
     engine = FakeEngine()
     relay = Relay(mesh.client(await mesh.serve(*services(engine))))  # type: ignore[abstract]
@@ -358,8 +395,10 @@ async def test_one_trace_runs_through_the_session_for_each_generation(rig: Any, 
     await one.events(call())
     await one.events(call())
     await session.close()
+    await one.server.close()  # its own spans have ended with it
 
-    told = [span for span in await spans.of("server", count=2) if span.name.endswith("/StreamGenerate")]
+    told = await spans.of("server", count=2)
+    assert {span.name for span in told} == {"spillway.v1.InferenceService/StreamGenerate"}, "none of the session"
     asked = await spans.of("client", count=2)
     assert [span.parent.span_id for span in told] == [span.context.span_id for span in asked]
     assert {span.attributes[names.REQUEST_ID] for span in told} == {"request-1"}
