@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-FIRST_S: Final = 0.1
+FIRST_S: Final = 1.0
 LONGEST_S: Final = 60.0
 STEADY_S: Final = 10.0
 """A session that lasted so long was a good one, however it broke."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc import StatusCode
 
 from spillway.client import Answer, connect
 from spillway.errors import (
@@ -21,9 +22,10 @@ from spillway.errors import (
 from spillway.settings import ServerSettings
 from spillway.testing.fake_engine import FakeEngine
 from spillway.testing.faults import Garbage, Refuse, Script, Silence, Stall
-from spillway.testing.server import LOOPBACK
+from spillway.testing.server import LOOPBACK, serving
 from spillway.testing.waiting import eventually
 from tests.integration.router.mesh import Mesh, running_mesh
+from tests.unit.client.test_transport import counted
 from tests.unit.client.ways import Ask, asked, both_ways, read
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
@@ -143,6 +145,19 @@ async def test_a_router_that_restarts_under_an_open_session_does_not_fail_the_ne
                 assert {answer.text for answer in answers} == {"one two three four five"}
                 async with asyncio.timeout(60):  # an idle session does not keep it for the time that calls may take
                     await mesh.drain()
+
+
+async def test_a_router_asks_a_target_that_breaks_its_sessions_in_calls_of_their_own() -> None:
+    servicer, service = counted(FakeEngine(model="openai/big"), LOOPBACK)
+    servicer.breaks = StatusCode.INTERNAL
+    async with (
+        serving(service) as cloud,
+        running_mesh(cloud_address=cloud.address) as mesh,
+        connect(mesh.address) as client,
+    ):
+        assert (await read(client, allowed_targets=["cloud"])).text == "one two three four five"
+    assert mesh.outcomes() == ["cloud:failed", "cloud:answered"]
+    assert servicer.rpcs == {"Session": 1, "StreamGenerate": 1}
 
 
 async def test_the_example_of_many_at_once_runs(mesh: Mesh, capsys: pytest.CaptureFixture[str]) -> None:

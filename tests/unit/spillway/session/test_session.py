@@ -137,6 +137,23 @@ async def test_deltas_that_nobody_waits_for_to_read_are_not_taken_past_their_rea
     assert sorted(event.sequence for event in (*passed, *read)) == list(range(len(passed) + len(read)))
 
 
+async def test_a_whole_answer_is_one_event_and_the_last_of_its_generation(rig: Any, mesh: Any) -> None:
+    one = await rig()
+    rpc = mesh.client(one.server).remote.channel.stream_stream(
+        SESSION,
+        request_serializer=v1.SessionRequest.SerializeToString,
+        response_deserializer=v1.SessionResponse.FromString,
+    )()
+    starts = [v1.SessionStart(id=number, generate=v1.GenerateRequest(spec=SPEC)) for number in (1, 2)]
+    await rpc.write(v1.SessionRequest(starts=starts))
+    await rpc.done_writing()
+
+    told = [event for frame in [frame async for frame in rpc] for event in frame.events]
+
+    assert [event.id for event in told] == [1, 2]
+    assert {event.whole.choices[0].content.text for event in told} == {"one two three four five"}
+
+
 async def test_many_large_requests_at_once_go_in_frames_that_the_server_takes(rig: Any, call: Any) -> None:
     one = await rig(max_receive_bytes=2**21)
 
