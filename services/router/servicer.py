@@ -42,7 +42,7 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
 
     async def StreamGenerate(
         self, request: v1.StreamGenerateRequest, context: Any
-    ) -> AsyncIterator[v1.StreamGenerateResponse | v1.RawStreamGenerateResponse]:
+    ) -> AsyncIterator[Any]:  # StreamGenerateResponse, or its bytes with the event unread
         _by_key(request)
         outflow = Outflow()
         made = await self._router.stream(request, current_call(), outflow.pass_by)

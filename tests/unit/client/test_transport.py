@@ -62,7 +62,7 @@ class Counted(Servicer):
 
 def counted(engine: FakeEngine, settings: ServerSettings) -> tuple[Counted, Service]:
     """What a server needs to serve `engine` and count."""
-    sessions = Sessions(engine.generate, settings, tracing=Tracing("engine"))
+    sessions = Sessions(lambda request, call, _: engine.generate(request, call), settings, tracing=Tracing("engine"))
     servicer = Counted(engine, sessions)
     add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
     return servicer, Service("spillway.v1.InferenceService", servicer, add, sessions)

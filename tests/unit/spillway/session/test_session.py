@@ -137,7 +137,7 @@ async def test_deltas_that_nobody_waits_for_to_read_are_not_taken_past_their_rea
     assert sorted(event.sequence for event in (*passed, *read)) == list(range(len(passed) + len(read)))
 
 
-async def test_a_whole_answer_is_one_event_and_the_last_of_its_generation(rig: Any, mesh: Any) -> None:
+async def test_a_whole_answer_comes_with_the_end_of_its_generation(rig: Any, mesh: Any) -> None:
     one = await rig()
     rpc = mesh.client(one.server).remote.channel.stream_stream(
         SESSION,
@@ -148,10 +148,12 @@ async def test_a_whole_answer_is_one_event_and_the_last_of_its_generation(rig: A
     await rpc.write(v1.SessionRequest(starts=starts))
     await rpc.done_writing()
 
-    told = [event for frame in [frame async for frame in rpc] for event in frame.events]
+    frames = [frame async for frame in rpc]
+    ended = [told for frame in frames for told in frame.ended]
 
-    assert [event.id for event in told] == [1, 2]
-    assert {event.whole.choices[0].content.text for event in told} == {"one two three four five"}
+    assert not any(frame.events for frame in frames)
+    assert [told.id for told in ended] == [1, 2]
+    assert {told.answer.choices[0].content.text for told in ended} == {"one two three four five"}
 
 
 async def test_many_large_requests_at_once_go_in_frames_that_the_server_takes(rig: Any, call: Any) -> None:
