@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -105,10 +105,14 @@ def _headers(started: v1.Started | v1.EmbedResponse) -> tuple[tuple[str, str], .
     )
 
 
-async def answer(router: Router, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
+async def answer(
+    router: Router, request: v1.GenerateRequest, call: Call, alive: Callable[[], None]
+) -> v1.GenerateResponse:
     """Return what `router` answers to `request`, which came in a session."""
     _by_key(request)
-    return await router.generate(request, call)
+    if not request.HasField("stamp"):
+        return await router.generate(request, call)
+    return await router.generate(request, call, alive)
 
 
 async def events(router: Router, request: Request, call: Call, bypass: Bypass) -> AsyncGenerator[v1.GenerationEvent]:

@@ -64,6 +64,11 @@ class TargetClient:
 
         Raises TargetTimeout after `silence_s` without a first token.
         """
+        if self._session is not None and self._session.takes(request):
+            try:
+                return await self._told_whole(self._session, attempt, request, call, journal, silence_s)
+            except SessionUnsupported:
+                self._without_sessions(attempt)
         answer = self._generate, v1.GenerateResponse, _require_answer
         return await self._whole(*answer, attempt, request, call, journal, silence_s)
 
@@ -78,6 +83,40 @@ class TargetClient:
         response = await self._whole(*vectors, attempt, request, call, journal, silence_s)
         journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=response.model, usage=response.usage)
         return response
+
+    async def _told_whole(
+        self,
+        session: Session,
+        attempt: Attempt,
+        request: v1.GenerateRequest,
+        call: Call,
+        journal: Journal,
+        silence_s: float,
+    ) -> v1.GenerateResponse:
+        """Return the answer that comes in `session`, or settle the attempt as failed. Raises SessionUnsupported."""
+        call = call.heard_within(silence_s)
+        try:
+            async with asyncio.timeout(silence_s) as silence:
+
+                def alive() -> None:
+                    if not silence.expired():
+                        silence.reschedule(None)
+                        journal.first_token(attempt)
+
+                response = await session.generate(
+                    request, call, span_name=names.ATTEMPT, attributes=_told(attempt), alive=alive
+                )
+            _require_answer(response)
+            journal.first_token(attempt)  # of a target that said nothing before
+        except SessionUnsupported:
+            raise
+        except BaseException as error:
+            raise self._fail(error, journal, attempt, silence_s) from None
+        return response
+
+    def _without_sessions(self, attempt: Attempt) -> None:
+        log.info("target.without_sessions", target=attempt.target.name)
+        self._session = None
 
     async def _whole(
         self,
@@ -162,8 +201,7 @@ class TargetClient:
                 if not finished or usage is None:
                     raise TargetDown("the stream ended without Finished and Usage")
         except SessionUnsupported:
-            log.info("target.without_sessions", target=attempt.target.name)
-            self._session = None
+            self._without_sessions(attempt)
             plain = self.stream(attempt, request, call, journal, silence_s, idle_s, judged=judged, lane=lane)
             async with aclosing(plain):
                 async for event in plain:

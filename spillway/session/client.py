@@ -105,10 +105,22 @@ class Session:
             finally:
                 generation.leave()
 
-    async def generate(self, request: v1.GenerateRequest, call: Call, *, span_name: str) -> v1.GenerateResponse:
-        """Return the whole answer to `request`, as Generate does. Raises what `stream` does."""
-        with self._remote.span(span_name, call) as span:
+    async def generate(
+        self,
+        request: v1.GenerateRequest,
+        call: Call,
+        *,
+        span_name: str,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        alive: Callable[[], None] = lambda: None,
+    ) -> v1.GenerateResponse:
+        """Return the whole answer to `request`, as Generate does. Raises what `stream` does.
+
+        `alive` is called where its first token is told of before.
+        """
+        with self._remote.span(span_name, call, attributes) as span:
             generation = self._begin(self._start(call, span, generate=request), call)
+            generation.alive = alive
             try:
                 return await generation.whole()
             finally:
@@ -234,6 +246,9 @@ class _Link:
                 for number, event, tokens in zip(frame.ids[:], frame.events[:], frame.tokens[:], strict=True):
                     if (generation := generations.get(number)) is not None:
                         generation.take(event, tokens)
+                for number in frame.alive:
+                    if (generation := generations.get(number)) is not None:
+                        generation.alive()
                 for ended in frame.ended:
                     if (generation := generations.get(ended.id)) is not None:
                         generation.end(ended)
@@ -291,6 +306,7 @@ class Generation:
         self._taken = 0
         self._ended = False
         self._answer = b""
+        self.alive: Callable[[], None] = lambda: None
         self._error: BaseException | None = None
         self._wanted: asyncio.Future[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(call.deadline.left(), self._late)

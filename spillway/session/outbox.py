@@ -28,6 +28,10 @@ class Outbox:
         frame.events.append(event)
         frame.tokens.append(tokens)
 
+    def alive(self, number: int) -> None:
+        """Say that generation `number`, which is told whole, has its first token."""
+        self._open(0).alive.append(number)
+
     def end(self, number: int, status: bytes, *, answer: bytes = b"", taken: bool = True) -> None:
         """Say that generation `number` has ended with `status`: a serialized google.rpc.Status, empty for OK.
 
@@ -74,10 +78,11 @@ class Outbox:
 class _Frame:
     """A RawSessionResponse that fills: lists cost a tenth of what a message of their own costs an event."""
 
-    __slots__ = ("bytes", "ended", "events", "ids", "tokens")
+    __slots__ = ("alive", "bytes", "ended", "events", "ids", "tokens")
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.alive: list[int] = []
         self.ids: list[int] = []
         self.events: list[bytes] = []
         self.tokens: list[int] = []
@@ -85,5 +90,5 @@ class _Frame:
 
     def serialized(self) -> bytes:
         return v1.RawSessionResponse(
-            ids=self.ids, events=self.events, tokens=self.tokens, ended=self.ended
+            ids=self.ids, events=self.events, tokens=self.tokens, ended=self.ended, alive=self.alive
         ).SerializeToString()

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.errors import Cancelled, DeadlineExceeded, QueueFull, RequestInvalid, StreamInterrupted, TargetDraining
-from spillway.generation import fold
+from spillway.generation import Folder
 from spillway.rpc import inbound
 from spillway.rpc.admission import admit_start
 from spillway.rpc.bypass import Bypass
@@ -28,8 +29,8 @@ from spillway.telemetry.tracing import TRACEPARENT, Tracing, fail
 Request = v1.StreamGenerateRequest | v1.GenerateRequest
 Generate = Callable[[Request, Call, Bypass], AsyncGenerator[v1.GenerationEvent]]
 """What StreamGenerate answers, without its wrapping. Between two events deltas may go by the bypass."""
-Whole = Callable[[v1.GenerateRequest, Call], Awaitable[v1.GenerateResponse]]
-"""What Generate answers."""
+Whole = Callable[[v1.GenerateRequest, Call, Callable[[], None]], Awaitable[v1.GenerateResponse]]
+"""What Generate answers; the last argument is called when its first token is there."""
 
 MAX_CREDIT: Final = 2**20
 _CANCELLED: Final = to_status(Cancelled("the call was cancelled")).SerializeToString()
@@ -75,9 +76,14 @@ class Sessions:
             await session.close()
             await asyncio.wait({reading})
 
-    async def _folded(self, request: v1.GenerateRequest, call: Call) -> v1.GenerateResponse:
+    async def _folded(self, request: v1.GenerateRequest, call: Call, alive: Callable[[], None]) -> v1.GenerateResponse:
+        folder = Folder()
         async with aclosing(self._generate(request, call, _no_way)) as events:
-            return await fold(events)
+            async for event in events:
+                if event.HasField("started"):
+                    alive()
+                folder.add(event)
+        return folder.whole()
 
     async def stop(self, grace_s: float) -> None:
         """Take no new generations; sessions end with their last."""
@@ -150,8 +156,9 @@ class _Session:
                 if len(self._generations) > MAX_GENERATIONS:
                     raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource="session")
                 if whole:
-                    generation.answer = (await sessions._whole(start.generate, call)).SerializeToString()
-                    generation.status = b""
+                    alive = partial(self.outbox.alive, start.id)
+                    answer = await sessions._whole(start.generate, call, alive)
+                    generation.answer, generation.status = answer.SerializeToString(), b""
                     return
                 async with aclosing(sessions._generate(start.request, call, generation.pass_by)) as events:
                     async for event in events:

@@ -390,6 +390,7 @@ class SessionResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    ALIVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Whose each of `events` is."""
@@ -406,6 +407,10 @@ class SessionResponse(_message.Message):
     def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEnded]:
         """After their events."""
 
+    @_builtins.property
+    def alive(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Those that are answered whole, of which the first token is there."""
+
     def __init__(
         self,
         *,
@@ -413,10 +418,11 @@ class SessionResponse(_message.Message):
         events: _abc.Iterable[_event_pb2.GenerationEvent] | None = ...,
         tokens: _abc.Iterable[_builtins.int] | None = ...,
         ended: _abc.Iterable[Global___SessionEnded] | None = ...,
+        alive: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "events", b"events", "ids", b"ids", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "ended", b"ended", "events", b"events", "ids", b"ids", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -465,6 +471,7 @@ class RawSessionResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    ALIVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -473,6 +480,8 @@ class RawSessionResponse(_message.Message):
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___RawSessionEnded]: ...
+    @_builtins.property
+    def alive(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -480,10 +489,11 @@ class RawSessionResponse(_message.Message):
         events: _abc.Iterable[_builtins.bytes] | None = ...,
         tokens: _abc.Iterable[_builtins.int] | None = ...,
         ended: _abc.Iterable[Global___RawSessionEnded] | None = ...,
+        alive: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "events", b"events", "ids", b"ids", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "ended", b"ended", "events", b"events", "ids", b"ids", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
