@@ -186,6 +186,8 @@ def _chat_violations(chat: v1.Chat) -> Iterator[FieldViolation]:
     if not chat.messages:
         yield FieldViolation("spec.chat.messages", "is empty: give at least one message")
     for index, message in enumerate(chat.messages):
+        if _is_plain(message):
+            continue
         place = f"spec.chat.messages[{index}]"
         if message.role not in _ROLES:
             yield FieldViolation(f"{place}.role", "is missing: system, user, assistant or tool")
@@ -201,6 +203,12 @@ def _chat_violations(chat: v1.Chat) -> Iterator[FieldViolation]:
             yield FieldViolation(f"{place}.parts", "is empty: give at least one part")
         if message.role == v1.ROLE_USER and message.parts and not any(_says_something(part) for part in message.parts):
             yield FieldViolation(f"{place}.parts", "has no content: an empty prompt cannot be answered")
+
+
+def _is_plain(message: v1.Message) -> bool:
+    """Whether `message` is of one text that says something: most are, and nothing is wrong with them."""
+    parts = message.parts
+    return len(parts) == 1 and bool(parts[0].text) and message.role in _ROLES
 
 
 def _says_something(part: v1.Part) -> bool:

@@ -58,15 +58,10 @@ class Policy:
     judge: str = ""
     sensitivity_of: Mapping[str, Sensitivity] = field(default_factory=dict)
     redaction: Redaction = AS_IT_IS
-    _unasked: DataPolicy = field(init=False)
-    """The data policy in force where nobody asks for any, as most do."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_unasked", _in_force(self.data_policy, self.sensitivity_floor, UNRESOLVED))
 
     def resolve(self, asked: DataPolicy) -> DataPolicy:
         """The data policy in force: the owner's, tightened by what was asked; what is not said is as the owner says."""
-        return self._unasked if asked is UNRESOLVED else _in_force(self.data_policy, self.sensitivity_floor, asked)
+        return _in_force(self.data_policy, self.sensitivity_floor, asked)
 
     def inspects(self, facts: Facts) -> bool:
         """Whether the prompt is to be inspected now: it has not been, and what is found could change something."""
@@ -92,9 +87,7 @@ class Policy:
 
     def judges(self, facts: Facts) -> tuple[str, ...]:
         """The judgement policies that an answer is held to: the owner's, and those its caller adds."""
-        if not (self.judgements or facts.judgements) or facts.aside or facts.embeds:
-            return ()
-        return tuple(sorted(self.judgements | facts.judgements))
+        return () if facts.aside or facts.embeds else tuple(sorted(self.judgements | facts.judgements))
 
     def names(self, facts: Facts) -> set[str]:
         """What the request and the policy call targets by."""

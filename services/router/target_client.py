@@ -131,9 +131,10 @@ class TargetClient:
     ) -> Response:
         """Return the one response of `method`, which `check` lets pass; else the attempt is settled as failed."""
         call = call.heard_within(silence_s)
+        bound_s = silence_s if silence_s < call.deadline.left() else None  # gRPC sees to the deadline
         try:
             async with (
-                asyncio.timeout(silence_s) as silence,
+                asyncio.timeout(bound_s) as silence,
                 self._remote.stream(method, request, call, span_name=names.ATTEMPT, attributes=_told(attempt)) as rpc,
             ):
                 if await rpc.initial_metadata():  # of a refusal they are empty

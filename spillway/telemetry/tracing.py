@@ -74,14 +74,14 @@ class Tracing:
         Under a span of a trace that is not sampled it is that span: nothing will be recorded, and the trace is carried
         on as it came.
         """
-        if not parent:
-            # Here and not in a sampler: the SDK takes five times as long to make a span that records nothing.
-            if random.random() >= self._sampled:
-                return NonRecordingSpan(SpanContext(random.getrandbits(128), random.getrandbits(64), is_remote=False))
-        elif isinstance(parent, Span):
-            if self._provider is None or _unsampled(parent):
+        if isinstance(parent, Span):
+            known = parent.get_span_context()
+            if self._provider is None or (known.is_valid and not known.trace_flags.sampled):
                 return parent
-            parent = trace.set_span_in_context(parent, _ROOT)
+            parent = trace.set_span_in_context(parent, _ROOT) if known.is_valid else None
+        if not parent and random.random() >= self._sampled:
+            # Here and not in a sampler: the SDK takes several times as long to make a span that records nothing.
+            return NonRecordingSpan(SpanContext(random.getrandbits(128), random.getrandbits(64), is_remote=False))
         return self._tracer.start_span(name, context=parent or _ROOT, kind=kind, attributes=attributes)
 
     def flush(self) -> None:
@@ -134,11 +134,6 @@ def inject(span: Span) -> dict[str, str]:
     if context.trace_state:
         told["tracestate"] = context.trace_state.to_header()
     return told
-
-
-def _unsampled(span: Span) -> bool:
-    context = span.get_span_context()
-    return context.is_valid and not context.trace_flags.sampled
 
 
 def fail(span: Span, reason: str, description: str = "") -> None:

@@ -21,7 +21,7 @@ def told(data: MetricsData | None) -> Sequence[Metric]:
 
 def points(metric: Metric) -> dict[str, tuple[object, ...]]:
     """Series -> all that a point says but when."""
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for point in metric.data.data_points:
         assert isinstance(point, HistogramDataPoint)
         assert point.attributes is not None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import INVALID_SPAN
+from opentelemetry.trace import INVALID_SPAN, Span
 from opentelemetry.trace import StatusCode as SpanStatus
 
 from spillway.settings import TelemetrySettings
@@ -74,12 +74,13 @@ def test_a_trace_the_caller_does_not_record_is_not_recorded_here() -> None:
     assert inject(span)["traceparent"].endswith("-00")
 
 
-def test_only_the_share_asked_for_is_recorded() -> None:
+@pytest.mark.parametrize("parent", [None, INVALID_SPAN])
+def test_only_the_share_asked_for_is_recorded(parent: Span | None) -> None:
     exporter = InMemorySpanExporter()
     tracing = Tracing("router", TelemetrySettings(sample_ratio=0.25), exporter=exporter)
 
     for _ in range(400):
-        tracing.start("here").end()
+        tracing.start("here", parent).end()
     tracing.close()
 
     assert 40 < len(exporter.get_finished_spans()) < 160  # 60 are seven standard deviations
