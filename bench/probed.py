@@ -1,8 +1,8 @@
 """A service that can be asked what it holds: `python -m bench.probed MODULE ARGUMENTS`, questions by line on stdin.
 
 `objects`: the garbage is collected, and how many objects there are of each class of ours, and of running tasks, is told
-as JSON. `pauses`: for each generation of the collector how often it ran since it was last asked, its longest and its
-whole time in milliseconds, as JSON.
+as JSON. `pauses`: for each generation of the collector how often it ran since it was last asked, its longest run and
+all of them in milliseconds of CPU, as JSON. `blocks`: how many blocks of memory Python has given out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OURS = ("spillway.", "services.", "grpc.")
 
 @dataclass(slots=True)
 class Pauses:
-    """Collections of one generation, in milliseconds."""
+    """Collections of one generation, in milliseconds of CPU."""
 
     count: int = 0
     longest_ms: float = 0.0
@@ -41,11 +41,11 @@ class Collections:
 
     def __call__(self, phase: str, info: Mapping[str, int]) -> None:
         if phase == "start":
-            self._began = time.perf_counter()
+            self._began = time.thread_time()
             return
         if self.asked:
             return
-        pauses, took_ms = self._pauses[info["generation"]], (time.perf_counter() - self._began) * 1e3
+        pauses, took_ms = self._pauses[info["generation"]], (time.thread_time() - self._began) * 1e3
         pauses.count += 1
         pauses.longest_ms = max(pauses.longest_ms, took_ms)
         pauses.total_ms += took_ms
@@ -76,8 +76,13 @@ def objects(collections: Collections) -> dict[str, int]:
 
 def answering(collections: Collections) -> None:
     """Answer lines until there are no more."""
+    questions = {
+        "objects": lambda: objects(collections),
+        "pauses": collections.told,
+        "blocks": sys.getallocatedblocks,
+    }
     for line in sys.stdin:
-        print(json.dumps(objects(collections) if line.strip() == "objects" else collections.told()), flush=True)
+        print(json.dumps(questions[line.strip()]()), flush=True)
 
 
 def main() -> None:

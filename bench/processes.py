@@ -44,6 +44,11 @@ class Measured:
         """User and system time used so far, in seconds, by the CPU-time clock that Linux has for each process."""
         return time.clock_gettime((~self.pid << 3) | 2)
 
+    def waited_s(self) -> float:
+        """Time that its threads were ready to run and had no core, in seconds: the machine's stalls, not its own."""
+        threads = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[1]) for thread in threads) / 1e9
+
 
 def free_address() -> str:
     """A loopback address that nobody listens on just now."""

@@ -141,7 +141,7 @@ class Step:
 class Kept:
     """What `through` holds after `load`: megabytes before and after, and objects by class that are more than before.
 
-    `collected` is of the collector's whole passes meanwhile: how many, the longest and all of them in milliseconds.
+    `pause_ms` is the CPU of the longest run of the garbage collector meanwhile.
     """
 
     load: str
@@ -149,15 +149,14 @@ class Kept:
     before_mb: float
     after_mb: float
     left: dict[str, int]
-    collected: tuple[float, ...]
+    pause_ms: float
 
     def __str__(self) -> str:
         left = ", ".join(f"{count} {name}" for name, count in self.left.items()) or "nothing"
-        passes, longest_ms, _ = self.collected
         return (
             f"{self.load:42} {self.through:16} {self.before_mb:.1f} MB before, {self.after_mb:.1f} after: "
             f"{self.after_mb / self.before_mb:.3f}; left over: {left}; "
-            f"{passes:.0f} whole collections, the longest {longest_ms:.1f} ms"
+            f"longest collection {self.pause_ms:.1f} ms of CPU"
         )
 
 

@@ -21,14 +21,16 @@ def run() -> Iterator[Gaps]:
         router, engine = processes["router"], processes["engine directly"]
         for way, read in WAYS.items():
             before = engine.cpu_s(), router.cpu_s(), time.process_time()
+            waited = engine.waited_s(), router.waited_s()
             seen = asyncio.run(read(router.address, STREAMS, TOKENS_PER_S * SECONDS, window_ms=0))
             after = engine.cpu_s(), router.cpu_s(), time.process_time()
             spent = [(late - early) / seen.wall_s for early, late in zip(before, after, strict=True)]
+            late_s = f"{engine.waited_s() - waited[0]:.1f} and {router.waited_s() - waited[1]:.1f} s"
             yield Gaps(
                 f"{STREAMS} streams x {TOKENS_PER_S} tokens/s",
                 way,
                 max(seen.gaps),
                 sum(gap > STALL_S for gap in seen.gaps),
                 dict(zip(("engine", "router", "client"), spent, strict=True)),
-                str(seen),
+                f"engine and router were ready without a core for {late_s} of {seen.wall_s:.1f}; {seen}",
             )

@@ -345,6 +345,7 @@ class Generation:
         """Its reader has gone."""
         self._timer.cancel()
         self._link.leave(self._number, ended=self._ended)
+        self._error = None  # by its traceback it holds this: a cycle of thirty objects for every generation
 
     def __aiter__(self) -> Self:
         return self

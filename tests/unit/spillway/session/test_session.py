@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,22 @@ async def rig(mesh: Any) -> AsyncIterator[Any]:
 
 def texts(events: list[v1.GenerationEvent]) -> str:
     return "".join(event.delta.text for event in events)
+
+
+async def test_a_generation_that_is_over_needs_no_garbage_collector(rig: Any, call: Any) -> None:
+    one = await rig()
+    gc.collect()
+    gc.disable()
+    try:
+        async with one.ask(call()) as generation:
+            over = weakref.ref(generation)
+            async for _ in generation:
+                pass
+        del generation
+        await one.events(call())  # who reads frames still had it in hand
+        assert over() is None
+    finally:
+        gc.enable()
 
 
 async def test_each_of_many_generations_has_its_own_answer_whole_and_in_order(rig: Any, call: Any) -> None:
