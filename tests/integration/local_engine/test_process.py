@@ -103,7 +103,8 @@ async def test_a_notice_to_stop_lets_streams_end_whole_and_ends_the_process_well
         await remote.close()
 
 
-async def test_it_says_how_far_its_start_has_come(tmp_path: Path) -> None:
+async def test_it_says_how_far_its_start_has_come_and_once_killed_leaves_nothing_of_the_engine(tmp_path: Path) -> None:
+    """Two rules, for one start of a real engine."""
     states: list[v1.EngineState.ValueType] = []
     async with (
         started("local_engine", SMALL, tmp_path / "spillway.yaml", ready=False) as (address, process),
@@ -119,11 +120,7 @@ async def test_it_says_how_far_its_start_has_come(tmp_path: Path) -> None:
             if told.load.state == v1.ENGINE_STATE_SERVING:
                 break
             assert process.returncode is None
-    assert states == [v1.ENGINE_STATE_STARTING, v1.ENGINE_STATE_WARMING, v1.ENGINE_STATE_SERVING]
-
-
-async def test_when_the_process_is_killed_nothing_of_the_engine_lives_on(tmp_path: Path) -> None:
-    async with started("local_engine", SMALL, tmp_path / "spillway.yaml") as (_, process):
+        assert states == [v1.ENGINE_STATE_STARTING, v1.ENGINE_STATE_WARMING, v1.ENGINE_STATE_SERVING]
         core = engine_core(process.pid)
         workers = children(core)
         process.kill()
