@@ -19,7 +19,7 @@ from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.telemetry.tracing import Tracing
 from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
-from tests.integration.processes import END_S, started
+from tests.integration.processes import END_S, START_S, started
 
 pytestmark = [pytest.mark.engine, pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm")]
 
@@ -112,7 +112,8 @@ async def test_it_says_how_far_its_start_has_come_and_once_killed_leaves_nothing
     ):
         health = health_pb2_grpc.HealthStub(channel)
         telemetry = engine_pb2_grpc.EngineTelemetryServiceStub(channel)
-        async for told in telemetry.WatchLoad(v1.WatchLoadRequest(interval_ms=20), wait_for_ready=True):
+        watch = telemetry.WatchLoad(v1.WatchLoadRequest(interval_ms=20), timeout=START_S, wait_for_ready=True)
+        async for told in watch:
             states += [told.load.state] if told.load.state not in states else []
             if told.load.state == v1.ENGINE_STATE_STARTING:  # for seconds
                 answer = await health.Check(health_pb2.HealthCheckRequest())
