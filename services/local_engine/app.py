@@ -72,7 +72,10 @@ async def open_vllm(settings: LocalEngineSettings) -> Backend:
         return VllmBackend.opened(settings, abandoned, keeper.release)
 
     keeper = Keeper(load)
-    return await keeper.open()
+    backend = await keeper.open()
+    gc.collect()
+    gc.freeze()  # vLLM and torch are a million objects that stay; collections need not look at them
+    return backend
 
 
 def _require_room(settings: LocalEngineSettings) -> Lot:
@@ -177,7 +180,7 @@ async def build(
         engine.leaving = lambda: server.draining
         stack.push_async_callback(server.close)
         await server.start()
-        starting = asyncio.create_task(_start(engine, server, settings), name="engine-start")
+        starting = asyncio.create_task(_start(engine, server), name="engine-start")
         stack.push_async_callback(_stopped, starting)
         following = asyncio.create_task(_follow(engine, server, starting), name="engine-follow")
         stack.push_async_callback(_stopped, following)
@@ -191,11 +194,8 @@ async def _stopped(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _start(engine: Engine, server: Server, settings: LocalEngineSettings) -> None:
+async def _start(engine: Engine, server: Server) -> None:
     await engine.start()
-    if settings.runtime.in_process:
-        gc.collect()
-        gc.freeze()  # vLLM and torch are a million objects that stay; collections need not look at them
     await server.health.set_ready(True, "the engine is warm")
 
 
