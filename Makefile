@@ -19,7 +19,7 @@ NODE_READY := node_modules/.ready
 .DEFAULT_GOAL := help
 .PHONY: help demo up test lint types proto bench chaos
 MAKEFLAGS += --no-print-directory
-# Without bytecode every process compiles what it imports: for vLLM a third of an engine's start, in both its processes.
+# Without bytecode every process compiles what it imports: of an engine's start, in both of its processes, a quarter.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
