@@ -73,7 +73,10 @@ async def open_vllm(settings: LocalEngineSettings) -> Backend:
         return VllmBackend.opened(settings, abandoned, keeper.release)
 
     keeper = Keeper(load)
-    return await keeper.open()
+    backend = await keeper.open()
+    gc.collect()
+    gc.freeze()  # vLLM and torch are a million objects that stay; collections need not look at them
+    return backend
 
 
 def _require_room(settings: LocalEngineSettings) -> Lot:
@@ -198,8 +201,6 @@ async def _stopped(task: asyncio.Task[None]) -> None:
 
 async def _start(engine: Engine, server: Server) -> None:
     await engine.start()
-    gc.collect()
-    gc.freeze()  # vLLM and torch are a million objects that stay; collections need not look at them
     await server.health.set_ready(True, "the engine is warm")
 
 

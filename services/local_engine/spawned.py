@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib.util
 import os
 import signal
@@ -14,6 +15,8 @@ _PR_SET_PDEATHSIG = 1
 ON_CPU = "SPILLWAY_ENGINE_ON_CPU"
 """Set in the environment of processes that compute on CPUs."""
 _NAME = "services.local_engine.spawned"
+_GC_THRESHOLDS = (10_000, 20, 20)
+"""Those of the service: what vLLM imports are a million objects that stay, and Python's own look at them every 700."""
 
 
 @contextlib.contextmanager
@@ -46,6 +49,7 @@ def stand_apart() -> None:
 
 if __name__ == "__mp_main__":
     stand_apart()
+    gc.set_threshold(*_GC_THRESHOLDS)
     if os.environ.get(ON_CPU):
         from services.local_engine.vllm_generators import rewind_generators
 

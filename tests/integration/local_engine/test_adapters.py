@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -23,9 +24,9 @@ from spillway.testing.server import LOOPBACK
 from spillway.v1 import engine_admin_pb2_grpc, inference_pb2_grpc
 from tests.integration.local_engine import lora
 
-pytest.importorskip("vllm", reason="vLLM is not installed here")
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm"),
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("ignore"),  # torch and vLLM warn their own developers while they load
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,9 +31,9 @@ from spillway.testing.server import LOOPBACK
 from spillway.v1 import inference_pb2_grpc
 from tests.integration.local_engine import vision_model
 
-pytest.importorskip("vllm", reason="vLLM is not installed here")
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm"),
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("ignore"),  # torch and vLLM warn their own developers while they load
 ]

@@ -19,7 +19,7 @@ from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.telemetry.tracing import Tracing
 from spillway.v1 import engine_pb2_grpc, inference_pb2_grpc
-from tests.integration.processes import END_S, started
+from tests.integration.processes import END_S, START_S, started
 
 pytestmark = [pytest.mark.engine, pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm")]
 
@@ -103,7 +103,8 @@ async def test_a_notice_to_stop_lets_streams_end_whole_and_ends_the_process_well
         await remote.close()
 
 
-async def test_it_says_how_far_its_start_has_come(tmp_path: Path) -> None:
+async def test_it_says_how_far_its_start_has_come_and_once_killed_leaves_nothing_of_the_engine(tmp_path: Path) -> None:
+    """Two rules, for one start of a real engine."""
     states: list[v1.EngineState.ValueType] = []
     async with (
         started("local_engine", SMALL, tmp_path / "spillway.yaml", ready=False) as (address, process),
@@ -111,7 +112,8 @@ async def test_it_says_how_far_its_start_has_come(tmp_path: Path) -> None:
     ):
         health = health_pb2_grpc.HealthStub(channel)
         telemetry = engine_pb2_grpc.EngineTelemetryServiceStub(channel)
-        async for told in telemetry.WatchLoad(v1.WatchLoadRequest(interval_ms=20), wait_for_ready=True):
+        watch = telemetry.WatchLoad(v1.WatchLoadRequest(interval_ms=20), timeout=START_S, wait_for_ready=True)
+        async for told in watch:
             states += [told.load.state] if told.load.state not in states else []
             if told.load.state == v1.ENGINE_STATE_STARTING:  # for seconds
                 answer = await health.Check(health_pb2.HealthCheckRequest())
@@ -119,11 +121,7 @@ async def test_it_says_how_far_its_start_has_come(tmp_path: Path) -> None:
             if told.load.state == v1.ENGINE_STATE_SERVING:
                 break
             assert process.returncode is None
-    assert states == [v1.ENGINE_STATE_STARTING, v1.ENGINE_STATE_WARMING, v1.ENGINE_STATE_SERVING]
-
-
-async def test_when_the_process_is_killed_nothing_of_the_engine_lives_on(tmp_path: Path) -> None:
-    async with started("local_engine", SMALL, tmp_path / "spillway.yaml") as (_, process):
+        assert states == [v1.ENGINE_STATE_STARTING, v1.ENGINE_STATE_WARMING, v1.ENGINE_STATE_SERVING]
         core = engine_core(process.pid)
         workers = children(core)
         process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -27,9 +28,9 @@ from spillway.testing.server import LOOPBACK
 from tests.integration.local_engine import scripted_model
 from tests.integration.local_engine.conftest import Client
 
-pytest.importorskip("vllm", reason="vLLM is not installed here")
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm"),
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("ignore"),  # torch and vLLM warn their own developers while they load
 ]

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("xgrammar", exc_type=ImportError)
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns its own developers while it loads
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _library() -> None:
+    pytest.importorskip("xgrammar", exc_type=ImportError)  # brings torch, which not every process of tests needs
 
 
 def matches(schema: str, text: str) -> bool:

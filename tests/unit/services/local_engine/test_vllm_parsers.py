@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,10 @@ from spillway.generation import merge_delta
 from spillway.settings import SettingsError
 from tests.integration.local_engine import scripted_model
 
-pytest.importorskip("vllm", reason="vLLM is not installed here")
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch and vLLM warn their own developers while they load
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm"),
+    pytest.mark.filterwarnings("ignore"),  # torch and vLLM warn their own developers while they load
+]
 
 WEATHER = v1.Tool(
     name="weather",

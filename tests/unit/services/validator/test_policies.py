@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 import yaml
 
 from services.validator.rules.json_value import JsonSettings
@@ -17,6 +19,7 @@ from spillway.rpc.status import from_rpc_error
 from spillway.settings import SettingsError, load
 from spillway.v1 import validator_pb2_grpc
 from tests.unit.services.validator.judging import asked, judging
+from tests.unit.services.validator.test_app import Validator
 from tests.unit.services.validator.test_stream import Stream
 
 LABEL = {"type": "object", "properties": {"label": {"enum": ["billing", "delivery"]}}, "required": ["label"]}
@@ -32,14 +35,22 @@ POLICIES: dict[str, Any] = {
     "strict": {"repair": "forbidden"},
     "coded": {"rules": [{"kind": "regex", "contain": r"\bCASE-\d+"}, {"kind": "choices", "values": ["CASE-1", "x"]}]},
 }
+one_loop = pytest.mark.asyncio(loop_scope="module")
 ACCEPT, REPAIR = v1.VERDICT_DECISION_ACCEPT, v1.VERDICT_DECISION_REPAIR
 RETRY, REJECT = v1.VERDICT_DECISION_RETRY, v1.VERDICT_DECISION_REJECT
 
 
-async def test_an_answer_is_held_to_all_rules_of_all_policies_and_told_what_to_keep_to() -> None:
-    async with judging(POLICIES) as served:
-        request = asked("It is YOUR FAULT, all of it, sir", "Quite so.", policies=("brief", "polite", "brief"))
-        refused, accepted = (await served.ask(request)).verdicts
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served() -> AsyncIterator[Validator]:
+    """One for all that have these policies: its worker takes a second to start."""
+    async with judging(POLICIES) as found:
+        yield found
+
+
+@one_loop
+async def test_an_answer_is_held_to_all_rules_of_all_policies_and_told_what_to_keep_to(served: Validator) -> None:
+    request = asked("It is YOUR FAULT, all of it, sir", "Quite so.", policies=("brief", "polite", "brief"))
+    refused, accepted = (await served.ask(request)).verdicts
     assert accepted == v1.Verdict(decision=ACCEPT)
     assert refused.decision == RETRY
     assert [(finding.kind, finding.rule, finding.path) for finding in refused.findings] == [
@@ -58,13 +69,13 @@ async def test_an_answer_is_held_to_all_rules_of_all_policies_and_told_what_to_k
     )
 
 
-async def test_rules_judge_the_json_that_is_given_and_not_what_stands_around_it() -> None:
+@one_loop
+async def test_rules_judge_the_json_that_is_given_and_not_what_stands_around_it(served: Validator) -> None:
     long = {"label": "billing", "note": "x" * 40}
-    async with judging(POLICIES) as served:
-        schema = v1.OutputConstraint(json_schema=json.dumps(LABEL))
-        answers = ('It is billing, as I see it: {"label": "billing"}', json.dumps(long), "no idea")
-        by_rule = (await served.ask(asked(*answers, policies=("labelled",)))).verdicts
-        by_both = (await served.ask(asked(*answers, policies=("brief", "labelled"), constraint=schema))).verdicts
+    schema = v1.OutputConstraint(json_schema=json.dumps(LABEL))
+    answers = ('It is billing, as I see it: {"label": "billing"}', json.dumps(long), "no idea")
+    by_rule = (await served.ask(asked(*answers, policies=("labelled",)))).verdicts
+    by_both = (await served.ask(asked(*answers, policies=("brief", "labelled"), constraint=schema))).verdicts
     assert [verdict.decision for verdict in by_rule] == [REPAIR, RETRY, RETRY]
     assert by_rule[0].accepted_json == '{"label": "billing"}'
     assert [finding.rule for finding in by_rule[1].findings] == ["labelled.length"]
@@ -76,27 +87,25 @@ async def test_rules_judge_the_json_that_is_given_and_not_what_stands_around_it(
     assert [finding.rule for finding in by_both[2].findings] == ["", "labelled.json"]
 
 
-async def test_a_policy_can_forbid_repair_of_what_others_ask_for() -> None:
-    async with judging(POLICIES) as served:
-        broken = "{'label': 'billing',}"
-        mended = (await served.ask(asked(broken, policies=("labelled",)))).verdicts[0]
-        refused = (await served.ask(asked(broken, policies=("labelled", "strict")))).verdicts[0]
-        schema = v1.OutputConstraint(json_schema=json.dumps(LABEL))
-        held = (await served.ask(asked(broken, policies=("strict",), constraint=schema))).verdicts[0]
-        forbids = v1.OutputConstraint(repair=v1.REPAIR_FORBIDDEN)
-        whole = (
-            await served.ask(asked('so: {"label": "billing"}', policies=("labelled",), constraint=forbids))
-        ).verdicts
-        by_caller = (await served.ask(asked(broken, policies=("labelled",), constraint=forbids))).verdicts[0]
+@one_loop
+async def test_a_policy_can_forbid_repair_of_what_others_ask_for(served: Validator) -> None:
+    broken = "{'label': 'billing',}"
+    mended = (await served.ask(asked(broken, policies=("labelled",)))).verdicts[0]
+    refused = (await served.ask(asked(broken, policies=("labelled", "strict")))).verdicts[0]
+    schema = v1.OutputConstraint(json_schema=json.dumps(LABEL))
+    held = (await served.ask(asked(broken, policies=("strict",), constraint=schema))).verdicts[0]
+    forbids = v1.OutputConstraint(repair=v1.REPAIR_FORBIDDEN)
+    whole = (await served.ask(asked('so: {"label": "billing"}', policies=("labelled",), constraint=forbids))).verdicts
+    by_caller = (await served.ask(asked(broken, policies=("labelled",), constraint=forbids))).verdicts[0]
     assert (mended.decision, mended.findings[0].kind) == (REPAIR, v1.FINDING_KIND_REPAIRED)
     assert refused.decision == held.decision == by_caller.decision == RETRY
     assert refused.findings[0].kind == v1.FINDING_KIND_JSON_MALFORMED
     assert whole[0].decision == REPAIR
 
 
-async def test_a_form_and_a_text_rule_both_hold() -> None:
-    async with judging(POLICIES) as served:
-        verdicts = (await served.ask(asked("CASE-1", "x", "CASE-12", policies=("coded",)))).verdicts
+@one_loop
+async def test_a_form_and_a_text_rule_both_hold(served: Validator) -> None:
+    verdicts = (await served.ask(asked("CASE-1", "x", "CASE-12", policies=("coded",)))).verdicts
     assert [verdict.decision for verdict in verdicts] == [ACCEPT, RETRY, RETRY]
     assert [[finding.kind for finding in verdict.findings] for verdict in verdicts[1:]] == [
         [v1.FINDING_KIND_REGEX],
@@ -104,22 +113,22 @@ async def test_a_form_and_a_text_rule_both_hold() -> None:
     ]
 
 
-async def test_a_policy_that_is_not_there_is_refused_naming_those_that_are() -> None:
-    async with judging(POLICIES) as served:
-        with pytest.raises(errors.RequestInvalid, match=r"policies\[1\]: 'bref' is not a policy here") as caught:
-            await served.ask(asked("x", policies=("brief", "bref")))
-        with pytest.raises(errors.RequestInvalid, match="policies: has 17 entries"):
-            await served.ask(asked("x", policies=("brief",) * 17))
-        with pytest.raises(errors.RequestInvalid, match="constraint is empty"):
-            await served.ask(asked("x", policies=()))
+@one_loop
+async def test_a_policy_that_is_not_there_is_refused_naming_those_that_are(served: Validator) -> None:
+    with pytest.raises(errors.RequestInvalid, match=r"policies\[1\]: 'bref' is not a policy here") as caught:
+        await served.ask(asked("x", policies=("brief", "bref")))
+    with pytest.raises(errors.RequestInvalid, match="policies: has 17 entries"):
+        await served.ask(asked("x", policies=("brief",) * 17))
+    with pytest.raises(errors.RequestInvalid, match="constraint is empty"):
+        await served.ask(asked("x", policies=()))
     assert [violation.field for violation in caught.value.fields] == ["policies[1]"]
     assert "brief, coded, labelled, polite, strict" in caught.value.message
 
 
-async def test_the_policies_there_are_are_told_with_what_their_rules_ask_for() -> None:
-    async with judging(POLICIES) as served:
-        stub: Any = validator_pb2_grpc.ValidatorServiceStub(served.channel)
-        told = await stub.ListPolicies(v1.ListPoliciesRequest(), timeout=60)
+@one_loop
+async def test_the_policies_there_are_are_told_with_what_their_rules_ask_for(served: Validator) -> None:
+    stub: Any = validator_pb2_grpc.ValidatorServiceStub(served.channel)
+    told = await stub.ListPolicies(v1.ListPoliciesRequest(), timeout=60)
     assert [policy.name for policy in told.policies] == ["brief", "coded", "labelled", "polite", "strict"]
     assert told.policies[0] == v1.JudgementPolicy(
         name="brief",
@@ -136,47 +145,47 @@ async def test_the_policies_there_are_are_told_with_what_their_rules_ask_for() -
         (("polite",), ["It is your fa", "ult, sir"], "polite.blame"),
     ],
 )
+@one_loop
 async def test_a_rule_that_is_broken_for_good_is_told_before_the_end(
-    policies: tuple[str, ...], pieces: list[str], rule: str
+    served: Validator, policies: tuple[str, ...], pieces: list[str], rule: str
 ) -> None:
-    async with judging(POLICIES) as served:
-        rpc = validator_pb2_grpc.ValidatorServiceStub(served.channel).ValidateStream(timeout=60)
-        await rpc.write(v1.ValidateStreamRequest(policies=policies))
-        stream = Stream(rpc)
-        await stream.say(*pieces)
-        told = await stream.told()
-        assert (told.early, told.verdict.decision) == (True, RETRY)
-        assert [finding.rule for finding in told.verdict.findings] == [rule]
-        assert "Keep to this" in told.verdict.instruction
-        assert await stream.over()
+    rpc = validator_pb2_grpc.ValidatorServiceStub(served.channel).ValidateStream(timeout=60)
+    await rpc.write(v1.ValidateStreamRequest(policies=policies))
+    stream = Stream(rpc)
+    await stream.say(*pieces)
+    told = await stream.told()
+    assert (told.early, told.verdict.decision) == (True, RETRY)
+    assert [finding.rule for finding in told.verdict.findings] == [rule]
+    assert "Keep to this" in told.verdict.instruction
+    assert await stream.over()
 
 
-async def test_what_only_the_end_tells_is_judged_at_the_end_and_prose_around_json_is_not() -> None:
-    async with judging(POLICIES) as served:
-        stub: Any = validator_pb2_grpc.ValidatorServiceStub(served.channel)
-        rpc = stub.ValidateStream(timeout=60)
-        await rpc.write(v1.ValidateStreamRequest(policies=["brief", "labelled"]))
-        stream = Stream(rpc)
-        await stream.say("So here is what I have found, dear sir: ", '{"label": "billing"}')
-        await stream.say("none at all", choice=1)
-        await stream.end()
-        await stream.end(choice=1)
-        first, second = await stream.told(), await stream.told()
-        rpc.cancel()
-        unknown = stub.ValidateStream(timeout=60)
-        await unknown.write(v1.ValidateStreamRequest(policies=["other"]))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await unknown.read()
+@one_loop
+async def test_what_only_the_end_tells_is_judged_at_the_end_and_prose_around_json_is_not(served: Validator) -> None:
+    stub: Any = validator_pb2_grpc.ValidatorServiceStub(served.channel)
+    rpc = stub.ValidateStream(timeout=60)
+    await rpc.write(v1.ValidateStreamRequest(policies=["brief", "labelled"]))
+    stream = Stream(rpc)
+    await stream.say("So here is what I have found, dear sir: ", '{"label": "billing"}')
+    await stream.say("none at all", choice=1)
+    await stream.end()
+    await stream.end(choice=1)
+    first, second = await stream.told(), await stream.told()
+    rpc.cancel()
+    unknown = stub.ValidateStream(timeout=60)
+    await unknown.write(v1.ValidateStreamRequest(policies=["other"]))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await unknown.read()
     assert (first.verdict.decision, first.early) == (REPAIR, False)
     assert second.verdict.decision == RETRY
     assert from_rpc_error(caught.value).fields[0].field == "policies[0]"
 
 
-async def test_long_texts_are_judged_by_a_worker_as_they_are_at_once() -> None:
-    async with judging(POLICIES) as served:
-        long = "word " * 20_000
-        answers = (long + "your fault", long + "4111 1111 1111 1111", long)
-        verdicts = (await served.ask(asked(*answers, policies=("polite",)))).verdicts
+@one_loop
+async def test_long_texts_are_judged_by_a_worker_as_they_are_at_once(served: Validator) -> None:
+    long = "word " * 20_000
+    answers = (long + "your fault", long + "4111 1111 1111 1111", long)
+    verdicts = (await served.ask(asked(*answers, policies=("polite",)))).verdicts
     assert [[finding.rule for finding in verdict.findings] for verdict in verdicts] == [
         ["polite.blame"],
         ["polite.leaks"],
@@ -268,32 +277,32 @@ async def test_a_schema_of_a_policy_refers_to_those_of_the_settings_alone(tmp_pa
 
 
 @pytest.mark.parametrize(("policy", "records"), [("labelled", []), ("polite", []), ("strict", [1])])
+@one_loop
 async def test_records_are_not_told_before_the_rules_of_a_policy_have_judged_the_whole(
-    policy: str, records: list[int]
+    served: Validator, policy: str, records: list[int]
 ) -> None:
     rows = v1.OutputConstraint(json_schema=json.dumps({"type": "array", "items": {"type": "string"}}))
-    async with judging(POLICIES) as served:
-        rpc = validator_pb2_grpc.ValidatorServiceStub(served.channel).ValidateStream(timeout=60)
-        await rpc.write(v1.ValidateStreamRequest(constraint=rows, policies=[policy], records=True))
-        open = Stream(rpc)
-        await open.say('["it is your fault"', "]")
-        await open.end()
-        told = [await open.told() for _ in range(len(records) + 1)]
-        assert [one.records.count for one in told[:-1]] == records
-        assert told[-1].HasField("verdict")
-        assert await open.over()
+    rpc = validator_pb2_grpc.ValidatorServiceStub(served.channel).ValidateStream(timeout=60)
+    await rpc.write(v1.ValidateStreamRequest(constraint=rows, policies=[policy], records=True))
+    open = Stream(rpc)
+    await open.say('["it is your fault"', "]")
+    await open.end()
+    told = [await open.told() for _ in range(len(records) + 1)]
+    assert [one.records.count for one in told[:-1]] == records
+    assert told[-1].HasField("verdict")
+    assert await open.over()
 
 
-async def test_choices_beside_json_are_not_held_against_the_prose_around_it() -> None:
+@one_loop
+async def test_choices_beside_json_are_not_held_against_the_prose_around_it(served: Validator) -> None:
     choices = v1.OutputConstraint(choices=v1.Choices(values=['{"label": "billing"}']))
     answer = 'It is {"label": "billing"}'
-    async with judging(POLICIES) as served:
-        (whole,) = (await served.ask(asked(answer, policies=("labelled",), constraint=choices))).verdicts
-        rpc = validator_pb2_grpc.ValidatorServiceStub(served.channel).ValidateStream(timeout=60)
-        await rpc.write(v1.ValidateStreamRequest(constraint=choices, policies=["labelled"]))
-        open = Stream(rpc)
-        await open.say(answer)
-        await open.end()
-        told = await open.told()
-        assert (told.early, told.verdict.decision, whole.decision) == (False, REPAIR, REPAIR)
-        assert await open.over()
+    (whole,) = (await served.ask(asked(answer, policies=("labelled",), constraint=choices))).verdicts
+    rpc = validator_pb2_grpc.ValidatorServiceStub(served.channel).ValidateStream(timeout=60)
+    await rpc.write(v1.ValidateStreamRequest(constraint=choices, policies=["labelled"]))
+    open = Stream(rpc)
+    await open.say(answer)
+    await open.end()
+    told = await open.told()
+    assert (told.early, told.verdict.decision, whole.decision) == (False, REPAIR, REPAIR)
+    assert await open.over()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from services.validator.repair import mended
 from spillway import v1
@@ -15,6 +17,15 @@ from tests.unit.services.validator.test_app import Validator, validator
 
 DATA = Path(os.environ.get("SPILLWAY_DATA", "/nowhere")) / "json"
 SCHEMA = json.dumps({"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]})
+
+one_loop = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served() -> AsyncIterator[Validator]:
+    """One for all: its worker takes a second to start."""
+    async with validator() as found:
+        yield found
 
 
 async def judged(served: Validator, text: str, *, allowed: bool = True, truncated: bool = False) -> v1.Verdict:
@@ -49,26 +60,26 @@ async def judged(served: Validator, text: str, *, allowed: bool = True, truncate
         '{"label": "a", "label": "a"}',
     ],
 )
-async def test_what_models_write_wrongly_is_mended_and_said_to_be(text: str) -> None:
-    async with validator() as served:
-        verdict = await judged(served, text)
-        assert verdict.decision == v1.VERDICT_DECISION_REPAIR
-        assert json.loads(verdict.accepted_json)["label"] == "a"
-        assert [finding.kind for finding in verdict.findings] == [v1.FINDING_KIND_REPAIRED]
-        assert "mended" in verdict.findings[0].message
+@one_loop
+async def test_what_models_write_wrongly_is_mended_and_said_to_be(served: Validator, text: str) -> None:
+    verdict = await judged(served, text)
+    assert verdict.decision == v1.VERDICT_DECISION_REPAIR
+    assert json.loads(verdict.accepted_json)["label"] == "a"
+    assert [finding.kind for finding in verdict.findings] == [v1.FINDING_KIND_REPAIRED]
+    assert "mended" in verdict.findings[0].message
 
 
-async def test_what_is_forbidden_cut_off_or_wrong_after_mending_is_not_accepted() -> None:
-    async with validator() as served:
-        for verdict in (
-            await judged(served, '{"label": "a",}', allowed=False),
-            await judged(served, '{"label": "a"', truncated=True),
-            await judged(served, '{"label": 7,}'),
-            await judged(served, "no JSON at all"),
-            await judged(served, '{"label": 12}'),
-        ):
-            assert verdict.decision == v1.VERDICT_DECISION_RETRY
-            assert verdict.instruction
+@one_loop
+async def test_what_is_forbidden_cut_off_or_wrong_after_mending_is_not_accepted(served: Validator) -> None:
+    for verdict in (
+        await judged(served, '{"label": "a",}', allowed=False),
+        await judged(served, '{"label": "a"', truncated=True),
+        await judged(served, '{"label": 7,}'),
+        await judged(served, "no JSON at all"),
+        await judged(served, '{"label": 12}'),
+    ):
+        assert verdict.decision == v1.VERDICT_DECISION_RETRY
+        assert verdict.instruction
 
 
 @pytest.mark.parametrize(
@@ -83,9 +94,11 @@ async def test_what_is_forbidden_cut_off_or_wrong_after_mending_is_not_accepted(
         '{"label": "a" + "b"}',
     ],
 )
-async def test_what_could_only_be_mended_by_making_up_or_choosing_values_is_asked_for_again(text: str) -> None:
-    async with validator() as served:
-        assert (await judged(served, text)).decision == v1.VERDICT_DECISION_RETRY
+@one_loop
+async def test_what_could_only_be_mended_by_making_up_or_choosing_values_is_asked_for_again(
+    served: Validator, text: str
+) -> None:
+    assert (await judged(served, text)).decision == v1.VERDICT_DECISION_RETRY
 
 
 @pytest.mark.parametrize(
@@ -110,9 +123,9 @@ def test_what_is_mended_says_what_the_text_said(text: str, value: object) -> Non
     assert made.left_out == ()
 
 
-async def test_the_verdict_names_the_damage_its_place_and_what_was_left_out() -> None:
-    async with validator() as served:
-        verdict = await judged(served, "{'label': 'a', 'weight': 12 kg,}")
+@one_loop
+async def test_the_verdict_names_the_damage_its_place_and_what_was_left_out(served: Validator) -> None:
+    verdict = await judged(served, "{'label': 'a', 'weight': 12 kg,}")
     assert json.loads(verdict.accepted_json) == {"label": "a", "weight": 12}
     assert verdict.findings[0].message == (
         "the JSON was broken and has been mended: single quotes (line 1, column 2), "
@@ -125,21 +138,23 @@ async def test_the_verdict_names_the_damage_its_place_and_what_was_left_out() ->
 @pytest.mark.conformance
 # The suite is others' and never copied in here: it runs where SPILLWAY_DATA names it, as it does in CI.
 @pytest.mark.skipif(not DATA.exists(), reason="SPILLWAY_DATA names no folder with cases")
-async def test_of_the_parsing_suite_what_is_json_is_accepted_and_nothing_else_is_as_it_stands(forbidden: bool) -> None:
+@one_loop
+async def test_of_the_parsing_suite_what_is_json_is_accepted_and_nothing_else_is_as_it_stands(
+    served: Validator, forbidden: bool
+) -> None:
     """A key given twice is the one exception: readers disagree on its value, so it is refused."""
     repair = v1.REPAIR_FORBIDDEN if forbidden else v1.REPAIR_ALLOWED
     constraint = v1.OutputConstraint(json_schema="{}", repair=repair)
     decisions: dict[str, list[v1.VerdictDecision.ValueType]] = {"accept": [], "reject": [], "either": []}
     mended = 0
-    async with validator() as served:
-        for line in (DATA / "parsing_suite.jsonl").read_text().splitlines():
-            case = json.loads(line)
-            text = base64.b64decode(case["base64"]).decode(errors="replace")
-            if "\N{REPLACEMENT CHARACTER}" in text or "duplicated_key" in case["name"]:
-                continue  # no message can hold what is not UTF-8
-            (verdict,) = await served.validate(constraint, text)
-            decisions[case["expect"]].append(verdict.decision)
-            mended += any(finding.kind == v1.FINDING_KIND_REPAIRED for finding in verdict.findings)
+    for line in (DATA / "parsing_suite.jsonl").read_text().splitlines():
+        case = json.loads(line)
+        text = base64.b64decode(case["base64"]).decode(errors="replace")
+        if "\N{REPLACEMENT CHARACTER}" in text or "duplicated_key" in case["name"]:
+            continue  # no message can hold what is not UTF-8
+        (verdict,) = await served.validate(constraint, text)
+        decisions[case["expect"]].append(verdict.decision)
+        mended += any(finding.kind == v1.FINDING_KIND_REPAIRED for finding in verdict.findings)
     assert set(decisions["accept"]) == {v1.VERDICT_DECISION_ACCEPT}
     assert len(decisions["accept"]) == 93
     assert len(decisions["reject"]) == 175

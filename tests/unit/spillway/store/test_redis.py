@@ -11,6 +11,8 @@ from spillway.settings import SettingsError, StoreSettings
 from spillway.store.redis import Script, Store, StoreUnavailable
 
 ADD = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
+SOON_S = 1.0
+"""Waited out where a store is silent; where it is not, a busy machine connects and answers within it."""
 
 
 @contextlib.asynccontextmanager
@@ -66,7 +68,7 @@ async def test_a_dead_store_is_unavailable(free_port: int) -> None:
 
 async def test_a_slow_store_is_unavailable_after_one_command(slow_redis: Any) -> None:
     slow_redis.silent = frozenset({"EVALSHA", "PING"})
-    async with connected(slow_redis.url, timeout_s=0.2) as store:
+    async with connected(slow_redis.url, timeout_s=SOON_S) as store:
         with pytest.raises(StoreUnavailable):
             await store.run(ADD, ["counter"], [1])
         assert not await store.ping()
@@ -77,8 +79,8 @@ async def test_a_slow_store_is_unavailable_after_one_command(slow_redis: Any) ->
 
 async def test_a_slow_connection_is_given_up_within_the_same_time(slow_redis: Any) -> None:
     slow_redis.silent = frozenset({"HELLO", "CLIENT"})
-    async with connected(slow_redis.url, timeout_s=0.1, max_connections=1) as store:
-        async with asyncio.timeout(0.1 * 8):  # not pool, connection and command one after the other
+    async with connected(slow_redis.url, timeout_s=SOON_S, max_connections=1) as store:
+        async with asyncio.timeout(SOON_S * 8):  # not pool, connection and command one after the other
             results = await asyncio.gather(
                 *(store.run(ADD, ["counter"], [1]) for _ in range(4)), return_exceptions=True
             )
@@ -100,7 +102,7 @@ async def test_a_late_reply_is_never_taken_for_the_next_ones(valkey: str) -> Non
 
 async def test_a_store_that_comes_back_is_used_again(slow_redis: Any) -> None:
     slow_redis.silent = frozenset({"EVALSHA"})
-    async with connected(slow_redis.url, timeout_s=0.1) as store:
+    async with connected(slow_redis.url, timeout_s=SOON_S) as store:
         with pytest.raises(StoreUnavailable):
             await store.run(ADD, ["counter"], [1])
         slow_redis.silent = frozenset()
