@@ -17,7 +17,8 @@ from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.watchdog import Watchdog
-from spillway.session.client import Session, SessionUnsupported
+from spillway.session.client import Session
+from spillway.session.link import SessionUnsupported
 from spillway.telemetry import names
 from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 

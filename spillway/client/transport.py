@@ -14,7 +14,8 @@ from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote, meant
 from spillway.rpc.status import from_rpc_error
-from spillway.session.client import Session, SessionRefused, SessionUnsupported
+from spillway.session.client import Session
+from spillway.session.link import SessionRefused, SessionUnsupported
 from spillway.v1.inference_pb2_grpc import InferenceServiceStub
 
 log = get_logger(__name__)

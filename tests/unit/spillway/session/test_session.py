@@ -20,7 +20,8 @@ from spillway.rpc.keys import hash_key
 from spillway.rpc.methods import SESSION
 from spillway.rpc.server import Server, Service
 from spillway.session.backoff import FIRST_S
-from spillway.session.client import WINDOW, Session, SessionUnsupported
+from spillway.session.client import WINDOW, Session
+from spillway.session.link import SessionUnsupported
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
 from spillway.testing.clock import HandClock
