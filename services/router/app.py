@@ -47,6 +47,7 @@ from .router import Router
 from .scorer import Scorer
 from .servicer import events, services
 from .settings import RouterSettings
+from .siblings import Siblings
 from .spend import Spend
 from .status import Status
 from .strategies import strategies
@@ -123,7 +124,10 @@ async def build(
         metrics = Metrics(settings.name, settings.telemetry, listen=settings.telemetry.metrics_listen)
         stack.push_async_callback(asyncio.to_thread, metrics.close)
         measures = Measures(metrics, clock)
-        breakers = Breakers(settings.breakers, store=store, clock=clock, listeners=[measures.breaker])
+        worker = settings.server.worker
+        breakers = Breakers(
+            settings.breakers, store=store, clock=clock, listeners=[measures.breaker], least=worker.count
+        )
         await breakers.start()
         stack.push_async_callback(breakers.close)
         budget = RetryBudget(settings.retry_budget, routers=lambda: breakers.routers)
@@ -191,7 +195,9 @@ async def build(
             stack.callback(watching.cancel)
         status = Status(settings.name, router, clock, clock(), file, ledger, resolution)
         sessions = Sessions(partial(events, router), settings.server, tracing=tracing, clock=clock)
-        served = services(router, status, Leases(store), sessions)
+        siblings = Siblings(worker, max_receive_bytes=settings.server.max_receive_bytes)
+        stack.push_async_callback(siblings.close)
+        served = services(router, status, Leases(store), sessions, siblings)
         server = Server(settings.server, served, tracing=tracing, clock=clock, scopes=SCOPES)
         await server.start()
         stack.push_async_callback(server.close)
@@ -207,7 +213,7 @@ async def build(
                 clock=clock,
                 now=time.time,
             )
-            http = Listener(settings.http, edge)
+            http = Listener(settings.http, edge, reuse_port=not worker.alone)
             await http.start()
             server.ends_with(http)
         await server.health.set_ready(True)
