@@ -97,16 +97,17 @@ async def build(
             stack.push_async_callback(ledger.close)
             keep, announce = ledger.keep, ledger.intend
 
-        def remote(address: str, name: str = "") -> Remote:
+        def remote(address: str, name: str = "", *, spread: bool = False) -> Remote:
             return Remote(
                 address,
                 tracing=tracing,
                 key=settings.target_key,
                 max_receive_bytes=settings.server.max_receive_bytes,
                 name=name or address,
+                spread=spread,
             )
 
-        fleet = Fleet(remote, retire_s=settings.server.default_deadline_s)
+        fleet = Fleet(partial(remote, spread=True), retire_s=settings.server.default_deadline_s)
         stack.push_async_callback(fleet.close)
         judge, scorer, inspector, redactor = None, None, Inspector(None, 0), Redactor(None, 0)
         if settings.validator is not None:

@@ -45,7 +45,7 @@ class Session:
             request_serializer=v1.SessionRequest.SerializeToString,
             response_deserializer=v1.RawSessionResponse.FromString,
         )
-        self._link: _Link | None = None
+        self._links: list[_Link] = []
 
     @asynccontextmanager
     async def stream(
@@ -61,13 +61,26 @@ class Session:
         Raises SessionUnsupported before its first event where there are no sessions; else SpillwayError alone.
         """
         with self._remote.span(span_name, call, attributes) as span:
-            if self._link is None or self._link.closed:
-                self._link = _Link(self._method(metadata=self._remote.key_headers()))
-            generation = self._link.start(self._start(request, call, span), call, self._remote.address)
+            link = self._least_busy()
+            generation = link.start(self._start(request, call, span), call, self._remote.address)
             try:
                 yield generation
             finally:
                 generation.leave()
+
+    def _least_busy(self) -> _Link:
+        """The link for the next generation: there is one for each connection, and new ones where those changed."""
+        revision, breadth = self._remote.revision, self._remote.breadth
+        self._links = [link for link in self._links if not link.closed]
+        here = [link for link in self._links if link.revision == revision]
+        for link in self._links:
+            if link.revision != revision and not link.running:
+                link.end()
+        if len(here) < breadth and all(link.running for link in here):
+            link = _Link(self._method(metadata=self._remote.key_headers()), revision)
+            self._links.append(link)
+            return link
+        return min(here, key=lambda link: link.running)
 
     def _start(self, request: v1.StreamGenerateRequest, call: Call, span: Span) -> v1.SessionStart:
         if call.deadline.passed:
@@ -92,19 +105,20 @@ class Session:
 
     async def close(self, grace_s: float | None = None) -> None:
         """End the session, once its generations have ended or `grace_s` seconds have passed; None: at once."""
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close(grace_s)
+        links, self._links = self._links, []
+        await asyncio.gather(*(link.close(grace_s) for link in links))
 
     def __repr__(self) -> str:
-        return f"<Session {self._remote.address} {self._link!r}>"
+        return f"<Session {self._remote.address} {self._links!r}>"
 
 
 class _Link:
     """One rpc and the generations that are under way in it."""
 
-    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any], revision: int = 0) -> None:
+        """`revision` is that of the connections it was opened under."""
         self._rpc = rpc
+        self.revision = revision
         self._generations: dict[int, Generation] = {}
         self._last = 0
         self._frames = [v1.SessionRequest()]
@@ -115,6 +129,10 @@ class _Link:
         self.closed = False
         self._writing = asyncio.create_task(self._write(), name="session frames out")
         self._reading = asyncio.create_task(self._read(), name="session frames in")
+
+    @property
+    def running(self) -> int:
+        return len(self._generations)
 
     def start(self, start: v1.SessionStart, call: Call, address: str) -> Generation:
         """Send `start` with what else there is to say in this turn of the loop."""
@@ -171,6 +189,10 @@ class _Link:
             self._writing.cancel()
             for generation in self._generations.values():
                 generation.fail(error())  # each its own: who catches it adds to it
+
+    def end(self) -> None:
+        """End the rpc now."""
+        self._rpc.cancel()
 
     async def close(self, grace_s: float | None) -> None:
         """End the rpc, once its generations have ended or `grace_s` seconds have passed."""
