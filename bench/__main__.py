@@ -17,6 +17,7 @@ from bench import (
     priorities,
     providers,
     validator,
+    workers,
 )
 
 PARTS = {
@@ -32,6 +33,7 @@ PARTS = {
     "providers": providers.run,
     "validator": validator.run,
     "judgement": judgement.run,
+    "workers": workers.run,
 }
 
 

@@ -24,8 +24,8 @@ FLAT_INTERVAL_MS = 0.25
 
 
 @contextmanager
-def router(engine: str) -> Iterator[Measured]:
-    """A router with everything on but validation, before one target."""
+def router(engine: str, workers: int = 1) -> Iterator[Measured]:
+    """A router with everything on but validation, of so many workers, before one target."""
     with tempfile.TemporaryDirectory() as folder:
         address = free_address()
         target = {
@@ -39,7 +39,16 @@ def router(engine: str) -> Iterator[Measured]:
         ledger = {"url": f"sqlite:///{folder}/ledger.sqlite"}
         config = Path(folder) / "spillway.yaml"
         config.write_text(
-            yaml.safe_dump({"router": {"server": {"listen": address}, "targets": [target], "ledger": ledger}})
+            yaml.safe_dump(
+                {
+                    "router": {
+                        "server": {"listen": address},
+                        "workers": workers,
+                        "targets": [target],
+                        "ledger": ledger,
+                    }
+                }
+            )
         )
         with started("services.router", "--config", str(config), address=address) as measured:
             yield measured

@@ -36,14 +36,26 @@ class Measured:
 
     def resident_bytes(self) -> int:
         """Memory that the process and its children hold, in bytes."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (self._process.pid, *children)]
+        pids = (self._process.pid, *self._children())
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
         return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_s(self) -> float:
         """User and system time used so far, in seconds, to the clock tick (10 ms)."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) * _TICK_S
+        return _cpu_s(self._process.pid)
+
+    def children_cpu_s(self) -> list[float]:
+        """The same of each process that it has started."""
+        return [_cpu_s(pid) for pid in self._children()]
+
+    def _children(self) -> list[int]:
+        told = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        return [int(pid) for pid in told.split()]
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
 def free_address() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 from bench.load import percentile
 from services.validator.confidence.measure import Measured
@@ -134,4 +135,34 @@ class Step:
             f"{self.load:36} {self.step:24} valid {self.valid:4} of {self.of} ({self.valid / self.of:6.1%}), "
             f"{self.attempts:4} attempts, {self.tokens:7} tokens, p50 {p50:.0f} p95 {p95:.0f} ms, "
             f"{self.cost_usd:.6f} USD"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What `workers` carry of `load`, as CPU says it: of each round one worker's CPU and that of each of several.
+
+    A service is as quick as its busiest process, so where each worker has a core, rates are to one another as the
+    CPU of one is to that of the busiest. `rates` are those achieved here, one's and several's, in `unit` a second.
+    """
+
+    load: str
+    one_s: tuple[float, ...]
+    several_s: tuple[tuple[float, ...], ...]
+    rates: tuple[tuple[float, float], ...]
+    unit: str
+
+    @property
+    def ratio(self) -> float:
+        """Median of the rounds."""
+        return median(one / max(several) for one, several in zip(self.one_s, self.several_s, strict=True))
+
+    def __str__(self) -> str:
+        cost = median(sum(several) / one for one, several in zip(self.one_s, self.several_s, strict=True))
+        busiest = median(max(several) / sum(several) for several in self.several_s)
+        one, several = (median(rate[at] for rate in self.rates) for at in (0, 1))
+        return (
+            f"{self.load:42} {len(self.several_s[0])} workers carry {self.ratio:.2f} of one where each has a core: the busiest "
+            f"does {busiest:.3f} of it, all together take {cost:.2f} of its CPU; achieved here {several:.0f} against "
+            f"{one:.0f} {self.unit}/s"
         )

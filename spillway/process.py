@@ -87,6 +87,7 @@ def _work(
     section: str, build: Callable[[S], AbstractAsyncContextManager[A]], tell: Callable[[A], Mapping[str, str]]
 ) -> int:
     """Run one worker of `section`, whose supervisor is at the other end of the standard input."""
+    del os.environ[WORKER]  # what it starts is none
     read: S = pickle.load(sys.stdin.buffer)
     logs.configure(read.logs, section, worker=read.server.worker.number)
 
