@@ -162,7 +162,7 @@ class Capacity:
         busiest = median(max(several) / sum(several) for several in self.several_s)
         one, several = (median(rate[at] for rate in self.rates) for at in (0, 1))
         return (
-            f"{self.load:42} {len(self.several_s[0])} workers carry {self.ratio:.2f} of one where each has a core: the busiest "
-            f"does {busiest:.3f} of it, all together take {cost:.2f} of its CPU; achieved here {several:.0f} against "
-            f"{one:.0f} {self.unit}/s"
+            f"{self.load:42} {len(self.several_s[0])} workers carry {self.ratio:.2f} of one where each has a core: "
+            f"the busiest does {busiest:.3f} of it, all together take {cost:.2f} of its CPU; achieved here "
+            f"{several:.0f} against {one:.0f} {self.unit}/s"
         )

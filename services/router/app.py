@@ -141,7 +141,7 @@ async def build(
             stack.push_async_callback(kept.close)
             cache = Cache(settings.cache, kept, clock=clock, wall=wall)
             stack.push_async_callback(cache.close)
-        loads = Loads()
+        loads = Loads(worker)
         quotas = Quotas()
         watches = (
             Watches(load_watch(loads), lambda address: remote(address, f"{address} load")),
