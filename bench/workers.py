@@ -24,8 +24,8 @@ from spillway.session.client import Session
 from spillway.telemetry.tracing import Tracing
 from spillway.v1 import inference_pb2_grpc
 
-WORKERS, ROUNDS = 2, 5
-CALLS, CALLERS = 3000, 64
+WORKERS, ROUNDS = 2, 3
+CALLS, CALLERS = 1280, 64
 STREAMS, TOKENS = 64, 400
 INTERVAL_MS = 10.0
 
