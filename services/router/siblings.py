@@ -27,8 +27,10 @@ class Siblings:
     """Reaches each at the socket that is its own."""
 
     def __init__(self, worker: Worker = ALONE, *, max_receive_bytes: int = 16 * 2**20) -> None:
-        options = channel_options(max_receive_bytes=max_receive_bytes)
-        self._channels = [grpc.aio.insecure_channel(address, options=options) for address in worker.siblings]
+        self._channels = [
+            grpc.aio.insecure_channel(address, options=channel_options(max_receive_bytes=max_receive_bytes))
+            for address in worker.siblings
+        ]
         self._stubs = [RouterAdminServiceStub(channel) for channel in self._channels]
 
     async def ask(self, rpc: str, request: Message, context: Any) -> list[Any]:

@@ -42,8 +42,9 @@ class Remote:
         self.address = address
 
         def connect(name: str) -> grpc.aio.Channel:
-            options = channel_options(max_receive_bytes=max_receive_bytes, name=name)
-            return grpc.aio.insecure_channel(address, options=options)
+            return grpc.aio.insecure_channel(
+                address, options=channel_options(max_receive_bytes=max_receive_bytes, name=name)
+            )
 
         self._spread = Spread(lambda number: connect(f"{name or address} {number}")) if spread else None
         self.channel = self._spread or connect(name)

@@ -19,7 +19,7 @@ from spillway.health import Health
 from spillway.logs import get_logger
 from spillway.rpc.boundary import Boundary
 from spillway.rpc.keys import KeyRing
-from spillway.rpc.options import Option, server_options
+from spillway.rpc.options import server_options
 from spillway.settings import ServerSettings
 from spillway.telemetry.tracing import Tracing
 
@@ -59,7 +59,11 @@ class Server:
     ) -> None:
         self._settings = settings
         self._boundary = Boundary(settings, tracing=tracing, clock=clock, scopes=scopes)
-        self._server = grpc.aio.server(interceptors=[self._boundary], options=self._options())
+        self._shared = not settings.worker.alone
+        self._server = grpc.aio.server(
+            interceptors=[self._boundary],
+            options=server_options(max_receive_bytes=settings.max_receive_bytes, reuse_port=self._shared),
+        )
         self._admin: grpc.aio.Server | None = None
         self._beside = [service.beside for service in services if service.beside is not None]
         for service in services:
@@ -121,7 +125,8 @@ class Server:
         await self.health.start()
         await self._server.start()
         if self._settings.admin_listen:
-            self._admin = grpc.aio.server(options=self._options())
+            largest = self._settings.max_receive_bytes
+            self._admin = grpc.aio.server(options=server_options(max_receive_bytes=largest, reuse_port=self._shared))
             channelz.add_channelz_servicer(self._admin)
             self.admin_port = _listen(self._admin, self._settings.admin_listen)
             await self._admin.start()
@@ -144,10 +149,6 @@ class Server:
     async def close(self) -> None:
         """Stop at once; while it drains, when it has drained."""
         await self._stop(0)
-
-    def _options(self) -> list[Option]:
-        settings = self._settings
-        return server_options(max_receive_bytes=settings.max_receive_bytes, reuse_port=not settings.worker.alone)
 
     async def _stop(self, grace_s: float) -> None:
         async with self._stopping:  # gRPC crashes the process when a server is stopped twice at once
