@@ -49,6 +49,7 @@ class Spread(grpc.aio.Channel):
         self._leaving: list[_Connection] = []
         self._turn = 0
         self._looking: asyncio.Task[None] | None = None
+        self._one_look = asyncio.Lock()
         self.revision = 0
         """Grows whenever the connections are others than before."""
 
@@ -69,6 +70,10 @@ class Spread(grpc.aio.Channel):
 
     async def look(self) -> int:
         """See to it that each worker has a connection; return how many workers there are, 0 if that is not known."""
+        async with self._one_look:  # another would close connections that this one asks
+            return await self._look()
+
+    async def _look(self) -> int:
         for each in self._connections:
             each.worker, count = await _ask(each.channel)
             if not each.worker:

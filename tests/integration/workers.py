@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from spillway.rpc.remote import Remote
 from spillway.rpc.spread import Spread
 from spillway.telemetry.tracing import Tracing
+
+REACH_S = 120.0
 
 
 @asynccontextmanager
@@ -25,8 +28,9 @@ async def reaching(address: str, workers: int, *, key: str | None = None) -> Asy
 async def reach(remote: Remote, workers: int) -> None:
     """Return when `remote` has a connection to each of `workers`."""
     assert isinstance(remote.channel, Spread)
-    while await remote.channel.look() != workers or remote.breadth < workers:
-        pass
+    async with asyncio.timeout(REACH_S):
+        while await remote.channel.look() != workers or remote.breadth < workers:
+            pass
 
 
 def children(pid: int) -> list[int]:

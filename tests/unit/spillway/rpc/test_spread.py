@@ -61,6 +61,12 @@ async def reached(address: str) -> AsyncIterator[tuple[Remote, Spread]]:
         await remote.close()
 
 
+async def all_found(spread: Spread, workers: int) -> None:
+    async with asyncio.timeout(30):
+        while await spread.look() != workers or spread.breadth < workers:
+            pass
+
+
 async def who_answered(remote: Remote, spec: Any, call: Any, times: int) -> Counter[str]:
     stub = inference_pb2_grpc.InferenceServiceStub(remote.channel)
     request = v1.GenerateRequest(spec=spec())
@@ -77,8 +83,7 @@ async def test_each_worker_has_one_connection_and_as_many_calls(
     for number in range(3):
         await site.start(number)
     async with reached(site.address) as (remote, spread):
-        while await spread.look() != 3 or remote.breadth < 3:
-            pass
+        await all_found(spread, 3)
         found = await who_answered(remote, spec, call, 30)
     assert found == {"worker 0": 10, "worker 1": 10, "worker 2": 10}
 
@@ -90,8 +95,7 @@ async def test_a_worker_that_was_started_again_gets_its_connection_back(
     for number in range(2):
         await site.start(number)
     async with reached(site.address) as (remote, spread):
-        while await spread.look() != 2 or remote.breadth < 2:
-            pass
+        await all_found(spread, 2)
         revision = remote.revision
         await site.end(1)
         assert await who_answered(remote, spec, call, 4) == {"worker 0": 4}
