@@ -48,7 +48,7 @@ async def calls(remote: Remote, workers: int) -> int:
 
 
 async def streams(remote: Remote, workers: int) -> int:
-    """Streams of 100 tokens a second in sessions, one for each worker; as many for one, or the engine would merge less."""
+    """Streams of 100 tokens a second in sessions, one for each worker; as many for one: the engine merges by load."""
     session, request = Session(remote), v1.StreamGenerateRequest(spec=spec(TOKENS))
 
     async def reader() -> int:
@@ -77,10 +77,10 @@ async def loaded(address: str, workers: int, load: Load) -> tuple[int, float]:
         await remote.close()
 
 
-def measured(process: Measured, workers: int, load: Load) -> tuple[tuple[float, ...], float]:
+async def measured(process: Measured, workers: int, load: Load) -> tuple[tuple[float, ...], float]:
     """Return the CPU that each worker takes for one of what is answered, in seconds, and the rate."""
     before = process.children_cpu_s() if workers > 1 else [process.cpu_s()]
-    answered, wall_s = asyncio.run(loaded(process.address, workers, load))
+    answered, wall_s = await loaded(process.address, workers, load)
     after = process.children_cpu_s() if workers > 1 else [process.cpu_s()]
     return tuple((now - then) / answered for now, then in zip(after, before, strict=True)), answered / wall_s
 
@@ -91,15 +91,19 @@ def compared(name: str, interval_ms: float, load: Load, unit: str) -> Capacity:
         engine = stack.enter_context(started("bench.engine", "--interval-ms", str(interval_ms)))
         one = stack.enter_context(router(engine.address))
         several = stack.enter_context(router(engine.address, WORKERS))
-        alone, together, rates = [], [], []
-        for at in range(ROUNDS + 1):
-            (cpu_s,), rate = measured(one, 1, load)
-            each_s, rate_of_several = measured(several, WORKERS, load)
-            if at:  # the first round warms both
-                alone.append(cpu_s)
-                together.append(each_s)
-                rates.append((rate, rate_of_several))
-    return Capacity(name, tuple(alone), tuple(together), tuple(rates), unit)
+
+        async def rounds() -> Capacity:
+            alone, together, rates = [], [], []
+            for at in range(ROUNDS + 1):
+                (cpu_s,), rate = await measured(one, 1, load)
+                each_s, rate_of_several = await measured(several, WORKERS, load)
+                if at:  # the first round warms both
+                    alone.append(cpu_s)
+                    together.append(each_s)
+                    rates.append((rate, rate_of_several))
+            return Capacity(name, tuple(alone), tuple(together), tuple(rates), unit)
+
+        return asyncio.run(rounds())
 
 
 def run() -> Iterator[Capacity]:
