@@ -21,6 +21,7 @@ from bench import (
     session,
     stalls,
     validator,
+    workers,
 )
 
 PARTS = {
@@ -40,6 +41,7 @@ PARTS = {
     "providers": providers.run,
     "validator": validator.run,
     "judgement": judgement.run,
+    "workers": workers.run,
 }
 
 

@@ -24,8 +24,8 @@ FLAT_INTERVAL_MS = 0.25
 
 
 @contextmanager
-def router(engine: str, collector: str | None = None, *, probed: bool = False) -> Iterator[Measured]:
-    """A router with everything on but cache and validation, before one target.
+def router(engine: str, collector: str | None = None, *, probed: bool = False, workers: int = 1) -> Iterator[Measured]:
+    """A router of so many workers with everything on but cache and validation, before one target.
 
     Metrics, and one trace in a hundred, go to `collector`. One that is `probed` can be asked what it holds.
     """
@@ -40,7 +40,7 @@ def router(engine: str, collector: str | None = None, *, probed: bool = False) -
             "price": {"input_usd_per_mtok": 0, "output_usd_per_mtok": 0},
         }
         ledger = {"url": f"sqlite:///{folder}/ledger.sqlite"}
-        section = {"server": {"listen": address}, "targets": [target], "ledger": ledger}
+        section = {"server": {"listen": address}, "workers": workers, "targets": [target], "ledger": ledger}
         if collector is not None:
             telemetry = {"otlp_endpoint": f"http://{collector}", "sample_ratio": 0.01, "metrics_listen": "127.0.0.1:0"}
             section["telemetry"] = telemetry

@@ -36,18 +36,29 @@ class Measured:
 
     def resident_bytes(self) -> int:
         """Memory that the process and its children hold, in bytes."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (self.pid, *children)]
+        pids = (self.pid, *self._children())
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
         return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_s(self) -> float:
         """User and system time used so far, in seconds, by the CPU-time clock that Linux has for each process."""
-        return time.clock_gettime((~self.pid << 3) | 2)
+        return _cpu_s(self.pid)
+
+    def children_cpu_s(self) -> list[float]:
+        """The same of each process that it has started."""
+        return [_cpu_s(pid) for pid in self._children()]
 
     def waited_s(self) -> float:
         """Time that its threads were ready to run and had no core, in seconds: the machine's stalls, not its own."""
         threads = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
         return sum(int(thread.read_text().split()[1]) for thread in threads) / 1e9
+
+    def _children(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+
+def _cpu_s(pid: int) -> float:
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def free_address() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 from bench.load import percentile
 from services.validator.confidence.measure import Measured
@@ -193,4 +194,34 @@ class Gaps:
         return (
             f"{self.load:42} {self.through:16} longest gap {self.longest_s * 1e3:.0f} ms, {self.stalls} over 250 ms; "
             f"of a core: {shares}; {self.note}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What `workers` carry of `load`, as CPU says it: of each round one worker's CPU and that of each of several.
+
+    A service is as quick as its busiest process, so where each worker has a core, rates are to one another as the
+    CPU of one is to that of the busiest. `rates` are those achieved here, one's and several's, in `unit` a second.
+    """
+
+    load: str
+    one_s: tuple[float, ...]
+    several_s: tuple[tuple[float, ...], ...]
+    rates: tuple[tuple[float, float], ...]
+    unit: str
+
+    @property
+    def ratio(self) -> float:
+        """Median of the rounds."""
+        return median(one / max(several) for one, several in zip(self.one_s, self.several_s, strict=True))
+
+    def __str__(self) -> str:
+        cost = median(sum(several) / one for one, several in zip(self.one_s, self.several_s, strict=True))
+        busiest = median(max(several) / sum(several) for several in self.several_s)
+        one, several = (median(rate[at] for rate in self.rates) for at in (0, 1))
+        return (
+            f"{self.load:42} {len(self.several_s[0])} workers carry {self.ratio:.2f} of one where each has a core: "
+            f"the busiest does {busiest:.3f} of it, all together take {cost:.2f} of its CPU; achieved here "
+            f"{several:.0f} against {one:.0f} {self.unit}/s"
         )

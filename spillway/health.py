@@ -11,6 +11,8 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from spillway.logs import get_logger
+from spillway.rpc import metadata
+from spillway.worker import ALONE, Worker
 
 log = get_logger(__name__)
 
@@ -20,10 +22,16 @@ LIVENESS, READINESS, OVERALL = "liveness", "readiness", ""
 class _Servicer(health_aio.HealthServicer):  # type: ignore[misc]  # the package is not typed
     """grpc's own, whose watchers can be let go."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: Worker) -> None:
         super().__init__()
+        self._told = () if worker.alone else ((metadata.WORKER, f"{worker.run}/{worker.number}/{worker.count}"),)
         self._watching: set[asyncio.Task[Any]] = set()
         self._ending = False
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        if self._told:  # a client that has several connections learns where they lead
+            context.set_trailing_metadata(self._told)
+        return await super().Check(request, context)
 
     async def Watch(self, request: Any, context: Any) -> None:
         task = asyncio.current_task()
@@ -47,8 +55,8 @@ class _Servicer(health_aio.HealthServicer):  # type: ignore[misc]  # the package
 class Health:
     """Answers health checks; `liveness` is true while the process answers, everything else follows `ready`."""
 
-    def __init__(self, services: Iterable[str]) -> None:
-        self.servicer = _Servicer()
+    def __init__(self, services: Iterable[str], worker: Worker = ALONE) -> None:
+        self.servicer = _Servicer(worker)
         self._services = (OVERALL, READINESS, *services)
         self.ready = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
@@ -13,13 +14,13 @@ from spillway.settings import LogSettings
 from spillway.telemetry.tracing import trace_id
 
 
-def configure(settings: LogSettings, service: str) -> None:
-    """Send this process's logs, its libraries' warnings included, to stderr."""
+def configure(settings: LogSettings, service: str, **more: int) -> None:
+    """Send this process's logs, its libraries' warnings included, to stderr. `more` is told with every line."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _bind(service),
+        _bind({"service": service, **more}),
         _add_call,
     ]
     renderer: Processor = (
@@ -61,9 +62,10 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return logger
 
 
-def _bind(service: str) -> Processor:
+def _bind(told: Mapping[str, str | int]) -> Processor:
     def bind(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        event.setdefault("service", service)
+        for name, value in told.items():
+            event.setdefault(name, value)
         return event
 
     return bind

@@ -14,14 +14,16 @@ Local engines that share a machine are the entries of `local_engines`, each laid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from socket import gethostname
+from typing import Any, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from spillway import local_engines, template
+from spillway.worker import ALONE, Worker
 
 PREFIX = "SPILLWAY_"
 SHARED = "shared"
@@ -51,6 +53,10 @@ class Section(BaseModel):
         return value
 
 
+Share = Callable[[str, str], str]
+"""From the name of a setting and its host:port, that with the real port, the same one for all workers."""
+
+
 class ServerSettings(Section):
     """Where a service listens and how it stops."""
 
@@ -62,6 +68,20 @@ class ServerSettings(Section):
     announce_s: float = Field(0.5, ge=0, description="time between NOT_SERVING and refusing calls at shutdown")
     drain_s: float = Field(20.0, ge=0, description="time for running calls to end at shutdown")
     keys_file: Path | None = Field(None, description="YAML file of hashed caller keys; absent: no key is asked for")
+    _worker: Worker = PrivateAttr(ALONE)
+
+    @property
+    def worker(self) -> Worker:
+        """Which process of its service has these; no setting."""
+        return self._worker
+
+    def of(self, worker: Worker, shared: Share) -> ServerSettings:
+        """Return these as `worker` has them; `shared` gives their ports."""
+        found = self.model_copy(update={"listen": shared("server.listen", self.listen)})
+        if self.admin_listen is not None:
+            found = found.model_copy(update={"admin_listen": shared("server.admin_listen", self.admin_listen)})
+        found._worker = worker
+        return found
 
 
 class TelemetrySettings(Section):
@@ -72,6 +92,9 @@ class TelemetrySettings(Section):
     export_timeout_s: float = Field(2.0, gt=0, description="longest wait for the collector")
     export_interval_s: float = Field(1.0, gt=0, description="time between exports of spans")
     metrics_interval_s: float = Field(15.0, gt=0, description="time between exports of metrics")
+    instance: str | None = Field(
+        None, description="service.instance.id of what is exported; absent: none, of several workers HOST/NUMBER"
+    )
 
 
 class StoreSettings(Section):
@@ -98,6 +121,36 @@ class ServiceSettings(Section):
     telemetry: TelemetrySettings = TelemetrySettings()
     store: StoreSettings = StoreSettings()
     logs: LogSettings = LogSettings()
+
+
+class ScaledSettings(ServiceSettings):
+    """Of a service that may be several processes. See docs/scaling.md."""
+
+    workers: int = Field(
+        1, gt=0, le=256, description="processes that share its ports; auto: as many as it may use cores"
+    )
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _counts_cores(cls, told: object) -> object:
+        if told != "auto":
+            return told
+        from spillway.doctor.inspection import usable_cores  # a client's start need not wait for it
+
+        return usable_cores()
+
+    def of(self, worker: Worker, shared: Share) -> Self:
+        """Return these as `worker` has them; `shared` gives their ports.
+
+        Raises SettingsError for what cannot be shared by so many.
+        """
+        instance = f"{self.telemetry.instance or gethostname()}/{worker.number}"
+        telemetry = self.telemetry.model_copy(update={"instance": instance})
+        return self.model_copy(update={"server": self.server.of(worker, shared), "telemetry": telemetry})
+
+    def apart(self) -> tuple[str, ...]:
+        """Name what each worker would have for itself that users may expect of all of them together."""
+        return ()
 
 
 S = TypeVar("S", bound=ServiceSettings)

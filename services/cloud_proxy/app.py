@@ -102,6 +102,8 @@ async def build(
         audit = Audit(settings.audit, store, Spool(settings.audit.folder))
         await audit.open()
         stack.push_async_callback(audit.close)
+        if settings.server.worker.number == 0:
+            await _sent(settings, store)
         recording = asyncio.create_task(audit.run(), name="audit trail")
         stack.push_async_callback(_ended, recording)
         routes: dict[str, Route] = {}
@@ -174,6 +176,14 @@ async def build(
             route.tariff.cost_nano_usd(Tokens(1, 1))  # the price list takes a while to read, once
         await server.health.set_ready(True)
         yield CloudProxyApp(server, proxy, keyrings, recording)
+
+
+async def _sent(settings: CloudProxySettings, store: Store) -> None:
+    """Send what waits in the folders of workers that are no more; what the store does not take stays there."""
+    for folder in await asyncio.to_thread(settings.audit.left, settings.server.worker.count):
+        old = Audit(settings.audit, store, Spool(folder))
+        await old.open()
+        await old.close()
 
 
 def _now() -> datetime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, StrictInt, field_validator, model_validator
@@ -15,8 +15,9 @@ from services.cloud_proxy.billing import OnCancel
 from services.cloud_proxy.http_proxy import is_address
 from services.cloud_proxy.parameters import ParameterName
 from services.cloud_proxy.presets import PresetName, filled, preset_of
-from spillway.settings import Section, ServerSettings, ServiceSettings
+from spillway.settings import ScaledSettings, Section, ServerSettings, Share
 from spillway.template.rate import rate_limit
+from spillway.worker import Worker
 
 CapabilityName = Literal[
     "json_schema",
@@ -307,16 +308,22 @@ class ProviderSettings(Limited):
         return known if known is not None else self.base_url == BASE_URLS["openai"]
 
 
-class CloudProxySettings(ServiceSettings):
+class CloudProxySettings(ScaledSettings):
     """Section `cloud_proxy` of the configuration."""
 
     server: ServerSettings = ServerSettings(listen="127.0.0.1:7072")
     providers: tuple[ProviderSettings, ...] = Field(min_length=1)
     replicas: Count = Field(
-        1, description="proxies that share the limits, at least: each takes its share while the store is away"
+        1,
+        description="proxies that share the limits, at least: each takes its share while the store is away. Each counts"
+        " as many as it has workers",
     )
     audit: AuditSettings = AuditSettings()
     window_s: float = Field(0.02, ge=0, le=1, description="merging window of deltas where a request sets none")
+
+    def of(self, worker: Worker, shared: Share) -> Self:
+        told = {"replicas": self.replicas * worker.count, "audit": self.audit.of(worker)}
+        return super().of(worker, shared).model_copy(update=told)
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> CloudProxySettings:

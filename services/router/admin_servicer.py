@@ -10,8 +10,10 @@ from spillway.errors import RequestInvalid
 from spillway.rpc.keys import ADMIN
 from spillway.v1 import router_admin_pb2_grpc
 
+from . import union
 from .leases import Leases
 from .policy_document import read
+from .siblings import Siblings
 from .status import Status, tell_finding
 
 ADMIN_SERVICE = "spillway.v1.RouterAdminService"
@@ -20,10 +22,11 @@ SCOPES = {ADMIN_SERVICE: ADMIN}
 
 
 class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):
-    """RouterAdminService."""
+    """RouterAdminService, for all workers of the router whichever is asked."""
 
-    def __init__(self, status: Status, leases: Leases) -> None:
+    def __init__(self, status: Status, leases: Leases, siblings: Siblings) -> None:
         self._status = status
+        self._siblings = siblings
         self._router = status.router
         self._leases = leases
 
@@ -36,17 +39,19 @@ class AdminServicer(router_admin_pb2_grpc.RouterAdminServiceServicer):
         if file is None:
             raise RequestInvalid("this router has no policy_file: its policy is in its settings, read at the start")
         await file.look()
-        findings = map(tell_finding, file.findings)
+        others = await self._siblings.ask("ReloadPolicy", request, context)
+        findings = union.of_findings(map(tell_finding, file.findings), *(other.findings for other in others))
         return v1.ReloadPolicyResponse(policy_revision=self._router.book.revision, findings=findings)
 
     async def GetStatus(self, request: v1.GetStatusRequest, context: Any) -> v1.GetStatusResponse:
-        return self._status.told()
+        return union.of_status(self._status.told(), await self._siblings.ask("GetStatus", request, context))
 
     async def ResetBreaker(self, request: v1.ResetBreakerRequest, context: Any) -> v1.ResetBreakerResponse:
         found = self._status.find(request.target)
         for target in found:
             self._router.breakers.reset(target.name)
-        told = [self._status.target(target) for target in found]
+        others = await self._siblings.ask("ResetBreaker", request, context)
+        told = union.of_targets(map(self._status.target, found), *(other.targets for other in others))
         return v1.ResetBreakerResponse(target=told[0], targets=told)
 
     async def ListLeases(self, request: v1.ListLeasesRequest, context: Any) -> v1.ListLeasesResponse:

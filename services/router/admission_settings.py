@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import Field
 
-from spillway.settings import Section
+from spillway.settings import Section, SettingsError
+from spillway.worker import Worker
 
 
 class AdmissionSettings(Section):
@@ -20,6 +23,20 @@ class AdmissionSettings(Section):
     tenant_max_running: int | None = Field(None, gt=0, description="of one tenant; absent: no bound")
     tenant_max_waiting: int | None = Field(None, ge=0, description="of one tenant; absent: no bound")
 
+    def of(self, worker: Worker) -> Self:
+        """Return the share of `worker`: what all let run and wait together is what is set.
+
+        Raises SettingsError where there are fewer places than workers.
+        """
+        shares = {name: worker.share(bound) for name, bound in self if isinstance(bound, int)}
+        for name in shares:
+            if name.endswith("max_running") and getattr(self, name) < worker.count:
+                raise SettingsError(
+                    f"router.admission.{name}: {getattr(self, name)} places are fewer than the {worker.count} workers"
+                    " that share them: raise it, or have fewer workers"
+                )
+        return self.model_copy(update=shares)
+
 
 class IdempotencySettings(Section):
     """Which answers are given again to a repeated request_id."""
@@ -27,3 +44,8 @@ class IdempotencySettings(Section):
     window_s: float = Field(600.0, gt=0, description="time an answer is given again")
     max_entries: int = Field(10_000, gt=0, description="answers kept; the oldest go first")
     max_bytes: int = Field(64 * 2**20, gt=0, description="of all answers kept")
+
+    def of(self, worker: Worker) -> Self:
+        """Return the share of `worker`, at least an answer: each keeps its own."""
+        told = {"max_entries": max(1, worker.share(self.max_entries)), "max_bytes": worker.share(self.max_bytes)}
+        return self.model_copy(update=told)

@@ -47,6 +47,7 @@ from .router import Router
 from .scorer import Scorer
 from .servicer import answer, events, services
 from .settings import RouterSettings
+from .siblings import Siblings
 from .spend import Spend
 from .status import Status
 from .strategies import strategies
@@ -96,16 +97,17 @@ async def build(
             stack.push_async_callback(ledger.close)
             keep, announce = ledger.keep, ledger.intend
 
-        def remote(address: str, name: str = "") -> Remote:
+        def remote(address: str, name: str = "", *, spread: bool = False) -> Remote:
             return Remote(
                 address,
                 tracing=tracing,
                 key=settings.target_key,
                 max_receive_bytes=settings.server.max_receive_bytes,
                 name=name or address,
+                spread=spread,
             )
 
-        fleet = Fleet(remote, retire_s=settings.server.default_deadline_s)
+        fleet = Fleet(partial(remote, spread=True), retire_s=settings.server.default_deadline_s)
         stack.push_async_callback(fleet.close)
         judge, scorer, inspector, redactor = None, None, Inspector(None, 0), Redactor(None, 0)
         if settings.validator is not None:
@@ -123,7 +125,10 @@ async def build(
         metrics = Metrics(settings.name, settings.telemetry, listen=settings.telemetry.metrics_listen)
         stack.push_async_callback(asyncio.to_thread, metrics.close)
         measures = Measures(metrics, clock)
-        breakers = Breakers(settings.breakers, store=store, clock=clock, listeners=[measures.breaker])
+        worker = settings.server.worker
+        breakers = Breakers(
+            settings.breakers, store=store, clock=clock, listeners=[measures.breaker], least=worker.count
+        )
         await breakers.start()
         stack.push_async_callback(breakers.close)
         budget = RetryBudget(settings.retry_budget, routers=lambda: breakers.routers)
@@ -136,7 +141,7 @@ async def build(
             stack.push_async_callback(kept.close)
             cache = Cache(settings.cache, kept, clock=clock, wall=wall)
             stack.push_async_callback(cache.close)
-        loads = Loads()
+        loads = Loads(worker)
         quotas = Quotas()
         watches = (
             Watches(load_watch(loads), lambda address: remote(address, f"{address} load")),
@@ -193,7 +198,9 @@ async def build(
         sessions = Sessions(
             partial(events, router), settings.server, tracing=tracing, clock=clock, whole=partial(answer, router)
         )
-        served = services(router, status, Leases(store), sessions)
+        siblings = Siblings(worker, max_receive_bytes=settings.server.max_receive_bytes)
+        stack.push_async_callback(siblings.close)
+        served = services(router, status, Leases(store), sessions, siblings)
         server = Server(settings.server, served, tracing=tracing, clock=clock, scopes=SCOPES)
         await server.start()
         stack.push_async_callback(server.close)
@@ -209,7 +216,7 @@ async def build(
                 clock=clock,
                 now=time.time,
             )
-            http = Listener(settings.http, edge)
+            http = Listener(settings.http, edge, reuse_port=not worker.alone)
             await http.start()
             server.ends_with(http)
         await server.health.set_ready(True)

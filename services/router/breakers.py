@@ -54,8 +54,11 @@ class Breakers:
         name: str = "",
         draw: Callable[[], float] = random.random,
         listeners: Sequence[Listener] = (),
+        least: int = 1,
     ) -> None:
+        """`least`: so many routers there are, seen or not."""
         self._settings = settings
+        self._least = least
         self._clock = clock
         self._name = name or uuid.uuid4().hex
         self._hints = Hints(store, self._name) if store is not None else None
@@ -72,7 +75,7 @@ class Breakers:
         self._closed = False
         self.waiting = 0
         """Requests that wait for a change."""
-        self.routers = 1
+        self.routers = least
         """Routers last seen, this one included."""
 
     def snapshot(self, kind: str = "") -> Mapping[str, Standing]:
@@ -182,9 +185,10 @@ class Breakers:
             return False
         try:
             await self._tell_all(self._hints)
-            self.routers, hints = await self._hints.look()
+            seen, hints = await self._hints.look()
         except StoreUnavailable:
             return False
+        self.routers = max(self._least, seen)
         self._hear(hints)
         return True
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from spillway.deadline import Deadline
 from spillway.errors import DeadlineExceeded, TargetBusy
+from spillway.worker import ALONE, Worker
 
 from .replicas import Occupancy
 from .target import Target
@@ -37,14 +38,16 @@ class Crowd:
 class Loads:
     """Counts attempts, hears what engines say, and hands out places. All on the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: Worker = ALONE) -> None:
+        """Of the places at a target `worker` has its share, one at least."""
+        self._worker = worker
         self._crowds: dict[str, Crowd] = {}
         self._bounds: dict[str, int | None] = {}
         self._occupied: dict[str, Occupancy] = {}
 
     def adopt(self, targets: Iterable[Target]) -> None:
         """From now on these are the targets; those that are gone are forgotten when their last attempt has ended."""
-        self._bounds = {target.name: target.concurrency for target in targets}
+        self._bounds = {target.name: self._bound(target) for target in targets}
         for name in list(self._crowds):
             if name not in self._bounds:
                 self._crowds[name].told = None
@@ -60,7 +63,7 @@ class Loads:
         Where none is free: raises TargetBusy if a target that comes later in `plan` has one, else waits for its turn.
         Raises DeadlineExceeded where that does not come in time.
         """
-        name, bound = target.name, target.concurrency
+        name, bound = target.name, self._bound(target)
         crowd = self._crowds.get(name)
         if crowd is None:
             crowd = self._crowds[name] = Crowd()
@@ -110,8 +113,11 @@ class Loads:
         self._changed(name, crowd)
 
     def _has_room(self, target: Target) -> bool:
-        crowd = self._crowds.get(target.name)
-        return crowd is None or target.concurrency is None or crowd.running < target.concurrency
+        crowd, bound = self._crowds.get(target.name), self._bound(target)
+        return crowd is None or bound is None or crowd.running < bound
+
+    def _bound(self, target: Target) -> int | None:
+        return None if target.concurrency is None else max(1, self._worker.share(target.concurrency))
 
     def _changed(self, name: str, crowd: Crowd) -> None:
         if crowd.told is None and not crowd.in_flight:

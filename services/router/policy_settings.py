@@ -65,7 +65,9 @@ class TargetSettings(Section):
     quantization_bits: int | None = Field(None, ge=1, le=32)
     tier: TierName | None = Field(None, description="default: local small, cloud large")
     price: PriceSettings | None = None
-    concurrency: int | None = Field(None, gt=0, description="attempts at it at once, by this router; absent: no bound")
+    concurrency: int | None = Field(
+        None, gt=0, description="attempts at it at once, by this router, one for each worker at least; absent: no bound"
+    )
     first_token_floor_s: float = Field(1.0, gt=0, description="least time it is given for its first token")
 
 

@@ -20,6 +20,7 @@ from .admin_servicer import ADMIN_SERVICE, AdminServicer
 from .leases import Leases
 from .reading import tell_models, tell_plan
 from .router import Router
+from .siblings import Siblings
 from .status import Status
 
 
@@ -124,8 +125,8 @@ async def events(router: Router, request: Request, call: Call, bypass: Bypass) -
             yield event
 
 
-def services(router: Router, status: Status, leases: Leases, sessions: Sessions) -> list[Service]:
-    """What a server needs to serve `router` and tell its `status`, and what `leases` there are."""
+def services(router: Router, status: Status, leases: Leases, sessions: Sessions, siblings: Siblings) -> list[Service]:
+    """What a server needs to serve `router` and tell its `status`, with its `siblings`, and what `leases` there are."""
     servicer = RouterServicer(router, sessions)
     return [
         Service(
@@ -136,6 +137,8 @@ def services(router: Router, status: Status, leases: Leases, sessions: Sessions)
         ),
         Service("spillway.v1.RouterService", servicer, router_pb2_grpc.add_RouterServiceServicer_to_server),
         Service(
-            ADMIN_SERVICE, AdminServicer(status, leases), router_admin_pb2_grpc.add_RouterAdminServiceServicer_to_server
+            ADMIN_SERVICE,
+            AdminServicer(status, leases, siblings),
+            router_admin_pb2_grpc.add_RouterAdminServiceServicer_to_server,
         ),
     ]

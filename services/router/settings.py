@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from spillway.settings import Section, ServerSettings, ServiceSettings, TelemetrySettings
+from spillway.settings import ScaledSettings, Section, ServerSettings, Share, TelemetrySettings
+from spillway.worker import Worker
 
 from .admission_settings import AdmissionSettings, IdempotencySettings
 from .breaker_settings import BreakersSettings, RetryBudgetSettings
@@ -67,7 +69,7 @@ class RouterTelemetrySettings(TelemetrySettings):
     )
 
 
-class RouterSettings(ServiceSettings, PolicyDocument):
+class RouterSettings(ScaledSettings, PolicyDocument):
     """Section `router` of the configuration. The policy is stated here, or in a file of its own."""
 
     server: ServerSettings = ServerSettings(listen="127.0.0.1:7070")
@@ -93,3 +95,15 @@ class RouterSettings(ServiceSettings, PolicyDocument):
         if self.policy_file is not None and stated:
             raise ValueError(f"policy_file: the policy is stated there, so remove {', '.join(stated)} from here")
         return self
+
+    def of(self, worker: Worker, shared: Share) -> Self:
+        found = super().of(worker, shared)
+        told = {"admission": self.admission.of(worker), "idempotency": self.idempotency.of(worker)}
+        if self.http.listen is not None:
+            told["http"] = self.http.model_copy(update={"listen": shared("http.listen", self.http.listen)})
+        if self.telemetry.metrics_listen is not None:  # the supervisor adds up what it reads there
+            told["telemetry"] = found.telemetry.model_copy(update={"metrics_listen": "127.0.0.1:0"})
+        return found.model_copy(update=told)
+
+    def apart(self) -> tuple[str, ...]:
+        return () if self.store.url else ("breakers", "budgets of tenants", "retry budget", "probes")

@@ -51,7 +51,8 @@ async def connect(
     `key` goes with every call. `tracing` records the client's spans; without it the caller's own trace still passes on.
     """
     tracing = tracing or Tracing("client")
-    client = Client(partial(Remote, address, tracing=tracing, key=key, max_receive_bytes=max_receive_bytes), tracing)
+    reach = partial(Remote, address, tracing=tracing, key=key, max_receive_bytes=max_receive_bytes, spread=True)
+    client = Client(reach, tracing)
     try:
         yield client
     finally:

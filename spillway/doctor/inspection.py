@@ -59,6 +59,13 @@ class Sources:
         return cls(Path("/"), run, installed, cores, platform.machine(), disk, ids)
 
 
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many cores' worth of time this process may use, whole ones and at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = _cpu_limit(root)
+    return max(1, cores if limit is None else min(cores, int(limit)))
+
+
 def run(command: Sequence[str]) -> Ran:
     """Run a command that answers soon."""
     try:

@@ -17,6 +17,8 @@ ROUTE_REASON: Final = "x-spillway-route-reason"
 ALIVE: Final = (("x-spillway-alive", "1"),)
 """What a target sends with its first token where it has nothing else to tell: headers that say nothing come with a
 refusal too."""
+WORKER: Final = "x-spillway-worker"
+"""RUN/NUMBER/COUNT of the process that a connection leads to, where several share a port: with health checks alone."""
 
 MAX_HOPS: Final = 4
 """Services a request may pass before it is taken for a loop."""

@@ -17,6 +17,7 @@ from spillway.errors import Cancelled, DeadlineExceeded, SpillwayError, TargetDo
 from spillway.rpc import metadata
 from spillway.rpc.call import ANONYMOUS, Call
 from spillway.rpc.options import channel_options
+from spillway.rpc.spread import Spread
 from spillway.rpc.status import from_rpc_error
 from spillway.telemetry.tracing import Tracing, fail, inject
 
@@ -35,13 +36,30 @@ class Remote:
         key: str | None = None,
         max_receive_bytes: int = 16 * 2**20,
         name: str = "",
+        spread: bool = False,
     ) -> None:
+        """`spread`: where several workers listen it has a connection to each, and calls are spread over them."""
         self.address = address
-        self.channel = grpc.aio.insecure_channel(
-            address, options=channel_options(max_receive_bytes=max_receive_bytes, name=name)
-        )
+
+        def connect(name: str) -> grpc.aio.Channel:
+            return grpc.aio.insecure_channel(
+                address, options=channel_options(max_receive_bytes=max_receive_bytes, name=name)
+            )
+
+        self._spread = Spread(lambda number: connect(f"{name or address} {number}")) if spread else None
+        self.channel = self._spread or connect(name)
         self._tracing = tracing
         self._key = key
+
+    @property
+    def breadth(self) -> int:
+        """Connections that calls are spread over."""
+        return 1 if self._spread is None else self._spread.breadth
+
+    @property
+    def revision(self) -> int:
+        """Grows whenever the connections are others than before: what goes on for long had better move."""
+        return 0 if self._spread is None else self._spread.revision
 
     async def unary(
         self,

@@ -59,15 +59,17 @@ class Server:
     ) -> None:
         self._settings = settings
         self._boundary = Boundary(settings, tracing=tracing, clock=clock, scopes=scopes)
+        self._shared = not settings.worker.alone
         self._server = grpc.aio.server(
-            interceptors=[self._boundary], options=server_options(max_receive_bytes=settings.max_receive_bytes)
+            interceptors=[self._boundary],
+            options=server_options(max_receive_bytes=settings.max_receive_bytes, reuse_port=self._shared),
         )
         self._admin: grpc.aio.Server | None = None
         self._beside = [service.beside for service in services if service.beside is not None]
         for service in services:
             service.add(service.servicer, self._server)
         names = [service.name for service in services]
-        self.health = Health(names)
+        self.health = Health(names, settings.worker)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._server)
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
         self.port = self.admin_port = 0
@@ -118,10 +120,13 @@ class Server:
         if self._settings.keys_file is not None:
             self._boundary.keys = await asyncio.to_thread(KeyRing.read, self._settings.keys_file)
         self.port = _listen(self._server, self._settings.listen)
+        if own := self._settings.worker.socket:
+            _listen(self._server, own)
         await self.health.start()
         await self._server.start()
         if self._settings.admin_listen:
-            self._admin = grpc.aio.server()
+            largest = self._settings.max_receive_bytes
+            self._admin = grpc.aio.server(options=server_options(max_receive_bytes=largest, reuse_port=self._shared))
             channelz.add_channelz_servicer(self._admin)
             self.admin_port = _listen(self._admin, self._settings.admin_listen)
             await self._admin.start()

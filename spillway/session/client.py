@@ -1,7 +1,8 @@
-"""The client's side of sessions: generations of one peer share an rpc, opened when the first needs it."""
+"""The client's side of sessions: generations of one peer share rpcs, opened as they are needed."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -33,7 +34,7 @@ MAX_GENERATIONS: Final = 4096
 
 
 class Session:
-    """Generations at `remote` over one rpc. One that breaks fails its generations; the next opens another.
+    """Generations at `remote` over one rpc for each connection. One that breaks fails its generations alone.
 
     A lost connection is gRPC's to find again. While sessions break on one that stands, the next is opened after a
     backoff. `window` is how many events of one generation may wait to be read; `chance` draws from 0 to 1.
@@ -57,7 +58,7 @@ class Session:
             request_serializer=v1.SessionRequest.SerializeToString,
             response_deserializer=v1.RawSessionResponse.FromString,
         )
-        self._link: Link | None = None
+        self._links: list[Link] = []
 
     def takes(self, request: v1.StreamGenerateRequest | v1.GenerateRequest) -> bool:
         """Whether `request` is to go in the session now; else in a call of its own.
@@ -66,9 +67,11 @@ class Session:
         """
         if request.ByteSize() > MAX_START_BYTES:
             return False
-        if self._link is None or self._link.closed:
-            return self._backoff.over(self._clock())
-        return not self._link.draining and self._link.running < MAX_GENERATIONS
+        here = self._here()
+        if not here:
+            draining = any(link.draining for link in self._links)
+            return not draining and self._backoff.over(self._clock())
+        return any(link.running < MAX_GENERATIONS for link in here)
 
     @asynccontextmanager
     async def stream(
@@ -114,10 +117,25 @@ class Session:
                 generation.leave()
 
     def _begin(self, start: v1.SessionStart, call: Call, bypass: Bypass | None = None) -> Generation:
-        if self._link is None or self._link.closed:
+        return self._least_busy().start(start, call, self._remote.address, self._window, bypass)
+
+    def _here(self) -> list[Link]:
+        """The links that take generations: those of connections that calls go to now."""
+        self._links = [link for link in self._links if not link.closed]
+        return [link for link in self._links if link.revision == self._remote.revision and not link.draining]
+
+    def _least_busy(self) -> Link:
+        """The link for the next generation; each connection has one, once that is needed."""
+        here = self._here()
+        for link in self._links:
+            if link.revision != self._remote.revision and not link.running:
+                link.end()
+        if not here or (len(here) < self._remote.breadth and all(link.running for link in here)):
             broke = partial(self._broke, self._clock())
-            self._link = Link(self._method(metadata=self._remote.key_headers()), broke)
-        return self._link.start(start, call, self._remote.address, self._window, bypass)
+            rpc = self._method(metadata=self._remote.key_headers())
+            self._links.append(Link(rpc, broke, self._remote.revision))
+            return self._links[-1]
+        return min(here, key=lambda link: link.running)
 
     def _start(
         self,
@@ -155,9 +173,8 @@ class Session:
 
     async def close(self, grace_s: float | None = None) -> None:
         """End the session, once its generations have ended or `grace_s` seconds have passed; None: at once."""
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close(grace_s)
+        links, self._links = self._links, []
+        await asyncio.gather(*(link.close(grace_s) for link in links))
 
     def __repr__(self) -> str:
-        return f"<Session {self._remote.address} {self._link!r}>"
+        return f"<Session {self._remote.address} {self._links!r}>"

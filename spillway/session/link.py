@@ -33,8 +33,10 @@ class SessionRefused(TargetDraining):
 class Link:
     """One rpc and the generations that are under way in it."""
 
-    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any], broke: Callable[[], None]) -> None:
+    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any], broke: Callable[[], None], revision: int) -> None:
+        """`broke` is told if it breaks; `revision` is that of the connections it was opened under."""
         self._rpc = rpc
+        self.revision = revision
         self._broke = broke
         self._generations: dict[int, Generation] = {}
         self._last = 0
@@ -122,6 +124,10 @@ class Link:
             self._writing.cancel()
             for generation in self._generations.values():
                 generation.fail(error())  # each its own: who catches it adds to it
+
+    def end(self) -> None:
+        """End the rpc now."""
+        self._rpc.cancel()
 
     async def close(self, grace_s: float | None) -> None:
         """End the rpc, once its generations have ended or `grace_s` seconds have passed."""

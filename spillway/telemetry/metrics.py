@@ -15,10 +15,10 @@ from opentelemetry.sdk.metrics.export import (
     PeriodicExportingMetricReader,
 )
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
-from opentelemetry.sdk.resources import Resource
 
 from spillway.settings import TelemetrySettings
 from spillway.telemetry import histogram
+from spillway.telemetry.identity import resource
 
 log = structlog.get_logger(module=__name__)
 
@@ -74,7 +74,7 @@ class Metrics:
         if readers:
             self._provider = MeterProvider(
                 readers,
-                resource=Resource({"service.name": service}),
+                resource=resource(service, settings),
                 shutdown_on_exit=False,
                 views=[
                     View(

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
@@ -18,6 +17,7 @@ from opentelemetry.util.types import AttributeValue
 
 from spillway.settings import TelemetrySettings
 from spillway.telemetry import names
+from spillway.telemetry.identity import resource
 
 TRACEPARENT = "traceparent"
 _W3C = TraceContextTextMapPropagator()
@@ -49,7 +49,7 @@ class Tracing:
             return
         self._provider = TracerProvider(
             sampler=ParentBased(ALWAYS_ON),  # `start` draws for traces that begin here
-            resource=Resource({"service.name": service}),
+            resource=resource(service, settings),
             shutdown_on_exit=False,
         )
         self._provider.add_span_processor(

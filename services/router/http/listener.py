@@ -22,7 +22,9 @@ LAST_WORDS_S = 1.0
 class Listener:
     """Serves one application on one port. `port` is the real one after `start`."""
 
-    def __init__(self, settings: HttpSettings, application: ASGIApp) -> None:
+    def __init__(self, settings: HttpSettings, application: ASGIApp, *, reuse_port: bool = False) -> None:
+        """`reuse_port`: others listen there too."""
+        self._reuse_port = reuse_port
         host, _, port = (settings.listen or "").rpartition(":")
         self._host, self.port = host.strip("[]"), int(port)
         config = uvicorn.Config(
@@ -49,7 +51,7 @@ class Listener:
 
     async def start(self) -> None:
         """Listen. Raises OSError if the port is taken."""
-        await self._server.startup([listening(self._host, self.port)])
+        await self._server.startup([listening(self._host, self.port, reuse_port=self._reuse_port)])
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
         log.info("http.listening", address=self.address)
 
@@ -78,7 +80,7 @@ class Listener:
         return f"<Listener {self.address} {state}>"
 
 
-def listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     """Return a bound TCP socket; raises OSError naming the address.
 
     Its protocol is named, because asyncio turns Nagle's algorithm off only for sockets that say they are TCP.
@@ -87,6 +89,8 @@ def listening(host: str, port: int) -> socket.socket:
     found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         found.bind((host, port))
     except OSError as error:
         found.close()
