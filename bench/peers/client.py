@@ -34,6 +34,8 @@ async def measured(call: Call, load: Load) -> Found:
     """Put `load` on what is behind `call`."""
     seen = Seen()
     clock = time.perf_counter
+    gc.collect()
+    gc.disable()  # a pause of the client's own would be taken for a stall
     began = clock()
     until = began + load.seconds
 
@@ -46,9 +48,11 @@ async def measured(call: Call, load: Load) -> Found:
             seen.error = seen.error or str(failed)
 
     async def again_and_again() -> None:
-        while clock() < until:
+        while True:
             failed = seen.failed
             await once()
+            if clock() >= until:
+                return
             if seen.failed > failed:
                 await asyncio.sleep(0.05)  # who refuses at once is not asked without a pause
 
@@ -66,8 +70,6 @@ async def measured(call: Call, load: Load) -> Found:
     else:
         tasks = [asyncio.create_task(again_and_again()) for _ in range(load.callers)]
         longest_s = load.seconds + (AFTER_S if load.whole else 0.0)
-    gc.collect()
-    gc.disable()  # a pause of the client's own would be taken for a stall
     try:
         _, late = await asyncio.wait(tasks, timeout=longest_s)
     finally:
