@@ -11,7 +11,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from bench.peers.grpc_caller import GrpcCaller
@@ -27,7 +27,7 @@ AFTER_S = 20.0
 
 Call = Callable[[Seen], Awaitable[None]]
 Caller = SessionCaller | GrpcCaller | HttpCaller
-CALLERS = {"session": SessionCaller, "grpc": GrpcCaller, "http": HttpCaller}
+CALLERS: Mapping[str, Callable[[str], Caller]] = {"session": SessionCaller, "grpc": GrpcCaller, "http": HttpCaller}
 
 
 async def measured(call: Call, load: Load) -> Found:

@@ -202,13 +202,14 @@ class Engine:
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         """What a server needs to serve this."""
-        session = grpc.stream_stream_rpc_method_handler(self.session, request_deserializer=v1.SessionRequest.FromString)
-        inference = {
+        inference: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "Generate": grpc.unary_unary_rpc_method_handler(self.generate),
             "StreamGenerate": grpc.unary_stream_rpc_method_handler(self.stream),
-            "Session": session,
+            "Session": grpc.stream_stream_rpc_method_handler(
+                self.session, request_deserializer=v1.SessionRequest.FromString
+            ),
         }
-        export = {"Export": grpc.unary_unary_rpc_method_handler(_forget)}
+        export: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"Export": grpc.unary_unary_rpc_method_handler(_forget)}
         collectors = [grpc.method_handlers_generic_handler(name, export) for name in _COLLECTORS]
         return [grpc.method_handlers_generic_handler("spillway.v1.InferenceService", inference), *collectors]
 

@@ -54,6 +54,8 @@ _HOW = f"""
   {STARTS_PER_S} starts a second.
 - Streams without a stall: {STALL_PER_S} tokens a second each, no gap over {STALL_S * 1e3:.0f} ms, none failed or
   late, in one of two tries. "direct" is what callers and upstream carry by themselves here: no system can show more.
+- Where the load average before the run was not small beside the cores, others were computing: times and streams then
+  say little, and CPU somewhat more than on a quiet machine.
 - Memory is what the process tree holds after a first few calls, and after all of them.
 """
 
@@ -75,7 +77,7 @@ def tables(report: Report) -> Iterator[str]:
     ]
     for title, kind, cell in several:
         yield f"\n## {title}\n"
-        yield f"| system | {' | '.join(f'{callers} callers' for callers in report.callers)} |"
+        yield f"| system | {' | '.join(_callers(each) for each in report.callers)} |"
         yield "|---|" + "---|" * len(report.callers)
         for outcome in _there(report):
             cells = [_cell(report, outcome, Load(kind, callers, 0.0), cell) for callers in report.callers]
@@ -98,6 +100,10 @@ def _overview(report: Report) -> Iterator[str]:
             else (f"{outcome.memory_before / 1e6:.0f}, then {outcome.memory_after / 1e6:.0f}")
         )
         yield f"| {outcome.name} | {outcome.version} | {added} | {_streams(report, outcome)} | {memory} |"
+
+
+def _callers(count: int) -> str:
+    return f"{count} caller{'s' * (count > 1)}"
 
 
 def _there(report: Report) -> Sequence[Outcome]:

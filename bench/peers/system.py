@@ -222,7 +222,7 @@ http {{
 def _envoy(place: Place, upstreams: Upstreams, folder: Path) -> Command:
     address = free_address()
     kinds = "type.googleapis.com/envoy.extensions"
-    http2 = {"explicit_http_config": {"http2_protocol_options": {}}}
+    http2: dict[str, Any] = {"explicit_http_config": {"http2_protocol_options": {}}}
     manager = {
         "@type": f"{kinds}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "in",
