@@ -23,7 +23,7 @@ from spillway import v1
 SPREAD_S = 0.5
 """Within which paced streams begin."""
 AFTER_S = 20.0
-"""How long whole answers that are under way are waited for when the time is over."""
+"""How long answers that are under way are waited for when the time is over."""
 
 Call = Callable[[Seen], Awaitable[None]]
 Caller = SessionCaller | GrpcCaller | HttpCaller
@@ -69,7 +69,7 @@ async def measured(call: Call, load: Load) -> Found:
         longest_s = load.seconds + SPREAD_S + LATE_S
     else:
         tasks = [asyncio.create_task(again_and_again()) for _ in range(load.callers)]
-        longest_s = load.seconds + (AFTER_S if load.whole else 0.0)
+        longest_s = load.seconds + AFTER_S
     try:
         _, late = await asyncio.wait(tasks, timeout=longest_s)
     finally:

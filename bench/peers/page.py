@@ -10,6 +10,7 @@ from bench.peers.load import (
     FIRST,
     FLAT,
     FLAT_WORDS,
+    LATE_S,
     PACED,
     PACED_PER_S,
     STALL_PER_S,
@@ -47,15 +48,15 @@ _HOW = f"""
   everything on but cache and validation: policy, breakers, admission, metrics, one trace in a hundred exported,
   ledger.
 - Whole answers have one token; over a session they are generations of one token. Streams flat out have {FLAT_WORDS}
-  tokens with no pause; those under way when the time is over are cut, and their tokens count. Paced streams have
-  {PACED_PER_S} tokens a second; what a stream costs at its beginning is in the figure. A token is a chunk of its own
+  tokens with no pause. Paced streams have {PACED_PER_S} tokens a second; those that are {LATE_S:g} s late are cut, and
+  the tokens that came count. What a stream costs at its beginning is in all figures. A token is a chunk of its own
   where it comes from, and a gateway may merge what it passes on.
 - The overview's time to first token is the caller's, less that of the same callers without a gateway, at
   {STARTS_PER_S} starts a second.
 - Streams without a stall: {STALL_PER_S} tokens a second each, no gap over {STALL_S * 1e3:.0f} ms, none failed or
   late, in one of two tries. "direct" is what callers and upstream carry by themselves here: no system can show more.
 - Where the load average before the run was not small beside the cores, others were computing: times and streams then
-  say little, and CPU somewhat more than on a quiet machine.
+  say little, and CPU is somewhat higher than on a quiet machine.
 - Memory is what the process tree holds after a first few calls, and after all of them.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ from typing import Final
 
 from bench.peers.environment import Missing
 from bench.peers.figures import Figures, Outcome, Report, Sample, stalled
-from bench.peers.load import CALLS, FIRST, FLAT, PACED, STALLS, Load
+from bench.peers.load import CALLS, FIRST, FLAT, PACED, STALLS, Found, Load
 from bench.peers.system import Running, System, Upstreams, running
 from bench.processes import Measured, started
 
 _UPSTREAMS: Final = ("engine", "provider")
+SETTLE_S: Final = 20.0
+IDLE_S: Final = 0.5
+IDLE_SHARE: Final = 0.1
+"""A system that uses less of a core for so long has nothing to do."""
 _TRIES: Final = 2
 """Of so many streams, before they are said to stall: others use the machine too."""
 
@@ -119,7 +124,19 @@ def _rounds(found: Sequence[Running], client: Measured, plan: Plan) -> dict[tupl
 def _sample(each: Running, client: Measured, load: Load) -> Sample:
     before = each.tree.cpu_s() if each.tree else None
     found = each.ask(client, load)
-    return Sample(found, each.tree.cpu_s() - before if each.tree and before is not None else None)
+    sample = Sample(found, each.tree.cpu_s() - before if each.tree and before is not None else None)
+    _settle(each, found)
+    return sample
+
+
+def _settle(each: Running, found: Found) -> None:
+    """Wait for what still works on answers that nobody waits for any more: it is not the next one's load."""
+    until = time.monotonic() + SETTLE_S
+    while each.tree and (found.cut or found.failed) and time.monotonic() < until:
+        before = each.tree.cpu_s()
+        time.sleep(IDLE_S)
+        if each.tree.cpu_s() - before < IDLE_SHARE * IDLE_S:
+            return
 
 
 def _streams(found: Sequence[Running], client: Measured, plan: Plan) -> dict[str, int]:
@@ -130,7 +147,7 @@ def _streams(found: Sequence[Running], client: Measured, plan: Plan) -> dict[str
         load = Load(STALLS, count, plan.stall_seconds)
         print(f"stalls: {count} streams through {', '.join(each.system.name for each in still) or 'none'}", flush=True)
         for each in list(still):
-            if all(stalled(each.ask(client, load), load) for _ in range(_TRIES)):
+            if all(stalled(_sample(each, client, load).found, load) for _ in range(_TRIES)):
                 still.remove(each)
             else:
                 most[each.system.name] = count
