@@ -55,8 +55,11 @@ def draw(report: dict[str, Any], out: Path) -> None:
             value = values[name]
             axis.barh(place, value, color=OURS if name.startswith("Spillway") else PEERS)
             told = f"{value:,.0f}" if value >= 100 or not logarithmic else f"{value:.1f}"
+            if not value:
+                told = f"fewer than {report['stream_counts'][0]}"
             axis.annotate(f" {told}", (max(value, axis.get_xlim()[0]), place), va="center", fontsize=9)
         axis.set_title(title, fontsize=10)
+        axis.set_xlabel("logarithmic" if logarithmic else "", fontsize=8)
         axis.set_yticks(range(len(names)), names)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=9)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import grpc
 
-from bench.peers.pace import WORD, Answer, Pace, Paces
+from bench.peers.pace import WORDS, Answer, Pace, Paces, text
 from spillway import load, v1
 from spillway.rpc import metadata
 from spillway.rpc.options import server_options
@@ -34,7 +34,7 @@ def events(words: int) -> tuple[bytes, ...]:
     choice = v1.ChoiceFinish(reason=v1.FINISH_REASON_STOP)
     found = [
         v1.GenerationEvent(started=v1.Started(model=MODEL, target=MODEL, prompt_tokens=5)),
-        *(v1.GenerationEvent(delta=v1.Delta(text=WORD, tokens=1)) for _ in range(words)),
+        *(v1.GenerationEvent(delta=v1.Delta(text=WORDS[index % 2], tokens=1)) for index in range(words)),
         v1.GenerationEvent(finished=v1.Finished(choices=[choice])),
         v1.GenerationEvent(usage=v1.Usage(prompt_tokens=5, completion_tokens=words)),
     ]
@@ -54,7 +54,7 @@ def responses(words: int) -> tuple[bytes, ...]:
 def whole(words: int) -> bytes:
     """The same as the answer of Generate."""
     choice = v1.Choice(
-        content=v1.Delta(text=WORD * words, tokens=words), finish=v1.ChoiceFinish(reason=v1.FINISH_REASON_STOP)
+        content=v1.Delta(text=text(words), tokens=words), finish=v1.ChoiceFinish(reason=v1.FINISH_REASON_STOP)
     )
     return v1.GenerateResponse(
         started=v1.Started(model=MODEL, target=MODEL, prompt_tokens=5),
@@ -115,8 +115,8 @@ class Generation(Turns):
     """An answer in a session: says what is due as far as there is credit."""
 
     def __init__(self, start: v1.SessionStart, outbox: Outbox, paces: Paces) -> None:
-        text = start.request.spec.chat.messages[-1].parts[0].text
-        answer = Answer.asked(text.encode())
+        prompt = start.request.spec.chat.messages[-1].parts[0].text
+        answer = Answer.asked(prompt.encode())
         self._number, self._outbox = start.id, outbox
         self._events = events(answer.words)
         self._sent = 0

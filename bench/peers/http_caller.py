@@ -12,9 +12,9 @@ import time
 from typing import Final
 
 from bench.peers.load import Failed, Reading, Seen
-from bench.peers.pace import WORD, Answer
+from bench.peers.pace import WORDS, Answer
 
-_WORD: Final = WORD.strip().encode()
+_WORD: Final = WORDS[0].strip().encode()
 _EVENT: Final = b"data: {"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _END: Final = b"0\r\n\r\n"

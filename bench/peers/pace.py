@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 _ASKED: Final = re.compile(rb"(\d+) words each (\d+) ms")
-WORD: Final = " word"
-"""A token."""
+WORDS: Final = (" word", " words")
+"""Tokens, by turns: LiteLLM ends a stream that says the same a hundred times over."""
+
+
+def text(words: int) -> str:
+    """The whole of an answer of so many tokens."""
+    return "".join(WORDS) * (words // 2) + WORDS[0] * (words % 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ def _cell(report: Report, outcome: Outcome, load: Load, cell: Cell) -> str:
     found = outcome.figures[load.name]
     direct = report.direct(outcome)
     beside = direct.figures[load.name] if direct is not None and direct is not outcome else None
-    told = cell(outcome, found, beside)
+    told = cell(outcome, found, beside) if found.tokens_per_s else "**nothing came in time**"
     return f"{told} **{found.failed} failed**: {_short(found.error)}" if found.failed else told
 
 

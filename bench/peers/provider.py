@@ -11,7 +11,7 @@ import re
 from functools import cache
 from typing import Any, Final
 
-from bench.peers.pace import WORD, Answer, Paces
+from bench.peers.pace import WORDS, Answer, Paces, text
 
 MODEL: Final = "simulated"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -34,7 +34,7 @@ def _json(status: str, value: Any) -> bytes:
 @cache
 def whole(words: int) -> bytes:
     """An answer of `words` tokens, as one response."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": WORD * words}, "finish_reason": "stop"}
+    choice = {"index": 0, "message": {"role": "assistant", "content": text(words)}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 5, "completion_tokens": words, "total_tokens": 5 + words}
     return _json("200 OK", {**_COMMON, "object": "chat.completion", "choices": [choice], "usage": usage})
 
@@ -50,8 +50,8 @@ def _chunk(delta: dict[str, str], finish: str | None) -> bytes:
     return _event(json.dumps(chunk, separators=(",", ":")).encode())
 
 
-FIRST: Final = _chunk({"role": "assistant", "content": WORD}, None)
-NEXT: Final = _chunk({"content": WORD}, None)
+FIRST: Final = _chunk({"role": "assistant", "content": WORDS[0]}, None)
+NEXT: Final = tuple(_chunk({"content": word}, None) for word in WORDS)
 LAST: Final = _chunk({}, "stop") + _event(b"[DONE]") + b"0\r\n\r\n"
 NOT_FOUND: Final = _json("404 Not Found", {"error": {"message": "not found"}})
 HELLO: Final = _json("200 OK", {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "nobody"}]})
@@ -114,7 +114,8 @@ class Connection(asyncio.Protocol):
         """Say a token of a paced answer."""
         assert self._transport is not None
         self._left -= 1
-        self._transport.write(NEXT if self._left else NEXT + LAST)
+        said = NEXT[self._left % 2]
+        self._transport.write(said if self._left else said + LAST)
         return self._left > 0
 
     def _flow(self) -> None:
@@ -123,8 +124,10 @@ class Connection(asyncio.Protocol):
             count = min(self._left, _FLAT_PIECES)
             first = self._left == self._answer.words
             self._left -= count
-            text = FIRST + NEXT * (count - 1) if first else NEXT * count
-            self._transport.write(text if self._left else text + LAST)
+            said = (NEXT[0] + NEXT[1]) * (count // 2) + NEXT[0] * (count % 2)
+            if first:
+                said = FIRST + said[len(NEXT[0]) :]
+            self._transport.write(said if self._left else said + LAST)
 
     def pause_writing(self) -> None:
         self._paused = True
