@@ -4,6 +4,7 @@
 #   SPILLWAY_ENGINE=cpu    vLLM for this machine: cpu, gpu (NVIDIA), or none (the mesh without an engine of its own)
 #   MODEL=...              for demo and up: a Hugging Face id or a local folder instead of the bundled model
 #   TESTS=tests/unit       for test: only these
+#   ARGUMENTS=--quick      for bench-peers: in some minutes; --only NAME: one of the systems
 #   WORKERS=2              for test: processes; each takes whole files of tests, and starts its own engines
 
 # vLLM for CPUs exists for Linux alone; elsewhere the mesh runs with any local runtime that has an OpenAI-style API.
@@ -17,13 +18,13 @@ NODE := node_modules/.bin
 NODE_READY := node_modules/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint types proto bench chaos
+.PHONY: help demo up test lint types proto bench bench-peers chaos
 MAKEFLAGS += --no-print-directory
 # Without bytecode every process compiles what it imports: of an engine's start, in both of its processes, a quarter.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: $(READY) ## the whole mesh in a minute: watch prompts travel, then it ends
 	@$(BIN)/spillway demo
@@ -54,6 +55,9 @@ proto: $(READY) ## generate spillway/v1 from protos/
 
 bench: $(READY) ## measure the cost of a hop and the engine's throughput
 	@$(BIN)/python -m bench
+
+bench-peers: $(READY) ## the same load through Spillway, nginx, Envoy, vllm-router, smg and LiteLLM; writes docs/peers.md
+	@$(BIN)/python -m bench.peers $(ARGUMENTS)
 
 chaos: $(READY) ## kill, stall and cut the mesh's parts while it works
 	@$(BIN)/python -m pytest -m chaos

@@ -1,0 +1,1 @@
+"""Spillway beside other gateways: the same load through each, in turns."""
