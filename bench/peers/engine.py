@@ -115,8 +115,7 @@ class Generation(Turns):
     """An answer in a session: says what is due as far as there is credit."""
 
     def __init__(self, start: v1.SessionStart, outbox: Outbox, paces: Paces) -> None:
-        prompt = start.request.spec.chat.messages[-1].parts[0].text
-        answer = Answer.asked(prompt.encode())
+        answer = _asked(start.request.spec)
         self._number, self._outbox = start.id, outbox
         self._events = events(answer.words)
         self._sent = 0
@@ -188,6 +187,9 @@ class Engine:
     ) -> None:
         async for request in requests:
             for start in request.starts:
+                if start.HasField("generate"):
+                    outbox.end(start.id, b"", answer=whole(_asked(start.generate.spec).words))
+                    continue
                 generation = generations[start.id] = Generation(start, outbox, self._paces)
                 generation.ready()
             for number in request.cancels:
@@ -225,6 +227,10 @@ class Telemetry(engine_pb2_grpc.EngineTelemetryServiceServicer):
 
     def WatchLoad(self, request: v1.WatchLoadRequest, context: Any) -> AsyncIterator[v1.WatchLoadResponse]:
         return load.watch(request, _load)
+
+
+def _asked(spec: v1.GenerationSpec) -> Answer:
+    return Answer.asked(spec.chat.messages[-1].parts[0].text.encode())
 
 
 def _load() -> v1.Load:

@@ -23,7 +23,7 @@ class _Generation:
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
         self.taken = 0
-        self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[v1.RawSessionEnded] = asyncio.get_running_loop().create_future()
 
 
 class SessionCaller:
@@ -51,37 +51,40 @@ class SessionCaller:
         self._last = number = self._last + 1
         generation = self._generations[number] = _Generation(Reading(seen, time.perf_counter()))
         start = self._frame.starts.add(id=number, deadline_ms=DEADLINE_MS, credit=WINDOW)
-        start.request.spec.CopyFrom(request)
+        (start.generate if whole else start.request).spec.CopyFrom(request)
         self._wanted.set()
         try:
-            status = await generation.ended
+            ended = await generation.ended
         finally:
             del self._generations[number]
             if not generation.ended.done() or generation.ended.cancelled():
                 self._frame.cancels.append(number)
                 self._wanted.set()
-        if status or generation.reading.tokens != answer.words:
-            raise Failed(f"{generation.reading.tokens} tokens of {answer.words}, status {status[:80]!r}")
+        if whole:
+            told = v1.GenerateResponse.FromString(ended.answer)
+            generation.reading.take(told.usage.completion_tokens, 1, time.perf_counter())
+        if ended.status or generation.reading.tokens != answer.words:
+            raise Failed(f"{generation.reading.tokens} tokens of {answer.words}, status {ended.status[:80]!r}")
 
     async def _read(self) -> None:
         try:
             async for frame in self._rpc:
                 now = time.perf_counter()
-                for told in frame.events:
-                    generation = self._generations.get(told.id)
+                for number, tokens in zip(frame.ids[:], frame.tokens[:], strict=True):
+                    generation = self._generations.get(number)
                     if generation is None:
                         continue
-                    if told.tokens:
-                        generation.reading.take(told.tokens, 1, now)
-                    elif told.HasField("ended"):
-                        if not generation.ended.done():
-                            generation.ended.set_result(told.ended.status)
-                        continue
+                    if tokens:
+                        generation.reading.take(tokens, 1, now)
                     generation.taken += 1
                     if generation.taken * 2 >= WINDOW:
-                        self._frame.credits.add(id=told.id, events=generation.taken)
+                        self._frame.credits.add(id=number, events=generation.taken)
                         generation.taken = 0
                         self._wanted.set()
+                for ended in frame.ended:
+                    generation = self._generations.get(ended.id)
+                    if generation is not None and not generation.ended.done():
+                        generation.ended.set_result(ended)
         except grpc.aio.AioRpcError as broken:
             self._broken = f"the session broke: {broken.code().name} {broken.details()}"
         finally:
