@@ -95,7 +95,11 @@ def run(systems: Sequence[System], plan: Plan) -> Report:
         if system.name in missing
     }
     return Report(
-        [*surroundings(), f"load average {load_before:.1f} before and {os.getloadavg()[0]:.1f} at the end"],
+        [
+            *surroundings(),
+            f"load average {load_before:.1f} before and {os.getloadavg()[0]:.1f} at the end",
+            f"{plan.rounds} round{'s' * (plan.rounds > 1)}",
+        ],
         list(plan.callers),
         list(plan.stream_counts),
         [{**outcomes, **gone}[system.name] for system in systems],
