@@ -10,6 +10,7 @@ import signal
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from spillway.errors import SpillwayError
 from spillway.generation import Folder
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
+from spillway.session.client import Session
 from spillway.settings import StoreSettings
 from spillway.store.redis import DRIVER
 from spillway.telemetry.tracing import Tracing
@@ -78,6 +80,8 @@ class Site:
     stack: AsyncExitStack
     runs: int = 0
     running: dict[str, tuple[Remote, asyncio.subprocess.Process]] = field(default_factory=dict)
+    sessions: dict[Remote, Session] = field(default_factory=dict)
+    """Half of the requests go in them."""
     begun: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     told: dict[str, v1.Usage] = field(default_factory=dict)
@@ -97,6 +101,8 @@ class Site:
         )
         remote = Remote(address, tracing=Tracing("caller"), name=name)
         self.stack.push_async_callback(remote.close)
+        self.sessions[remote] = Session(remote)
+        self.stack.push_async_callback(self.sessions[remote].close)
         self.running[name] = remote, process
         return name
 
@@ -130,12 +136,16 @@ class Site:
     async def _once(self, remote: Remote, asked: Asked) -> v1.GenerateResponse:
         stub = inference_pb2_grpc.InferenceServiceStub(remote.channel)
         call = Call("caller", Deadline.after(30))
+        session = self.sessions[remote] if self.rng.random() < 0.5 else None
         if self.rng.random() < 0.5:
             request = v1.GenerateRequest(spec=asked.spec, policy=asked.policy)
-            return await remote.unary(stub.Generate, request, call, span_name="test")
+            whole: Any = session.generate if session is not None else partial(remote.unary, stub.Generate)
+            answer: v1.GenerateResponse = await whole(request, call, span_name="test")
+            return answer
         folder = Folder()
         streamed = v1.StreamGenerateRequest(spec=asked.spec, policy=asked.policy)
-        async with remote.stream(stub.StreamGenerate, streamed, call, span_name="test") as rpc:
+        ask: Any = session.stream if session is not None else partial(remote.stream, stub.StreamGenerate)
+        async with ask(streamed, call, span_name="test") as rpc:
             async for response in rpc:
                 folder.add(response.event)
         return folder.whole()

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import signal
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from spillway.deadline import Deadline
 from spillway.generation import Folder
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
+from spillway.session.client import Session
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.server import LOOPBACK
 from spillway.v1 import inference_pb2_grpc
@@ -66,6 +68,8 @@ async def test_live_streams_survive_the_death_of_their_engine_byte_for_byte(tmp_
         routed, alone = (Remote(address, tracing=tracing) for address in (app.server.address, other))
         for remote in (routed, alone):
             stack.push_async_callback(remote.close)
+        session = Session(routed)
+        stack.push_async_callback(session.close)
         stubs: list[Any] = [inference_pb2_grpc.InferenceServiceStub(remote.channel) for remote in (routed, alone)]
 
         async def uninterrupted(number: int) -> str:
@@ -79,7 +83,8 @@ async def test_live_streams_survive_the_death_of_their_engine_byte_for_byte(tmp_
         async def streamed(number: int) -> tuple[str, list[v1.RouteChanged]]:
             folder, changes, tokens, target = Folder(), [], 0, ""
             request = v1.StreamGenerateRequest(spec=spec(number))
-            async with routed.stream(stubs[0].StreamGenerate, request, call(), span_name="t") as answers:
+            ways: Any = (session.stream, partial(routed.stream, stubs[0].StreamGenerate))
+            async with ways[number % 2](request, call(), span_name="t") as answers:
                 async for answer in answers:
                     event = answer.event
                     folder.add(event)
