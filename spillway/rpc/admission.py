@@ -28,12 +28,12 @@ def admit(call: Call, headers: Mapping[str, str], keys: KeyRing | None, scope: s
         raise _too_far()
     left = headers.get(metadata.ATTEMPTS_LEFT)
     if left is not None and (not left.isdecimal() or len(left) > 4 or not int(left)):
-        raise RequestInvalid(f"{metadata.ATTEMPTS_LEFT}: not a number from 1 to 9999")
+        raise _no_attempts()
     attempts_left = None if left is None else int(left)
     wait_ms = headers.get(metadata.FIRST_TOKEN_MS)
     if wait_ms is not None:
         if not wait_ms.isdecimal() or len(wait_ms) > 9:
-            raise RequestInvalid(f"{metadata.FIRST_TOKEN_MS}: not a number from 0 to 999999999")
+            raise RequestInvalid(f"{metadata.FIRST_TOKEN_MS}: not a number from 0 to {metadata.MAX_FIRST_TOKEN_MS}")
         call = call.heard_within(int(wait_ms) / 1000)
     return replace(call, caller=_caller(headers, keys, scope), hop=int(hop), attempts_left=attempts_left)
 
@@ -41,7 +41,7 @@ def admit(call: Call, headers: Mapping[str, str], keys: KeyRing | None, scope: s
 def admit_start(call: Call, start: v1.SessionStart, caller: Caller) -> Call:
     """Return `call`, a generation of a session that `caller` opened, as somebody's.
 
-    Raises RequestInvalid after too many hops.
+    Raises RequestInvalid after too many hops, or for attempts left that are none.
     """
     if start.hop > metadata.MAX_HOPS:
         raise _too_far()
@@ -50,6 +50,8 @@ def admit_start(call: Call, start: v1.SessionStart, caller: Caller) -> Call:
     if start.tenant and (not caller.key_name or ROUTE in caller.scopes):
         caller = Caller(start.tenant, caller.key_name, caller.scopes)
     left = start.attempts_left if start.HasField("attempts_left") else None
+    if left is not None and not 1 <= left <= 9999:
+        raise _no_attempts()
     return replace(call, caller=caller, hop=start.hop, attempts_left=left)
 
 
@@ -61,6 +63,10 @@ def _caller(headers: Mapping[str, str], keys: KeyRing | None, scope: str) -> Cal
     if told and ROUTE in caller.scopes:  # a router speaks for its tenants; no one else may
         return Caller(told, caller.key_name, caller.scopes)
     return caller
+
+
+def _no_attempts() -> RequestInvalid:
+    return RequestInvalid(f"{metadata.ATTEMPTS_LEFT}: not a number from 1 to 9999")
 
 
 def _too_far() -> RequestInvalid:

@@ -11,6 +11,8 @@ HOP: Final = "x-spillway-hop"
 ATTEMPTS_LEFT: Final = "x-spillway-attempts-left"
 FIRST_TOKEN_MS: Final = "x-spillway-first-token-ms"
 """How long the router that calls waits for a first token, where that is not the deadline."""
+MAX_FIRST_TOKEN_MS: Final = 999_999_999
+"""Eleven days; of a longer time so much is told."""
 TARGET: Final = "x-spillway-target"
 MODEL: Final = "x-spillway-model"
 ROUTE_REASON: Final = "x-spillway-route-reason"

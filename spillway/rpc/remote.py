@@ -140,7 +140,8 @@ class Remote:
         if call.attempts_left is not None:
             headers[metadata.ATTEMPTS_LEFT] = str(call.attempts_left)
         if call.first_token is not None:
-            headers[metadata.FIRST_TOKEN_MS] = str(round(call.first_token.left() * 1000))
+            wait_ms = min(round(call.first_token.left() * 1000), metadata.MAX_FIRST_TOKEN_MS)
+            headers[metadata.FIRST_TOKEN_MS] = str(wait_ms)
         return (*headers.items(), *self.key_headers())
 
     def _understood(

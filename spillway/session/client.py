@@ -16,6 +16,7 @@ from opentelemetry.util.types import AttributeValue
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.errors import DeadlineExceeded
+from spillway.rpc import metadata
 from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import ANONYMOUS, Call
 from spillway.rpc.methods import SESSION
@@ -31,6 +32,8 @@ MAX_START_BYTES: Final = 2**18
 """Longer requests go in a call of their own: one that is too large for the other side fails alone."""
 MAX_GENERATIONS: Final = 4096
 """Of one session at once."""
+MAX_DEADLINE_MS: Final = 2**32 - 1
+"""Forty-nine days; of a later deadline so much is told."""
 
 
 class Session:
@@ -151,7 +154,7 @@ class Session:
         start = v1.SessionStart(
             request=request,
             generate=generate,
-            deadline_ms=max(1, round(call.deadline.left() * 1000)),
+            deadline_ms=min(max(1, round(call.deadline.left() * 1000)), MAX_DEADLINE_MS),
             credit=self._window,
             traceparent=trace.get(TRACEPARENT, ""),
             tracestate=trace.get("tracestate", ""),
@@ -163,7 +166,7 @@ class Session:
         if call.attempts_left is not None:
             start.attempts_left = call.attempts_left
         if call.first_token is not None:
-            start.first_token_ms = round(call.first_token.left() * 1000)
+            start.first_token_ms = min(round(call.first_token.left() * 1000), metadata.MAX_FIRST_TOKEN_MS)
         return start
 
     def _broke(self, opened: float) -> None:

@@ -7,17 +7,20 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
 from spillway import v1
-from spillway.errors import DeadlineExceeded, SpillwayError, TargetDown, TargetDraining
+from spillway.errors import DeadlineExceeded, RequestInvalid, SpillwayError, TargetDown, TargetDraining
 from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call
 from spillway.rpc.remote import meant
 from spillway.rpc.status import from_rpc_error, from_status
+
+Kind = TypeVar("Kind", bound=Message)
 
 MAX_FRAME_BYTES: Final = 2**20
 
@@ -95,7 +98,7 @@ class Link:
                 return  # who reads learns why
 
     async def _read(self) -> None:
-        error: Callable[[], Exception] = partial(TargetDown, "the session was closed")
+        error: Callable[[], SpillwayError | SessionUnsupported] = partial(TargetDown, "the session was closed")
         try:
             async for frame in self._rpc:
                 generations = self._generations
@@ -108,9 +111,9 @@ class Link:
                 for ended in frame.ended:
                     if (generation := generations.get(ended.id)) is not None:
                         generation.end(ended)
-            error = partial(SessionRefused, "the session ended")  # in order: with its last generation
+            error = partial(SessionRefused, "the session ended")  # in order, with its last generation
         except grpc.aio.AioRpcError as broken:
-            error = partial(from_rpc_error, broken)
+            error = partial(_broken, broken)
             if broken.code() is grpc.StatusCode.UNIMPLEMENTED:
                 error = SessionUnsupported
             else:
@@ -183,7 +186,11 @@ class Generation:
     def end(self, told: v1.RawSessionEnded) -> None:
         """Hear that it has ended."""
         self._ended, self._answer = True, told.answer
-        status = Status.FromString(told.status)
+        try:
+            status = self._parsed(Status, told.status)
+        except TargetDown as unread:
+            self.fail(unread)
+            return
         error = from_status(status) or TargetDown(f"{self._address} ended it with status {status.code}")
         if told.not_taken:
             self._link.draining, error = True, SessionRefused(error.message)
@@ -217,9 +224,9 @@ class Generation:
                 raise self._error
             self._wanted = asyncio.get_running_loop().create_future()
             await self._wanted
-        event = self._waiting.popleft()
+        event = self._parsed(v1.GenerationEvent, self._waiting.popleft())
         self._credit()
-        return Told(v1.GenerationEvent.FromString(event))
+        return Told(event)
 
     async def whole(self) -> v1.GenerateResponse:
         """Return the answer of a generation that is told whole."""
@@ -227,7 +234,13 @@ class Generation:
             raise TargetDown(f"{self._address} was asked for a whole answer and told an event")
         if not self._answer:
             raise TargetDown(f"{self._address} ended it without an answer")
-        return v1.GenerateResponse.FromString(self._answer)
+        return self._parsed(v1.GenerateResponse, self._answer)
+
+    def _parsed(self, kind: type[Kind], told: bytes) -> Kind:
+        try:
+            return kind.FromString(told)
+        except DecodeError:
+            raise TargetDown(f"{self._address} told something that cannot be read") from None
 
     def _credit(self) -> None:
         """Another event is out of the way."""
@@ -237,6 +250,8 @@ class Generation:
             self._taken = 0
 
     def _late(self) -> None:
+        if self._error is not None:
+            return  # its end is here already, and what comes before it
         self._waiting.clear()
         self.fail(DeadlineExceeded(f"no answer from {self._address} before the deadline"))
 
@@ -246,3 +261,9 @@ class Generation:
 
     def __repr__(self) -> str:
         return f"<Generation {self._number}{' ended' * self._ended}>"
+
+
+def _broken(error: grpc.aio.AioRpcError) -> SpillwayError:
+    """What `error`, which ended a session, means to a generation in it: that was neither wrong nor late for it."""
+    told = from_rpc_error(error)
+    return TargetDown(told.message) if isinstance(told, RequestInvalid | DeadlineExceeded) else told

@@ -9,6 +9,8 @@ from contextlib import aclosing
 from functools import partial
 from typing import Final
 
+from google.protobuf.message import DecodeError, Message
+
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.errors import Cancelled, DeadlineExceeded, QueueFull, RequestInvalid, StreamInterrupted, TargetDraining
@@ -33,6 +35,10 @@ Whole = Callable[[v1.GenerateRequest, Call, Callable[[], None]], Awaitable[v1.Ge
 """What Generate answers; the last argument is called when its first token is there."""
 
 MAX_CREDIT: Final = 2**20
+RECEIVED_BYTES: Final = 16 * 2**20
+"""The longest message that clients take, where this server's own limit says no more."""
+FRAME_BYTES: Final = 256
+"""Of it at most is the frame of an event or an answer that fills it."""
 _CANCELLED: Final = to_status(Cancelled("the call was cancelled")).SerializeToString()
 
 
@@ -54,6 +60,7 @@ class Sessions:
         self._generate = generate
         self._whole = whole or self._folded
         self._stall_s = settings.write_stall_s
+        self._most = max(RECEIVED_BYTES, settings.max_receive_bytes) - FRAME_BYTES
         self._inbound = Inbound(settings, tracing=tracing, clock=clock)
         self._running: set[_Session] = set()
         self._draining = False
@@ -84,6 +91,18 @@ class Sessions:
                     alive()
                 folder.add(event)
         return folder.whole()
+
+    def bounded(self, told: Message) -> bytes:
+        """Return `told`, serialized. Raises RequestInvalid where no client could take the frame, nor the session go on.
+
+        So a client fails a call of its own whose answer is too large for it.
+        """
+        raw = told.SerializeToString()
+        if len(raw) > self._most:
+            raise RequestInvalid(
+                f"{len(raw)} bytes of answer at once are larger than the {self._most} a frame may have"
+            )
+        return raw
 
     async def stop(self, grace_s: float) -> None:
         """Take no new generations; sessions end with their last."""
@@ -116,8 +135,11 @@ class _Session:
                 for credit in request.credits:
                     if (generation := self._generations.get(credit.id)) is not None:
                         generation.give(credit.events)
-        except RequestInvalid:
+        # Whatever it is, the client is not heard any more: the session ends, and what runs in it.
+        except BaseException as error:
             self.outbox.close()
+            if isinstance(error, DecodeError):
+                raise RequestInvalid("a frame of the session cannot be read") from None
             raise
         self.drain()
 
@@ -158,13 +180,13 @@ class _Session:
                 if whole:
                     alive = partial(self.outbox.alive, start.id)
                     answer = await sessions._whole(start.generate, call, alive)
-                    generation.answer, generation.status = answer.SerializeToString(), b""
+                    generation.answer, generation.status = sessions.bounded(answer), b""
                     return
                 async with aclosing(sessions._generate(start.request, call, generation.pass_by)) as events:
                     async for event in events:
                         if not generation.credit:
                             await generation.credited(sessions._stall_s)
-                        generation.put(event.SerializeToString(), _tokens(event))
+                        generation.put(sessions.bounded(event), _tokens(event))
             generation.status = b""
         # Whatever it is, it is told as StreamGenerate tells it, and the session goes on.
         except BaseException as error:
@@ -212,7 +234,7 @@ class _Generation:
         self.status = _CANCELLED
         self.answer = b""
         self.taken = True
-        self.credit = max(1, credit)
+        self.credit = min(MAX_CREDIT, max(1, credit))
         self._more: asyncio.Future[None] | None = None
 
     def put(self, event: bytes, tokens: int) -> None:
