@@ -11,7 +11,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -92,7 +92,8 @@ def _work(
     logs.configure(read.logs, section, worker=read.server.worker.number)
 
     def ready(app: A) -> None:
-        os.write(sys.stdin.fileno(), json.dumps({"address": app.server.address, **tell(app)}).encode() + b"\n")
+        with suppress(OSError):  # a supervisor that is gone wants no word: what is here drains
+            os.write(sys.stdin.fileno(), json.dumps({"address": app.server.address, **tell(app)}).encode() + b"\n")
 
     return asyncio.run(_serve(build, read, ready))
 

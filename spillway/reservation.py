@@ -8,6 +8,9 @@ from typing import Self
 
 from spillway.settings import SettingsError
 
+LAST = 2**16 - 1
+"""The highest port; the system takes what is left of a higher one, another port."""
+
 
 class Reservation:
     """Holds ports for the block. It listens on none, so no connection comes here."""
@@ -23,7 +26,7 @@ class Reservation:
         """
         if name not in self._held:
             host, _, port = listen.rpartition(":")
-            if not port.isdecimal():
+            if not port.isdecimal() or int(port) > LAST:
                 raise SettingsError(f"{name}: {listen}: workers share a port: host:port is needed")
             self._held[name] = f"{host}:{self._bind(host.strip('[]'), int(port))}"
         return self._held[name]

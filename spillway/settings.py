@@ -27,6 +27,7 @@ from spillway.worker import ALONE, Worker
 
 PREFIX = "SPILLWAY_"
 SHARED = "shared"
+MOST_WORKERS = 256
 SECTIONS = (SHARED, "router", "local_engine", "local_engines", "cloud_proxy", "validator")
 
 
@@ -127,7 +128,7 @@ class ScaledSettings(ServiceSettings):
     """Of a service that may be several processes. See docs/scaling.md."""
 
     workers: int = Field(
-        1, gt=0, le=256, description="processes that share its ports; auto: as many as it may use cores"
+        1, gt=0, le=MOST_WORKERS, description="processes that share its ports; auto: as many as it may use cores"
     )
 
     @field_validator("workers", mode="before")
@@ -137,7 +138,7 @@ class ScaledSettings(ServiceSettings):
             return told
         from spillway.doctor.inspection import usable_cores  # a client's start need not wait for it
 
-        return usable_cores()
+        return min(MOST_WORKERS, usable_cores())
 
     def of(self, worker: Worker, shared: Share) -> Self:
         """Return these as `worker` has them; `shared` gives their ports.

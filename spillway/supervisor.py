@@ -102,7 +102,11 @@ class Supervisor(Generic[S]):
         """Keep one worker running until all are to stop."""
         failures = 0
         while not self._stop.is_set():
-            ended = await self._run_once(number, settings)
+            try:
+                ended = await self._run_once(number, settings)
+            except OSError as error:  # no memory, process or descriptor is left: there may be one soon
+                log.error("worker.not_spawned", worker=number, why=str(error))
+                ended = Ended(EXIT_START, was_ready=False, lived_s=0.0)
             if self._stop.is_set():
                 return
             if ended.code == EXIT_ASKED:
@@ -122,17 +126,21 @@ class Supervisor(Generic[S]):
                     await self._stop.wait()
 
     async def _run_once(self, number: int, settings: S) -> Ended:
-        """Start a worker and wait for its end."""
+        """Start a worker and wait for its end. Raises OSError where there can be none."""
         began, was_ready = self._clock(), False
         ours, its = socket.socketpair()
         with its:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *sys.orig_argv[1:]),
-                stdin=its.fileno(),
-                env={**leashed(dict(os.environ)), WORKER: str(number)},
-            )
+            reader, link = await asyncio.open_connection(sock=ours)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, *sys.orig_argv[1:]),
+                    stdin=its.fileno(),
+                    env={**leashed(dict(os.environ)), WORKER: str(number)},
+                )
+            except OSError:
+                link.close()
+                raise
         self._processes[number] = process
-        reader, link = await asyncio.open_connection(sock=ours)
         self._links[number] = link
         link.write(pickle.dumps(settings))
         if self._stop.is_set():

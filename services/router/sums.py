@@ -7,6 +7,7 @@ falls has begun anew, and all of it would be counted twice.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from spillway.logs import get_logger
 from spillway.supervisor import Supervisor, Told
+from spillway.telemetry.identity import resource
 
 from .settings import RouterSettings
 
@@ -30,6 +32,9 @@ log = get_logger(__name__)
 ASK_S = 2.0
 """Longest wait for a worker; of one that is late its last word counts."""
 GROWING = frozenset({"counter", "histogram", "summary"})
+WHO = "target_info"
+"""Tells of each worker which it is: of all together it is told once, without."""
+_asking = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment has no such worker
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -67,7 +72,8 @@ def added(*told: Iterable[Metric]) -> list[Metric]:
         families.setdefault(family.name, family)
         series = values.setdefault(family.name, {})
         for sample in family.samples:
-            key = sample.name, tuple(sample.labels.items())
+            # An empty label is none, to Prometheus too: a worker tells it once another series of its has a value there.
+            key = sample.name, tuple(sorted(label for label in sample.labels.items() if label[1]))
             series[key] = series.get(key, 0.0) + sample.value
     found = []
     for name, family in families.items():
@@ -85,7 +91,8 @@ async def scraped(settings: RouterSettings, supervisor: Supervisor[Any]) -> Asyn
     if listen is None:
         yield
         return
-    registry = CollectorRegistry()
+    told = resource(settings.name, settings.telemetry).attributes
+    registry = CollectorRegistry(target_info={name.replace(".", "_"): str(value) for name, value in told.items()})
     registry.register(Sums(lambda: supervisor.told))
     host, _, port = listen.rpartition(":")
     server, _ = start_http_server(int(port), host.strip("[]") or "0.0.0.0", registry)
@@ -93,13 +100,13 @@ async def scraped(settings: RouterSettings, supervisor: Supervisor[Any]) -> Asyn
     try:
         yield
     finally:
-        server.shutdown()
+        await asyncio.to_thread(server.shutdown)
         server.server_close()
 
 
 def _page(told: Told) -> str | None:
     try:
-        with urllib.request.urlopen(f"http://{told['metrics']}/metrics", timeout=ASK_S) as answer:
+        with _asking.open(f"http://{told['metrics']}/metrics", timeout=ASK_S) as answer:
             page: bytes = answer.read()
             return page.decode()
     except (OSError, HTTPException):
@@ -107,4 +114,4 @@ def _page(told: Told) -> str | None:
 
 
 def _families(page: str) -> Iterator[Metric]:
-    yield from text_string_to_metric_families(page)
+    return (family for family in text_string_to_metric_families(page) if family.name != WHO)

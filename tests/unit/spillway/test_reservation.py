@@ -50,7 +50,7 @@ async def test_a_server_alone_is_refused_a_port_that_workers_share_and_workers_o
         await alone.close()
 
 
-@pytest.mark.parametrize("listen", ["unix:/run/router.sock", "somewhere"])
+@pytest.mark.parametrize("listen", ["unix:/run/router.sock", "somewhere", "127.0.0.1:70000"])
 def test_what_is_no_port_cannot_be_shared(reservation: Reservation, listen: str) -> None:
     with pytest.raises(SettingsError, match=r"^server\.listen: .*workers share a port"):
         reservation.hold("server.listen", listen)

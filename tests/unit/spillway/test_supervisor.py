@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,8 +13,12 @@ from typing import Any
 
 import pytest
 
+from spillway import supervisor
+from spillway.settings import ScaledSettings, ServerSettings
+from spillway.supervisor import Supervisor
+
 PROGRAM = """
-import asyncio, os
+import asyncio, os, select
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from spillway import process
@@ -47,6 +52,8 @@ async def build(settings):
         os._exit(9)
     server = Server(settings.server, services(FakeEngine()), tracing=Tracing("router"))
     await server.start()
+    if settings.ends == "late":
+        await asyncio.to_thread(select.select, [0], [], [])
     await server.health.set_ready(True)
     if settings.ends == "asked" and number == 1:
         server.stop_soon(0)
@@ -172,6 +179,42 @@ def test_a_worker_that_dies_is_started_again_and_the_others_go_on(stack: ExitSta
     service.process.send_signal(signal.SIGTERM)
     code, events = service.end()
     assert (code, [event for event in events if event[0] == "server.stopped" and event[1] is None]) == (0, [])
+
+
+def test_workers_drain_that_were_about_to_be_ready_when_their_supervisor_let_them_go(
+    stack: ExitStack, config: Path
+) -> None:
+    service = started(stack, config, workers=2, ends="late")
+    service.wait_for("server.listening")
+
+    service.process.send_signal(signal.SIGTERM)
+
+    code, events = service.end()
+    assert code == 0
+    assert {("server.stopped", 0), ("server.stopped", 1)} <= set(events)
+    assert "process.not_started" not in dict(events)
+
+
+@pytest.mark.parametrize("served", [False, True])
+async def test_where_no_process_can_be_started_another_try_follows_once_the_service_was_ready(
+    monkeypatch: pytest.MonkeyPatch, served: bool
+) -> None:
+    stop, tries = asyncio.Event(), 0
+
+    async def full(*_: object, **__: object) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            stop.set()
+        raise BlockingIOError("resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", full)
+    monkeypatch.setattr(supervisor, "BACKOFF_S", (0.0,))
+    settings = ScaledSettings(server=ServerSettings(listen="127.0.0.1:0"), workers=2)
+    found = Supervisor(settings, stop)
+    found._served = served
+    await found._keep(0, settings)
+    assert (found._code, tries) == ((0, 3) if served else (3, 1))
 
 
 def test_an_operators_word_to_one_worker_ends_all(stack: ExitStack, config: Path) -> None:

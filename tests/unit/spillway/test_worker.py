@@ -38,6 +38,11 @@ def test_there_is_one_worker_unless_more_are_asked_for_and_auto_is_one_for_each_
     assert loaded(SPILLWAY_ROUTER__WORKERS="auto").workers == usable_cores() >= 1
 
 
+def test_auto_is_as_many_as_there_may_be_where_there_are_more_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spillway.doctor.inspection.usable_cores", lambda: 384)
+    assert loaded(SPILLWAY_ROUTER__WORKERS="auto").workers == 256
+
+
 @pytest.mark.parametrize("wrong", ["0", "-1", "257", "many", "1.5"])
 def test_a_number_of_workers_that_cannot_be_is_refused_with_its_path(wrong: str) -> None:
     with pytest.raises(SettingsError, match=r"^router\.workers: "):
