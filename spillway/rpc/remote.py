@@ -23,6 +23,8 @@ from spillway.telemetry.tracing import Tracing, fail, inject
 
 Response = TypeVar("Response")
 MIN_TIMEOUT_S = 0.001
+MAX_TIMEOUT_S = 30 * 86_400.0
+"""gRPC ends a call at once that has centuries, and the start of a session's generation cannot say seven weeks."""
 
 
 class Remote:
@@ -129,7 +131,7 @@ class Remote:
     def _left(self, call: Call) -> float:
         if call.deadline.passed:
             raise DeadlineExceeded(f"the deadline had passed before {self.address} was called")
-        return max(MIN_TIMEOUT_S, call.deadline.left())
+        return min(max(MIN_TIMEOUT_S, call.deadline.left()), MAX_TIMEOUT_S)
 
     def _headers(self, call: Call, span: Span) -> tuple[tuple[str, str], ...]:
         headers = {metadata.REQUEST_ID: metadata.ascii_value(call.request_id), **inject(span)}

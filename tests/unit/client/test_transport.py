@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -292,6 +293,16 @@ async def test_the_deadline_is_the_callers_in_a_session_too(rig: Make, ask: Ask)
         await until(lambda: one.engine.running == 0)
         assert (await ask(session)).text == "one two three four five"
     assert one.rpcs == {"Session": 1}
+
+
+@both_ways
+@pytest.mark.parametrize("deadline_s", [1e8, math.inf])
+async def test_no_deadline_is_too_far_away_for_a_session(rig: Make, ask: Ask, deadline_s: float) -> None:
+    one = await rig()
+    assert (await ask(one.client, deadline_s=deadline_s)).text == "one two three four five"
+    async with one.client.session() as session:
+        assert (await ask(session, deadline_s=deadline_s)).text == "one two three four five"
+    assert one.rpcs["Session"] == 1
 
 
 @both_ways
