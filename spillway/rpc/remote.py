@@ -151,8 +151,8 @@ class Remote:
         """Return what `error` means to the caller, having told the span."""
         if isinstance(error, AioRpcError):
             error = meant(from_rpc_error(error), call, self.address)
-        elif isinstance(error, asyncio.CancelledError) and rpc is not None and rpc.cancelled() and not _cancelling():
-            error = TargetDown(f"the channel to {self.address} was closed")
+        elif isinstance(error, asyncio.CancelledError) and rpc is not None and rpc.cancelled() and not cancelling():
+            error = closed(self.address)
         _tell(span, error, call)
         return error
 
@@ -236,6 +236,12 @@ def _tell(span: Span, error: BaseException, call: Call) -> None:
         fail(span, type(error).__name__)
 
 
-def _cancelling() -> bool:
+def closed(address: str) -> TargetDown:
+    """The error of a call that this side's end of its channel cut off."""
+    return TargetDown(f"the channel to {address} was closed")
+
+
+def cancelling() -> bool:
+    """Whether this task is being cancelled; else a CancelledError is that of a call."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

@@ -183,6 +183,26 @@ async def test_inside_the_block_of_a_stream_an_error_is_the_contracts_too(rig: M
         assert stream.text == "one two"
 
 
+@pytest.mark.parametrize("together", [False, True])
+async def test_inside_the_block_of_a_stream_the_end_of_its_client_is_an_error_too(rig: Make, together: bool) -> None:
+    one = await rig(FakeEngine(faults=Script(Stall(1))))
+    client = Client(one.client._dial, Tracing("client"), together=together)
+
+    async def left_with() -> Exception | None:
+        async with client.stream("Hi") as stream:
+            try:
+                async for _ in stream:
+                    pass
+            except errors.SpillwayError as error:
+                return error
+        return None
+
+    reading = asyncio.create_task(left_with())
+    await until(lambda: one.engine.running == 1)
+    await client.close()
+    assert isinstance(await reading, errors.TargetDown)
+
+
 @both_ways
 async def test_a_large_request_goes_in_a_call_of_its_own(rig: Make, ask: Ask) -> None:
     one = await rig()
