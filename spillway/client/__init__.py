@@ -1,4 +1,4 @@
-"""The client of a mesh.
+r"""The client of a mesh.
 
     import asyncio
     from spillway.client import connect

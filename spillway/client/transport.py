@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final, Self
@@ -12,7 +13,7 @@ from spillway import v1
 from spillway.errors import SpillwayError
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
-from spillway.rpc.remote import Remote, meant
+from spillway.rpc.remote import Remote, cancelling, closed, meant
 from spillway.rpc.status import from_rpc_error
 from spillway.session.client import Session
 from spillway.session.link import SessionRefused, SessionUnsupported
@@ -131,6 +132,10 @@ class Responses:
             return await anext(self._source)
         except AioRpcError as error:
             raise meant(from_rpc_error(error), self._call, self._address) from None
+        except asyncio.CancelledError:
+            if cancelling():
+                raise
+            raise closed(self._address) from None
         except (SessionUnsupported, SpillwayError) as error:
             if instead is None:
                 raise

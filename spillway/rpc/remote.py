@@ -23,6 +23,8 @@ from spillway.telemetry.tracing import Tracing, fail, inject
 
 Response = TypeVar("Response")
 MIN_TIMEOUT_S = 0.001
+MAX_TIMEOUT_S = 30 * 86_400.0
+"""gRPC ends a call at once that has centuries, and the start of a session's generation cannot say seven weeks."""
 
 
 class Remote:
@@ -129,7 +131,7 @@ class Remote:
     def _left(self, call: Call) -> float:
         if call.deadline.passed:
             raise DeadlineExceeded(f"the deadline had passed before {self.address} was called")
-        return max(MIN_TIMEOUT_S, call.deadline.left())
+        return min(max(MIN_TIMEOUT_S, call.deadline.left()), MAX_TIMEOUT_S)
 
     def _headers(self, call: Call, span: Span) -> tuple[tuple[str, str], ...]:
         headers = {metadata.REQUEST_ID: metadata.ascii_value(call.request_id), **inject(span)}
@@ -150,8 +152,8 @@ class Remote:
         """Return what `error` means to the caller, having told the span."""
         if isinstance(error, AioRpcError):
             error = meant(from_rpc_error(error), call, self.address)
-        elif isinstance(error, asyncio.CancelledError) and rpc is not None and rpc.cancelled() and not _cancelling():
-            error = TargetDown(f"the channel to {self.address} was closed")
+        elif isinstance(error, asyncio.CancelledError) and rpc is not None and rpc.cancelled() and not cancelling():
+            error = closed(self.address)
         _tell(span, error, call)
         return error
 
@@ -235,6 +237,12 @@ def _tell(span: Span, error: BaseException, call: Call) -> None:
         fail(span, type(error).__name__)
 
 
-def _cancelling() -> bool:
+def closed(address: str) -> TargetDown:
+    """The error of a call that this side's end of its channel cut off."""
+    return TargetDown(f"the channel to {address} was closed")
+
+
+def cancelling() -> bool:
+    """Whether this task is being cancelled; else a CancelledError is that of a call."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

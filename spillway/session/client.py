@@ -16,11 +16,10 @@ from opentelemetry.util.types import AttributeValue
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.errors import DeadlineExceeded
-from spillway.rpc import metadata
 from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import ANONYMOUS, Call
 from spillway.rpc.methods import SESSION
-from spillway.rpc.remote import Remote
+from spillway.rpc.remote import MAX_TIMEOUT_S, Remote
 from spillway.session.backoff import Backoff
 from spillway.session.link import Generation, Link
 from spillway.telemetry.tracing import TRACEPARENT, inject
@@ -32,8 +31,6 @@ MAX_START_BYTES: Final = 2**18
 """Longer requests go in a call of their own: one that is too large for the other side fails alone."""
 MAX_GENERATIONS: Final = 4096
 """Of one session at once."""
-MAX_DEADLINE_MS: Final = 2**32 - 1
-"""Forty-nine days; of a later deadline so much is told."""
 
 
 class Session:
@@ -154,7 +151,7 @@ class Session:
         start = v1.SessionStart(
             request=request,
             generate=generate,
-            deadline_ms=min(max(1, round(call.deadline.left() * 1000)), MAX_DEADLINE_MS),
+            deadline_ms=max(1, round(min(MAX_TIMEOUT_S, call.deadline.left()) * 1000)),
             credit=self._window,
             traceparent=trace.get(TRACEPARENT, ""),
             tracestate=trace.get("tracestate", ""),
@@ -166,7 +163,7 @@ class Session:
         if call.attempts_left is not None:
             start.attempts_left = call.attempts_left
         if call.first_token is not None:
-            start.first_token_ms = min(round(call.first_token.left() * 1000), metadata.MAX_FIRST_TOKEN_MS)
+            start.first_token_ms = round(min(MAX_TIMEOUT_S, call.first_token.left()) * 1000)
         return start
 
     def _broke(self, opened: float) -> None:

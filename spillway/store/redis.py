@@ -95,9 +95,8 @@ class Store:
     async def ping(self) -> bool:
         """Whether the store answers."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return bool(await self.redis.ping())
-        except (RedisError, OSError, TimeoutError):
+            return bool(await self._in_time(self.redis.ping()))
+        except StoreUnavailable:
             return False
 
     async def close(self) -> None:
@@ -110,9 +109,15 @@ class Store:
             return await self.redis.eval(script.source, len(keys), *keys, *arguments)
 
     async def _in_time(self, command: Awaitable[T]) -> T:
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task else 0
         try:
             async with asyncio.timeout(self._timeout_s):  # over all: waiting for a connection, making one, every trip
-                return await command
+                found = await command
+                if task and task.cancelling() > cancels:
+                    # redis-py sends with `wait_for`, which may lose a cancel before Python 3.12.
+                    raise asyncio.CancelledError
+                return found
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from None
 

@@ -17,10 +17,10 @@ from opentelemetry.sdk.metrics import export
 
 MAX_SERIES: Final = 2000
 """Of one histogram, as in the SDK: further ones are counted together."""
-OVERFLOW: Final = (("otel.metric.overflow", "true"),)
+OVERFLOW: Final = (("otel.metric.overflow", True),)
 """The attributes of that series."""
 
-Attributes = tuple[tuple[str, str], ...]
+Attributes = tuple[tuple[str, str | bool], ...]
 
 
 class Histogram:
@@ -45,7 +45,7 @@ class Histogram:
 
     def record(self, value: float, attributes: Mapping[str, str]) -> None:
         """Count `value` under `attributes`."""
-        key = tuple(attributes.items())
+        key: Attributes = tuple(attributes.items())
         series = self._series.get(key)
         if series is None:
             key = key if len(self._series) < MAX_SERIES else OVERFLOW
@@ -60,7 +60,7 @@ class Histogram:
     def metric(self) -> export.Metric:
         """All that was counted, as readers of metrics take it."""
         now = self._wall()
-        points = [series.point(dict(key), self._bounds, now) for key, series in list(self._series.items())]
+        points = [series.point(key, self._bounds, now) for key, series in list(self._series.items())]
         data = export.Histogram(points, export.AggregationTemporality.CUMULATIVE)
         return export.Metric(self._name, self._description, self._unit, data)
 
@@ -89,10 +89,10 @@ class _Series:
         self.least = self.most = first
         self._since = since
 
-    def point(self, attributes: Mapping[str, str], bounds: Sequence[float], now: int) -> export.HistogramDataPoint:
+    def point(self, told: Attributes, bounds: Sequence[float], now: int) -> export.HistogramDataPoint:
         counts = tuple(self.counts)
         return export.HistogramDataPoint(
-            attributes=attributes,
+            attributes=dict(told),
             start_time_unix_nano=self._since,
             time_unix_nano=now,
             count=sum(counts),

@@ -77,7 +77,8 @@ class Tracing:
         if isinstance(parent, Span):
             known = parent.get_span_context()
             if self._provider is None or (known.is_valid and not known.trace_flags.sampled):
-                return parent
+                # One that records is somebody else's, who ends it and says what it tells.
+                return NonRecordingSpan(known) if parent.is_recording() else parent
             parent = trace.set_span_in_context(parent, _ROOT) if known.is_valid else None
         if not parent and random.random() >= self._sampled:
             # Here and not in a sampler: the SDK takes several times as long to make a span that records nothing.

@@ -176,6 +176,6 @@ def _read_bias(told: object, sampling: v1.Sampling) -> None:
     if not isinstance(told, Mapping):
         raise wrong("logit_bias", "must be an object of token ids and biases")
     for token, bias in told.items():
-        if not token.isdecimal() or int(token) >= 2**32 or not _is_number(bias):
+        if not token.isdecimal() or len(token) > 10 or int(token) >= 2**32 or not _is_number(bias):
             raise wrong("logit_bias", f"{token[:20]!r}: must be a token id with a number")
         sampling.logit_bias[int(token)] = bias

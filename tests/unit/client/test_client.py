@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import spillway.client
 from spillway import v1
 from spillway.client import Client, connect
 from spillway.errors import (
@@ -71,6 +72,15 @@ async def test_a_stream_yields_text_and_then_knows_all_of_the_answer(client: Cli
     assert deltas == ["one", " two", " three", " four", " five"]
     assert answer.text == answer.answer.text == "one two three four five"
     assert (answer.target, answer.finish, answer.usage.completion_tokens) == ("fake", "stop", 5)
+
+
+async def test_the_example_of_the_package_runs(engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    example = "\n".join(line[4:] for line in (spillway.client.__doc__ or "").splitlines() if line.startswith("    "))
+    async with serving_engine(engine) as server:
+        code = compile(example.replace("127.0.0.1:7070", server.address), "spillway.client", "exec")
+        capsys.readouterr()
+        await asyncio.to_thread(exec, code, {})
+        assert capsys.readouterr().out == "one two three four five\nfake answered with 5 tokens\n"
 
 
 async def test_events_show_everything(client: Client) -> None:

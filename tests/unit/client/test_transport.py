@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -182,6 +183,26 @@ async def test_inside_the_block_of_a_stream_an_error_is_the_contracts_too(rig: M
         assert stream.text == "one two"
 
 
+@pytest.mark.parametrize("together", [False, True])
+async def test_inside_the_block_of_a_stream_the_end_of_its_client_is_an_error_too(rig: Make, together: bool) -> None:
+    one = await rig(FakeEngine(faults=Script(Stall(1))))
+    client = Client(one.client._dial, Tracing("client"), together=together)
+
+    async def left_with() -> Exception | None:
+        async with client.stream("Hi") as stream:
+            try:
+                async for _ in stream:
+                    pass
+            except errors.SpillwayError as error:
+                return error
+        return None
+
+    reading = asyncio.create_task(left_with())
+    await until(lambda: one.engine.running == 1)
+    await client.close()
+    assert isinstance(await reading, errors.TargetDown)
+
+
 @both_ways
 async def test_a_large_request_goes_in_a_call_of_its_own(rig: Make, ask: Ask) -> None:
     one = await rig()
@@ -292,6 +313,16 @@ async def test_the_deadline_is_the_callers_in_a_session_too(rig: Make, ask: Ask)
         await until(lambda: one.engine.running == 0)
         assert (await ask(session)).text == "one two three four five"
     assert one.rpcs == {"Session": 1}
+
+
+@both_ways
+@pytest.mark.parametrize("deadline_s", [1e8, math.inf])
+async def test_no_deadline_is_too_far_away_for_a_session(rig: Make, ask: Ask, deadline_s: float) -> None:
+    one = await rig()
+    assert (await ask(one.client, deadline_s=deadline_s)).text == "one two three four five"
+    async with one.client.session() as session:
+        assert (await ask(session, deadline_s=deadline_s)).text == "one two three four five"
+    assert one.rpcs["Session"] == 1
 
 
 @both_ways

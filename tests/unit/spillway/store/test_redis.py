@@ -143,3 +143,21 @@ async def test_a_listener_whose_connection_breaks_is_told_so(valkey: str, free_p
         await store.redis.client_kill_filter(_type="pubsub")
         with pytest.raises(StoreUnavailable):
             await anext(news)
+
+
+async def test_whoever_is_cancelled_while_the_store_is_asked_ends_at_whatever_moment(valkey: str) -> None:
+    async with connected(valkey) as store:
+
+        async def ask_for_ever() -> None:
+            while True:
+                await store.get("answer")
+
+        await store.get("answer")
+        for turns in range(30):
+            asking = asyncio.create_task(ask_for_ever())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            _, goes_on = await asyncio.wait({asking}, timeout=SOON_S)
+            asking.cancel()
+            assert not goes_on, f"after {turns} turns of the loop"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import INVALID_SPAN, Span
@@ -97,6 +98,24 @@ def test_what_is_under_a_span_that_is_not_sampled_is_that_span_and_travels_as_no
     assert exporter.get_finished_spans() == ()
     assert trace_id(root)
     assert inject(root)["traceparent"].endswith("-00")
+
+
+@pytest.mark.parametrize("exporter", [None, InMemorySpanExporter()], ids=["not recorded here", "recorded here"])
+def test_a_span_of_somebody_else_is_a_parent_and_left_as_it_is(exporter: SpanExporter | None) -> None:
+    theirs = TracerProvider(shutdown_on_exit=False).get_tracer("caller").start_span("theirs")
+    tracing = Tracing("client", exporter=exporter)
+
+    span = tracing.start("here", theirs)
+    span.set_attribute("said", "here")
+    fail(span, "TARGET_DOWN")
+    span.end()
+    tracing.close()
+
+    assert trace_id(span) == trace_id(theirs)
+    assert theirs.is_recording()
+    assert isinstance(theirs, ReadableSpan)
+    assert (dict(theirs.attributes or {}), theirs.status.status_code) == ({}, SpanStatus.UNSET)
+    theirs.end()
 
 
 def test_a_failure_is_told_by_its_reason() -> None:

@@ -212,6 +212,7 @@ def test_a_message_becomes_a_message(message: dict[str, Any], found: dict[str, A
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"1": float("inf")}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
         ({"stop": 7}, "stop"),
         ({"stop": [7]}, "stop"),
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
