@@ -46,7 +46,7 @@ class Outflow:
                     await self._wanted
         finally:
             making.cancel()
-            await asyncio.wait({making})
+            await asyncio.gather(making, return_exceptions=True)  # who has left is told no error
 
     async def _make(self, made: AsyncGenerator[v1.GenerationEvent]) -> None:
         async with aclosing(made) as events:

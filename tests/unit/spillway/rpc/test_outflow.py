@@ -1,0 +1,84 @@
+"""One stream of what is made and what passes by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+
+from spillway import v1
+from spillway.errors import TargetDown
+from spillway.rpc.outflow import MAX_WAITING, Outflow
+
+
+def event(number: int) -> v1.GenerationEvent:
+    return v1.GenerationEvent(sequence=number)
+
+
+async def test_events_come_in_the_order_in_which_they_were_made_and_passed_by() -> None:
+    outflow = Outflow()
+
+    async def made() -> AsyncGenerator[v1.GenerationEvent]:
+        yield event(0)
+        assert outflow.pass_by(b"1", 1)
+        await asyncio.sleep(0)
+        assert outflow.pass_by(b"2", 1)
+        yield event(3)
+
+    found = [each if isinstance(each, bytes) else each.sequence async for each in outflow.events(made())]
+    assert found == [0, b"1", b"2", 3]
+
+
+async def test_an_error_comes_after_what_came_before_it() -> None:
+    async def made() -> AsyncGenerator[v1.GenerationEvent]:
+        yield event(0)
+        raise TargetDown("gone")
+
+    found = []
+    with pytest.raises(TargetDown):
+        async for each in Outflow().events(made()):
+            found.append(each)
+    assert found == [event(0)]
+
+
+async def test_a_reader_that_takes_nothing_holds_up_who_makes_and_who_passes_by() -> None:
+    outflow, made_so_far = Outflow(), 0
+
+    async def made() -> AsyncGenerator[v1.GenerationEvent]:
+        nonlocal made_so_far
+        while True:
+            made_so_far += 1
+            yield event(made_so_far)
+
+    async with aclosing(outflow.events(made())) as events:
+        await anext(events)
+        for _ in range(MAX_WAITING * 4):
+            await asyncio.sleep(0)
+        assert made_so_far <= MAX_WAITING + 2
+        assert not outflow.pass_by(b"more", 1)
+        for _ in range(MAX_WAITING * 2):
+            await anext(events)
+        assert made_so_far > MAX_WAITING
+
+
+async def test_who_makes_ends_when_the_reader_leaves_and_its_last_error_is_nobodys() -> None:
+    ended = []
+
+    async def made() -> AsyncGenerator[v1.GenerationEvent]:
+        try:
+            yield event(0)
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+            raise TargetDown("in the very moment")
+
+    unheard: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    async with aclosing(Outflow().events(made())) as events:
+        await anext(events)
+        await asyncio.sleep(0)
+    assert ended == [True]
+    del events
+    assert unheard == []
