@@ -36,11 +36,10 @@ async def test_an_error_comes_after_what_came_before_it() -> None:
         yield event(0)
         raise TargetDown("gone")
 
-    found = []
-    with pytest.raises(TargetDown):
-        async for each in Outflow().events(made()):
-            found.append(each)
-    assert found == [event(0)]
+    async with aclosing(Outflow().events(made())) as events:
+        assert await anext(events) == event(0)
+        with pytest.raises(TargetDown):
+            await anext(events)
 
 
 async def test_a_reader_that_takes_nothing_holds_up_who_makes_and_who_passes_by() -> None:
