@@ -24,7 +24,7 @@ from spillway.session.backoff import Backoff
 from spillway.session.link import Generation, Link
 from spillway.telemetry.tracing import TRACEPARENT, inject
 
-WINDOW: Final = 16
+WINDOW: Final = 32
 """Events of one generation that may be on their way or waiting to be read, where who reads passes them on."""
 
 MAX_START_BYTES: Final = 2**18

@@ -44,6 +44,7 @@ class Link:
         self._generations: dict[int, Generation] = {}
         self._last = 0
         self._frames = [v1.SessionRequest()]
+        self._due: dict[int, Generation] = {}
         self._bytes = 0
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -72,13 +73,16 @@ class Link:
     def running(self) -> int:
         return len(self._generations)
 
-    def credit(self, number: int, events: int) -> None:
-        self._frames[-1].credits.add(id=number, events=events)
-        self._wanted.set()
+    def credit(self, generation: Generation, *, soon: bool) -> None:
+        """Give `generation` credit for what it has taken, with the next frame; `soon` makes one for all that wait."""
+        self._due[generation.number] = generation
+        if soon:
+            self._wanted.set()
 
     def leave(self, number: int, *, ended: bool) -> None:
         """Forget a generation; one that has not ended is cancelled."""
         del self._generations[number]
+        self._due.pop(number, None)
         if not self._generations:
             self._idle.set()
         if not ended and not self.closed:
@@ -91,6 +95,10 @@ class Link:
             await asyncio.sleep(0)  # others that are at work in this turn of the loop share the frame
             self._wanted.clear()
             frames, self._frames, self._bytes = self._frames, [v1.SessionRequest()], 0
+            for number, generation in self._due.items():
+                frames[-1].credits.add(id=number, events=generation.taken)
+                generation.taken = 0
+            self._due.clear()
             try:
                 for frame in frames:
                     await self._rpc.write(frame)
@@ -162,11 +170,12 @@ class Generation:
         self._link = link
         self._window = window
         self._bypass = bypass
-        self._number = number
+        self.number = number
         self._call = call
         self._address = address
         self._waiting: deque[bytes] = deque()
-        self._taken = 0
+        self.taken = 0
+        """Events since the last credit."""
         self._ended = False
         self._answer = b""
         self.alive: Callable[[], None] = lambda: None
@@ -211,7 +220,7 @@ class Generation:
     def leave(self) -> None:
         """Its reader has gone."""
         self._timer.cancel()
-        self._link.leave(self._number, ended=self._ended)
+        self._link.leave(self.number, ended=self._ended)
         self._bypass = None  # it knows who waits, as the error does by its traceback: cycles of thirty objects each
         self._error = None
 
@@ -244,10 +253,9 @@ class Generation:
 
     def _credit(self) -> None:
         """Another event is out of the way."""
-        self._taken += 1
-        if self._taken * 2 >= self._window and not self._ended:
-            self._link.credit(self._number, self._taken)
-            self._taken = 0
+        self.taken += 1
+        if self.taken * 2 >= self._window and not self._ended:
+            self._link.credit(self, soon=self.taken * 4 >= self._window * 3)
 
     def _late(self) -> None:
         if self._error is not None:
@@ -260,7 +268,7 @@ class Generation:
             self._wanted.set_result(None)
 
     def __repr__(self) -> str:
-        return f"<Generation {self._number}{' ended' * self._ended}>"
+        return f"<Generation {self.number}{' ended' * self._ended}>"
 
 
 def _broken(error: grpc.aio.AioRpcError) -> SpillwayError:
