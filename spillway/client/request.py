@@ -12,6 +12,7 @@ from opentelemetry.trace import Span
 from spillway import v1
 from spillway.embedding import Spec
 from spillway.errors import FieldViolation, RequestInvalid
+from spillway.rpc.remote import MAX_TIMEOUT_S
 
 Prompt = str | Sequence[Mapping[str, str] | v1.Message] | v1.GenerationSpec
 """A user's text; a conversation of {"role": ..., "content": ...} or v1.Message; or a spec that is whole in itself."""
@@ -117,7 +118,7 @@ class Options(TypedDict, total=False):
     """Idempotency key and log key."""
     session_id: str
     deadline_s: float
-    """Seconds until the answer is worth nothing; 120 if left out."""
+    """Seconds until the answer is worth nothing, a month at most; 120 if left out."""
     parent: Span
     """The span this request belongs to."""
 
@@ -300,7 +301,7 @@ def deadline_s(options: Mapping[str, Any]) -> float:
     seconds = options.get("deadline_s", DEADLINE_S)
     if not isinstance(seconds, int | float) or not seconds > 0:
         raise _wrong("deadline_s", "is a number of seconds above 0")
-    return float(seconds)
+    return min(float(seconds), MAX_TIMEOUT_S)
 
 
 def _messages(prompt: str | Sequence[Mapping[str, str] | v1.Message]) -> list[v1.Message]:

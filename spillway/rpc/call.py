@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from random import Random
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
@@ -16,9 +16,13 @@ LINE_SHARE = 0.5
 """Of the time for the first token, what may pass in a line."""
 
 
+_chance = Random()
+"""Its own: vLLM seeds that of the process, in every engine alike."""
+
+
 def new_id() -> str:
     """Return an id that nobody else gives: 128 random bits in hex. It is no secret, so the system is not asked."""
-    return f"{random.getrandbits(128):032x}"
+    return f"{_chance.getrandbits(128):032x}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from spillway.telemetry.tracing import Tracing, fail, inject
 Response = TypeVar("Response")
 MIN_TIMEOUT_S = 0.001
 MAX_TIMEOUT_S = 30 * 86_400.0
-"""gRPC ends a call at once that has centuries, and the start of a session's generation cannot say seven weeks."""
+"""gRPC ends a call at once that has centuries."""
 
 
 class Remote:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
+from random import Random
 
 import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -22,6 +23,8 @@ from spillway.telemetry.identity import resource
 TRACEPARENT = "traceparent"
 _W3C = TraceContextTextMapPropagator()
 _ROOT = Context()
+_chance = Random()
+"""Its own: vLLM seeds that of the process, in every engine alike."""
 log = structlog.get_logger(module=__name__)
 
 
@@ -51,6 +54,7 @@ class Tracing:
             sampler=ParentBased(ALWAYS_ON),  # `start` draws for traces that begin here
             resource=resource(service, settings),
             shutdown_on_exit=False,
+            id_generator=_Ids(),
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(
@@ -80,9 +84,9 @@ class Tracing:
                 # One that records is somebody else's, who ends it and says what it tells.
                 return NonRecordingSpan(known) if parent.is_recording() else parent
             parent = trace.set_span_in_context(parent, _ROOT) if known.is_valid else None
-        if not parent and random.random() >= self._sampled:
+        if not parent and _chance.random() >= self._sampled:
             # Here and not in a sampler: the SDK takes several times as long to make a span that records nothing.
-            return NonRecordingSpan(SpanContext(random.getrandbits(128), random.getrandbits(64), is_remote=False))
+            return NonRecordingSpan(SpanContext(_chance.getrandbits(128), _chance.getrandbits(64), is_remote=False))
         return self._tracer.start_span(name, context=parent or _ROOT, kind=kind, attributes=attributes)
 
     def flush(self) -> None:
@@ -94,6 +98,17 @@ class Tracing:
         """Send what is waiting and stop."""
         if self._provider is not None:
             self._provider.shutdown()
+
+
+class _Ids(IdGenerator):
+    def generate_span_id(self) -> int:
+        return _chance.getrandbits(64) or 1
+
+    def generate_trace_id(self) -> int:
+        return _chance.getrandbits(128) or 1
+
+    def is_trace_id_random(self) -> bool:
+        return True
 
 
 class _Told(SpanExporter):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import random
+
 from spillway.deadline import Deadline
-from spillway.rpc.call import Call
+from spillway.rpc.call import Call, new_id
 from spillway.testing.clock import HandClock
 
 
@@ -32,3 +34,11 @@ def test_after_the_first_token_only_the_deadline_bounds_a_line() -> None:
     clock.advance(30.0)
     assert call.line_s == 30.0
     assert call.heard_within(10.0).line_s == 5.0
+
+
+def test_ids_are_nobody_elses_though_an_engine_seeds_the_process() -> None:
+    ids = set()
+    for _ in range(2):
+        random.seed(0)
+        ids.add(new_id())
+    assert len(ids) == 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -116,6 +117,17 @@ def test_a_span_of_somebody_else_is_a_parent_and_left_as_it_is(exporter: SpanExp
     assert isinstance(theirs, ReadableSpan)
     assert (dict(theirs.attributes or {}), theirs.status.status_code) == ({}, SpanStatus.UNSET)
     theirs.end()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_traces_of_processes_that_are_seeded_alike_are_not_taken_for_one(ratio: float) -> None:
+    tracing = Tracing("engine", TelemetrySettings(sample_ratio=ratio), exporter=InMemorySpanExporter())
+    traces = set()
+    for _ in range(2):
+        random.seed(0)
+        traces.add(inject(tracing.start("here"))["traceparent"])
+    tracing.close()
+    assert len(traces) == 2
 
 
 def test_a_failure_is_told_by_its_reason() -> None:
