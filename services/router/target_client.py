@@ -23,6 +23,7 @@ from spillway.telemetry import names
 from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 
 from .chain import ITS_OWN
+from .failures import tokens_in
 from .journal import Attempt, Journal
 from .lane import Lane
 from .target import Target
@@ -174,7 +175,7 @@ class TargetClient:
         Where the answer is `judged`, the caller settles an attempt that did not fail. Raises TargetTimeout after
         `silence_s` without a first token, or `idle_s` without another. `alone`: in a call of its own.
         """
-        model, usage, finished, tokens, kind = "", None, False, 0, None
+        model, usage, begun, finished, tokens, kind = "", None, False, False, 0, None
         call = call.heard_within(silence_s)
         try:
             async with self._opened(request, call, attempt, lane, alone=alone) as rpc:
@@ -187,10 +188,11 @@ class TargetClient:
                         event = response.event
                         kind = event.WhichOneof("event")
                         if kind == "delta":
-                            if not tokens:
+                            if not begun:
+                                begun = True
                                 journal.first_token(attempt)
                                 dog.limit(idle_s)
-                            tokens += event.delta.tokens or 1
+                            tokens += tokens_in(event)
                         elif kind == "started":
                             model = event.started.model
                         elif kind == "finished":
