@@ -14,6 +14,7 @@ from spillway.generation import Folder
 from spillway.logs import get_logger
 
 from .facts import Validation
+from .failures import tokens_in
 from .release import Release
 from .work import Work
 
@@ -107,7 +108,7 @@ class Following:
 
     def _count(self, event: v1.GenerationEvent) -> None:
         if event.HasField("delta"):
-            self.usage.completion_tokens += event.delta.tokens or 1
+            self.usage.completion_tokens += tokens_in(event)
         elif event.HasField("started") and event.started.HasField("prompt_tokens"):
             self.usage.prompt_tokens = event.started.prompt_tokens
         elif event.HasField("usage"):

@@ -10,6 +10,9 @@ from spillway.rpc.watchdog import Watchdog
 
 from .progress import Progress
 
+_TAG = v1.GenerationEvent(sequence=1).SerializeToString()[:-1]
+"""Of an event's number, with which it begins where it has one."""
+
 
 class Lane:
     """Between one attempt and its caller: what passes is counted in `progress` and leaves by `bypass`.
@@ -34,7 +37,7 @@ class Lane:
             return False
         number = _number(self._progress.sequence)
         if not event.startswith(number):
-            event += number  # of a field that stands there twice the last one counts
+            event = number + _unnumbered(event)
         if not self._bypass(event, tokens):
             return False
         self._progress.skip(event, tokens)
@@ -45,6 +48,16 @@ class Lane:
 
     def __repr__(self) -> str:
         return f"<Lane {'open' if self.open else 'closed'} {self.tokens} tokens>"
+
+
+def _unnumbered(event: bytes) -> bytes:
+    """Return `event` without its number: had it two, who passes it on next might go by the wrong one."""
+    if not event.startswith(_TAG):
+        return event
+    end = len(_TAG)
+    while end < len(event) and event[end] & 0x80:
+        end += 1
+    return event[end + 1 :]
 
 
 @lru_cache(2**16)

@@ -18,11 +18,12 @@ from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
 from spillway.rpc.watchdog import Watchdog
 from spillway.session.client import Session
-from spillway.session.link import SessionUnsupported
+from spillway.session.link import SessionRefused, SessionUnsupported
 from spillway.telemetry import names
 from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 
 from .chain import ITS_OWN
+from .failures import tokens_in
 from .journal import Attempt, Journal
 from .lane import Lane
 from .target import Target
@@ -68,8 +69,8 @@ class TargetClient:
         if self._session is not None and self._session.takes(request):
             try:
                 return await self._told_whole(self._session, attempt, request, call, journal, silence_s)
-            except SessionUnsupported:
-                self._without_sessions(attempt)
+            except (SessionUnsupported, SessionRefused) as error:
+                self._go_alone(attempt, error)
         answer = self._generate, v1.GenerateResponse, _require_answer
         return await self._whole(*answer, attempt, request, call, journal, silence_s)
 
@@ -94,7 +95,10 @@ class TargetClient:
         journal: Journal,
         silence_s: float,
     ) -> v1.GenerateResponse:
-        """Return the answer that comes in `session`, or settle the attempt as failed. Raises SessionUnsupported."""
+        """Return the answer that comes in `session`, or settle the attempt as failed.
+
+        Raises SessionUnsupported or SessionRefused where the session did not carry it.
+        """
         call = call.heard_within(silence_s)
         try:
             async with asyncio.timeout(silence_s) as silence:
@@ -109,15 +113,17 @@ class TargetClient:
                 )
             _require_answer(response)
             journal.first_token(attempt)  # of a target that said nothing before
-        except SessionUnsupported:
+        except (SessionUnsupported, SessionRefused):
             raise
         except BaseException as error:
             raise self._fail(error, journal, attempt, silence_s) from None
         return response
 
-    def _without_sessions(self, attempt: Attempt) -> None:
-        log.info("target.without_sessions", target=attempt.target.name)
-        self._session = None
+    def _go_alone(self, attempt: Attempt, error: Exception) -> None:
+        """Prepare for a call of its own what a session did not carry, as `error` says."""
+        if isinstance(error, SessionUnsupported) and self._session is not None:
+            log.info("target.without_sessions", target=attempt.target.name)
+            self._session = None
 
     async def _whole(
         self,
@@ -162,16 +168,17 @@ class TargetClient:
         *,
         judged: bool = False,
         lane: Lane | None = None,
+        alone: bool = False,
     ) -> AsyncGenerator[v1.GenerationEvent]:
         """Yield the target's events but for deltas that go by `lane`; returns only after Finished and Usage.
 
         Where the answer is `judged`, the caller settles an attempt that did not fail. Raises TargetTimeout after
-        `silence_s` without a first token, or `idle_s` without another.
+        `silence_s` without a first token, or `idle_s` without another. `alone`: in a call of its own.
         """
-        model, usage, finished, tokens = "", None, False, 0
+        model, usage, begun, finished, tokens, kind = "", None, False, False, 0, None
         call = call.heard_within(silence_s)
         try:
-            async with self._opened(request, call, attempt, lane) as rpc:
+            async with self._opened(request, call, attempt, lane, alone=alone) as rpc:
                 dog = Watchdog(silence_s, rpc.cancel)
                 if lane is not None:
                     lane.dog = dog
@@ -181,10 +188,11 @@ class TargetClient:
                         event = response.event
                         kind = event.WhichOneof("event")
                         if kind == "delta":
-                            if not tokens:
+                            if not begun:
+                                begun = True
                                 journal.first_token(attempt)
                                 dog.limit(idle_s)
-                            tokens += event.delta.tokens or 1
+                            tokens += tokens_in(event)
                         elif kind == "started":
                             model = event.started.model
                         elif kind == "finished":
@@ -202,9 +210,13 @@ class TargetClient:
                     dog.stop()
                 if not finished or usage is None:
                     raise TargetDown("the stream ended without Finished and Usage")
-        except SessionUnsupported:
-            self._without_sessions(attempt)
-            plain = self.stream(attempt, request, call, journal, silence_s, idle_s, judged=judged, lane=lane)
+        except (SessionUnsupported, SessionRefused) as error:
+            if kind is not None:
+                raise self._fail(TargetDown("the session ended amid the stream"), journal, attempt, silence_s) from None
+            self._go_alone(attempt, error)
+            plain = self.stream(
+                attempt, request, call, journal, silence_s, idle_s, judged=judged, lane=lane, alone=True
+            )
             async with aclosing(plain):
                 async for event in plain:
                     yield event
@@ -220,10 +232,10 @@ class TargetClient:
             journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=model, usage=usage)
 
     def _opened(
-        self, request: v1.StreamGenerateRequest, call: Call, attempt: Attempt, lane: Lane | None
+        self, request: v1.StreamGenerateRequest, call: Call, attempt: Attempt, lane: Lane | None, *, alone: bool
     ) -> AbstractAsyncContextManager[Any]:
         """Ask for a stream: in the session with the target, or in a call of its own where that takes none."""
-        if self._session is not None and self._session.takes(request):
+        if not alone and self._session is not None and self._session.takes(request):
             bypass = lane.take if lane is not None else None
             return self._session.stream(
                 request, call, span_name=names.ATTEMPT, attributes=_told(attempt), bypass=bypass

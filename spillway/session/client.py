@@ -166,10 +166,13 @@ class Session:
             start.first_token_ms = round(call.first_token.left() * 1000)
         return start
 
-    def _broke(self, opened: float) -> None:
-        if self._remote.connected:
+    def _broke(self, opened: float) -> bool:
+        """Hear that a link broke that was opened then; return whether its connection stands."""
+        stands = self._remote.connected
+        if stands:
             now = self._clock()
             self._backoff = self._backoff.after(now - opened, now, self._chance())
+        return stands
 
     async def close(self, grace_s: float | None = None) -> None:
         """End the session, once its generations have ended or `grace_s` seconds have passed; None: at once."""

@@ -36,8 +36,11 @@ class SessionRefused(TargetDraining):
 class Link:
     """One rpc and the generations that are under way in it."""
 
-    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any], broke: Callable[[], None], revision: int) -> None:
-        """`broke` is told if it breaks; `revision` is that of the connections it was opened under."""
+    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any], broke: Callable[[], bool], revision: int) -> None:
+        """`broke` is told if it breaks, and says whether the connection stands.
+
+        `revision` is that of the connections it was opened under.
+        """
         self._rpc = rpc
         self.revision = revision
         self._broke = broke
@@ -45,6 +48,8 @@ class Link:
         self._last = 0
         self._frames = [v1.SessionRequest()]
         self._due: dict[int, Generation] = {}
+        self._unsent: list[v1.SessionRequest] = []
+        """Frames that were to be written when the rpc had ended."""
         self._bytes = 0
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -100,13 +105,16 @@ class Link:
                 generation.taken = 0
             self._due.clear()
             try:
-                for frame in frames:
-                    await self._rpc.write(frame)
+                while frames:
+                    await self._rpc.write(frames[0])
+                    del frames[0]
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                self._unsent = frames
                 return  # who reads learns why
 
     async def _read(self) -> None:
         error: Callable[[], SpillwayError | SessionUnsupported] = partial(TargetDown, "the session was closed")
+        refused: set[int] = set()
         try:
             async for frame in self._rpc:
                 generations = self._generations
@@ -124,8 +132,9 @@ class Link:
             error = partial(_broken, broken)
             if broken.code() is grpc.StatusCode.UNIMPLEMENTED:
                 error = SessionUnsupported
-            else:
-                self._broke()
+            elif self._broke() and broken.code() is grpc.StatusCode.INTERNAL:
+                # gRPC's word for a write after the end, over how the other side ended it: in order, as a rule.
+                refused = {start.id for frame in (*self._unsent, *self._frames) for start in frame.starts}
         except ValueError:
             error = partial(TargetDown, "a frame of the session does not tell of each event whose it is")
             self._broke()
@@ -133,8 +142,8 @@ class Link:
         finally:
             self.closed = True
             self._writing.cancel()
-            for generation in self._generations.values():
-                generation.fail(error())  # each its own: who catches it adds to it
+            for number, generation in self._generations.items():  # to each its own: who catches it adds to it
+                generation.fail(SessionRefused("the session had ended") if number in refused else error())
 
     def end(self) -> None:
         """End the rpc now."""

@@ -160,6 +160,26 @@ async def test_a_router_asks_a_target_that_breaks_its_sessions_in_calls_of_their
     assert servicer.rpcs == {"Session": 1, "StreamGenerate": 1}
 
 
+@both_ways
+async def test_what_a_targets_session_does_not_take_up_goes_in_a_call_of_its_own(ask: Ask) -> None:
+    engine = FakeEngine(model="openai/big", faults=Script(Stall(1)))
+    servicer, service = counted(engine, LOOPBACK)
+    async with (
+        serving(service) as cloud,
+        running_mesh(cloud_address=cloud.address) as mesh,
+        connect(mesh.address) as client,
+    ):
+        goes_on = asyncio.create_task(read(client, allowed_targets=["cloud"]))
+        await eventually(lambda: engine.running == 1)
+        await servicer.sessions.stop(0)
+        assert (await ask(client, allowed_targets=["cloud"])).text == "one two three four five"
+        assert mesh.outcomes() == ["cloud:answered"]
+        assert servicer.rpcs["Session"] == 1
+        assert servicer.rpcs["Generate"] + servicer.rpcs["StreamGenerate"] == 1
+        goes_on.cancel()
+        await asyncio.gather(goes_on, return_exceptions=True)
+
+
 async def test_the_example_of_many_at_once_runs(mesh: Mesh, capsys: pytest.CaptureFixture[str]) -> None:
     [example] = [
         found for found in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "client.session()" in found

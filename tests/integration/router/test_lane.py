@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
+import pytest
+
 from spillway import v1
+from spillway.errors import StreamInterrupted, TargetDown
+from spillway.rpc.call import Call
 from spillway.rpc.methods import SESSION
 from spillway.testing.fake_engine import FakeEngine
 from tests.integration.router.mesh import running_mesh, text
@@ -66,3 +71,26 @@ async def test_what_was_passed_on_unread_is_accounted_when_its_reader_leaves() -
                 await asyncio.sleep(0)
         assert mesh.outcomes() == ["local:cancelled"]
         assert mesh.kept[0].record.completion_tokens >= 50
+
+
+class Cuts(FakeEngine):
+    """Breaks off after deltas of so many `counts` tokens."""
+
+    counts: tuple[int, ...] = (1, 0, 0, 2)
+
+    async def generate(self, request: Any, call: Call) -> AsyncGenerator[v1.GenerationEvent]:
+        yield v1.GenerationEvent(started=v1.Started(model="small"))
+        for number, tokens in enumerate(self.counts, 1):
+            yield v1.GenerationEvent(sequence=number, delta=v1.Delta(text="x", tokens=tokens))
+            await asyncio.sleep(0)
+        raise TargetDown("cut")
+
+
+@pytest.mark.parametrize("in_sessions", [True, False], ids=["session", "alone"])
+async def test_deltas_without_tokens_count_for_none_when_a_stream_is_cut(in_sessions: bool) -> None:
+    async with running_mesh(verdict=None, local=Cuts(model="small")) as mesh:
+        mesh.in_sessions = in_sessions
+        with pytest.raises(StreamInterrupted):
+            async for _ in mesh.stream(text(), v1.RoutingPolicy(allowed_targets=["local"])):
+                pass
+        assert mesh.kept[0].record.completion_tokens == 3

@@ -18,6 +18,7 @@ class Road:
 
     def __init__(self) -> None:
         self.blocked = False
+        self.raw: list[bytes] = []
         self.left: list[v1.GenerationEvent] = []
         self.progress = Progress(v1.GenerationSpec(), [FIRST, SECOND])
         self.lane = Lane(self._leave, self.progress)
@@ -27,6 +28,7 @@ class Road:
 
     def _leave(self, event: bytes, tokens: int) -> bool:
         if not self.blocked:
+            self.raw.append(event)
             self.left.append(v1.GenerationEvent.FromString(event))
         return not self.blocked
 
@@ -44,6 +46,17 @@ def test_events_leave_in_one_row_of_numbers_whatever_numbers_they_come_with(firs
     assert all(road.take(delta("x", 7), sequence=first + number) for number in range(300))
     assert [event.sequence for event in road.left] == list(range(1, 301))
     assert {event.delta.text for event in road.left} == {"x"}
+
+
+@pytest.mark.parametrize("own", [0, 3, 1, 300])
+def test_an_event_that_was_numbered_anew_before_gets_its_number_here_too(own: int) -> None:
+    road, before = Road(), Road()
+    before.progress.sequence = 2 if own != 300 else 200
+    before.take(delta("x", 7), sequence=own)
+    road.progress.sequence = own or 1
+    road.lane.take(before.raw[0], 1)
+    assert [event.sequence for event in road.left] == [own or 1]
+    assert road.raw[0] == road.left[0].SerializeToString()
 
 
 def test_what_finds_no_way_is_not_counted_and_comes_again() -> None:

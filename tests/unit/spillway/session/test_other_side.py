@@ -15,7 +15,7 @@ from spillway.rpc.call import Call
 from spillway.rpc.methods import SESSION
 from spillway.rpc.server import Service
 from spillway.session.client import Session
-from spillway.session.link import SessionRefused
+from spillway.session.link import Link, SessionRefused
 from spillway.session.outbox import Outbox
 from spillway.session.server import MAX_CREDIT, _Generation
 from spillway.testing.fake_engine import FakeEngine, services
@@ -123,6 +123,45 @@ async def test_a_session_that_ends_before_a_generation_has_begun_refused_it(ask:
     session = await ask(lambda _: [], ends=True)
     with pytest.raises(SessionRefused):
         await read(session, call())
+
+
+class Ended:
+    """An rpc that has ended in order after its first frame, as gRPC tells who writes the second."""
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._over = asyncio.Event()
+        self._error = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+    async def write(self, frame: v1.SessionRequest) -> None:
+        self._frames += 1
+        if self._frames == 2:
+            self._over.set()
+            raise self._error
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> Any:
+        await self._over.wait()
+        raise self._error
+
+    def cancel(self) -> None:
+        self._over.set()
+
+
+async def test_what_was_written_after_the_end_of_a_session_was_refused_by_it(call: Any) -> None:
+    link = Link(Ended(), lambda: True, 0)  # type: ignore[arg-type]  # as much of an rpc as is used
+    sent = link.start(v1.SessionStart(request=STREAM), call(30), "there", 16, None)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    unsent = link.start(v1.SessionStart(request=STREAM), call(30), "there", 16, None)
+    with pytest.raises(errors.TargetDown):
+        await anext(sent)
+    with pytest.raises(SessionRefused):
+        await anext(unsent)
+    sent.leave()
+    unsent.leave()
 
 
 async def test_what_had_come_whole_before_the_deadline_is_read_whole(ask: Any, until: Any) -> None:
