@@ -33,10 +33,12 @@ class SessionRefused(TargetDraining):
 class Link:
     """One rpc and the generations that are under way in it."""
 
-    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any], broke: Callable[[], None], revision: int) -> None:
-        """`broke` is told if it breaks; `revision` is that of the connections it was opened under."""
+    def __init__(
+        self, rpc: grpc.aio.StreamStreamCall[Any, Any], broke: Callable[[], None], stays: Callable[[], bool]
+    ) -> None:
+        """`broke` is told if it breaks; `stays` tells whether its connection is one that calls go to."""
         self._rpc = rpc
-        self.revision = revision
+        self.stays = stays
         self._broke = broke
         self._generations: dict[int, Generation] = {}
         self._last = 0
