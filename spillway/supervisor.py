@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import sys
@@ -65,6 +66,7 @@ class Supervisor(Generic[S]):
         self._clock = clock
         self._code = 0
         self._served = False
+        self._folder = ""
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._links: dict[int, asyncio.StreamWriter] = {}
         self.told: Mapping[int, Told] = {}
@@ -75,7 +77,7 @@ class Supervisor(Generic[S]):
         Raises OSError for a port that is taken, SettingsError for what so many workers cannot share.
         """
         async with AsyncExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spillway-"))
+            folder = self._folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spillway-"))
             reservation = stack.enter_context(Reservation())
             run, count = uuid.uuid4().hex[:8], self._read.workers
             settings = [self._read.of(Worker(number, count, run, folder), reservation.hold) for number in range(count)]
@@ -93,10 +95,12 @@ class Supervisor(Generic[S]):
         return self._code
 
     def kill(self) -> None:
-        """End every worker now."""
+        """End every worker now, and leave nothing of them."""
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGKILL)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _keep(self, number: int, settings: S) -> None:
         """Keep one worker running until all are to stop."""

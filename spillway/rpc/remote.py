@@ -58,10 +58,9 @@ class Remote:
         """Connections that calls are spread over."""
         return 1 if self._spread is None else self._spread.breadth
 
-    @property
-    def revision(self) -> int:
-        """Grows whenever the connections are others than before: what goes on for long had better move."""
-        return 0 if self._spread is None else self._spread.revision
+    def stays(self, rpc: grpc.aio.StreamStreamCall[Any, Any]) -> bool:
+        """Whether the connection of `rpc` is one that calls are spread over: what goes on for long had better move."""
+        return self._spread is None or self._spread.stays(rpc)
 
     async def unary(
         self,

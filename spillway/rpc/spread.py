@@ -8,8 +8,9 @@ goes where the fewest calls of its method run, so that sessions, which are calls
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import grpc
 from grpc.aio import AioRpcError
@@ -50,13 +51,17 @@ class Spread(grpc.aio.Channel):
         self._turn = 0
         self._looking: asyncio.Task[None] | None = None
         self._one_look = asyncio.Lock()
-        self.revision = 0
-        """Grows whenever the connections are others than before."""
+        self._streams: WeakKeyDictionary[Any, _Connection] = WeakKeyDictionary()
+        """Calls that both sides write to."""
 
     @property
     def breadth(self) -> int:
         """Connections that calls go to."""
         return len(self._connections)
+
+    def stays(self, call: Any) -> bool:
+        """Whether `call`, which both sides write to, has a connection that calls go to."""
+        return not self._leaving or self._streams.get(call) in self._connections
 
     def connections(self) -> list[_Connection]:
         """Those for the next call, that with the fewest calls first; of several alike each in turn."""
@@ -74,15 +79,13 @@ class Spread(grpc.aio.Channel):
             return await self._look()
 
     async def _look(self) -> int:
-        for each in self._connections:
-            each.worker, count = await _ask(each.channel)
-            if not each.worker:
-                return count
         known: dict[str, _Connection] = {}
-        for each in self._connections:
-            known.setdefault(each.worker, each)
-        before = self._connections
-        self._leaving += (each for each in before if each not in known.values())
+        for each in sorted(self._connections, key=lambda each: -each.running):  # of two to one worker the busier stays
+            each.worker, count = await _ask(each.channel)
+            if not count:
+                return 0
+            known.setdefault(each.worker, each)  # of one worker alone too, that of no name, where there were several
+        self._leaving += (each for each in self._connections if each not in known.values())
         self._connections = list(known.values())
         for _ in range(TRIES * (count - len(known))):
             if len(self._connections) >= count:
@@ -94,7 +97,6 @@ class Spread(grpc.aio.Channel):
                 known[each.worker] = each
                 self._leaving.remove(each)
                 self._connections = list(known.values())
-        self.revision += self._connections != before
         await self._let_go()
         return count
 
@@ -124,7 +126,7 @@ class Spread(grpc.aio.Channel):
         return _Method(self, lambda channel: channel.stream_unary(*method, **options))
 
     def stream_stream(self, *method: Any, **options: Any) -> Any:
-        return _Method(self, lambda channel: channel.stream_stream(*method, **options))
+        return _Method(self, lambda channel: channel.stream_stream(*method, **options), self._streams)
 
     async def close(self, grace: float | None = None) -> None:
         if self._looking is not None:
@@ -154,29 +156,36 @@ class Spread(grpc.aio.Channel):
 class _Way:
     """A method at one connection, and its calls there."""
 
-    __slots__ = ("_connection", "call", "running")
+    __slots__ = ("call", "connection", "running")
 
     def __init__(self, call: Callable[..., Any], connection: _Connection) -> None:
         self.call = call
-        self._connection = connection
+        self.connection = connection
         self.running = 0
 
     def began(self) -> None:
         self.running += 1
-        self._connection.running += 1
+        self.connection.running += 1
 
     def ended(self, _: object) -> None:
         self.running -= 1
-        self._connection.running -= 1
+        self.connection.running -= 1
 
 
 class _Method:
     """A method of the service, called where the fewest calls of it run, and of others."""
 
-    __slots__ = ("_make", "_spread", "_ways")
+    __slots__ = ("_made", "_make", "_spread", "_ways")
 
-    def __init__(self, spread: Spread, make: Callable[[grpc.aio.Channel], Any]) -> None:
+    def __init__(
+        self,
+        spread: Spread,
+        make: Callable[[grpc.aio.Channel], Any],
+        made: MutableMapping[Any, _Connection] | None = None,
+    ) -> None:
+        """`made` is told of every call."""
         self._spread = spread
+        self._made = made
         self._make = make
         self._ways: dict[_Connection, _Way] = {}
 
@@ -185,6 +194,8 @@ class _Method:
         call = way.call(*arguments, **options)
         way.began()
         call.add_done_callback(way.ended)
+        if self._made is not None:
+            self._made[call] = way.connection
         return call
 
     def _way(self, connection: _Connection) -> _Way:

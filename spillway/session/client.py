@@ -122,18 +122,18 @@ class Session:
     def _here(self) -> list[Link]:
         """The links that take generations: those of connections that calls go to now."""
         self._links = [link for link in self._links if not link.closed]
-        return [link for link in self._links if link.revision == self._remote.revision and not link.draining]
+        return [link for link in self._links if not link.draining and link.stays()]
 
     def _least_busy(self) -> Link:
         """The link for the next generation; each connection has one, once that is needed."""
         here = self._here()
         for link in self._links:
-            if link.revision != self._remote.revision and not link.running:
+            if not link.running and not link.stays():
                 link.end()
         if not here or (len(here) < self._remote.breadth and all(link.running for link in here)):
             broke = partial(self._broke, self._clock())
             rpc = self._method(metadata=self._remote.key_headers())
-            self._links.append(Link(rpc, broke, self._remote.revision))
+            self._links.append(Link(rpc, broke, partial(self._remote.stays, rpc)))
             return self._links[-1]
         return min(here, key=lambda link: link.running)
 

@@ -36,13 +36,15 @@ class SessionRefused(TargetDraining):
 class Link:
     """One rpc and the generations that are under way in it."""
 
-    def __init__(self, rpc: grpc.aio.StreamStreamCall[Any, Any], broke: Callable[[], bool], revision: int) -> None:
+    def __init__(
+        self, rpc: grpc.aio.StreamStreamCall[Any, Any], broke: Callable[[], bool], stays: Callable[[], bool]
+    ) -> None:
         """`broke` is told if it breaks, and says whether the connection stands.
 
-        `revision` is that of the connections it was opened under.
+        `stays` tells whether its connection is one that calls go to.
         """
         self._rpc = rpc
-        self.revision = revision
+        self.stays = stays
         self._broke = broke
         self._generations: dict[int, Generation] = {}
         self._last = 0

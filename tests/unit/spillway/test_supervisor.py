@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -142,7 +143,11 @@ def test_a_signal_that_reaches_every_process_drains_too(stack: ExitStack, config
     assert {("server.stopped", 0), ("server.stopped", 1)} <= set(events)
 
 
-def test_a_second_signal_ends_all_workers_at_once(stack: ExitStack, config: Path) -> None:
+def test_a_second_signal_ends_all_workers_at_once_and_leaves_no_socket(
+    stack: ExitStack, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stack.enter_context(tempfile.TemporaryDirectory())  # sockets bear no long paths
+    monkeypatch.setenv("TMPDIR", folder)
     service = started(stack, config, workers=2, server={"listen": "127.0.0.1:0", "announce_s": 600})
     service.wait_for("workers.ready")
     workers = service.workers()
@@ -153,6 +158,7 @@ def test_a_second_signal_ends_all_workers_at_once(stack: ExitStack, config: Path
 
     assert service.end()[0] == 130
     assert not any(Path(f"/proc/{pid}").exists() and not _over(pid) for pid in workers)
+    assert list(Path(folder).iterdir()) == []
 
 
 def test_workers_end_in_order_where_their_supervisor_is_killed(stack: ExitStack, config: Path) -> None:

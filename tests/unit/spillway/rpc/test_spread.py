@@ -13,6 +13,7 @@ from spillway import v1
 from spillway.reservation import Reservation
 from spillway.rpc.remote import Remote
 from spillway.rpc.spread import Spread
+from spillway.session.client import Session
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, services
 from spillway.testing.server import LOOPBACK, serving
@@ -43,6 +44,12 @@ class Site:
 
     async def end(self, number: int) -> None:
         await self._running.pop(number).aclose()
+
+    async def end_all(self) -> None:
+        """End the service whole: another may listen there."""
+        for number in list(self._running):
+            await self.end(number)
+        self._reservation.__exit__()
 
 
 @pytest.fixture
@@ -96,14 +103,12 @@ async def test_a_worker_that_was_started_again_gets_its_connection_back(
         await site.start(number)
     async with reached(site.address) as (remote, spread):
         await all_found(spread, 2)
-        revision = remote.revision
         await site.end(1)
         assert await who_answered(remote, spec, call, 4) == {"worker 0": 4}
         await site.start(1)
         while len(await who_answered(remote, spec, call, 4)) < 2:
             await spread.look()
         assert await who_answered(remote, spec, call, 10) == {"worker 0": 5, "worker 1": 5}
-        assert remote.revision > revision
 
 
 async def test_before_one_worker_alone_there_is_one_connection(call: Any, spec: Any) -> None:
@@ -113,7 +118,50 @@ async def test_before_one_worker_alone_there_is_one_connection(call: Any, spec: 
     ):
         assert await spread.look() == 1
         assert await who_answered(remote, spec, call, 4) == {"only": 4}
-        assert (remote.breadth, remote.revision) == (1, 0)
+        assert remote.breadth == 1
+
+
+async def test_where_one_worker_alone_takes_the_place_of_several_one_connection_is_left(
+    tmp_path: Path, stack: AsyncExitStack, call: Any, spec: Any
+) -> None:
+    site = Site(2, tmp_path, stack)
+    for number in range(2):
+        await site.start(number)
+    async with reached(site.address) as (remote, spread):
+        await all_found(spread, 2)
+        await site.end_all()
+        settings = LOOPBACK.model_copy(update={"listen": site.address})
+        async with serving(*services(FakeEngine(model="only")), settings=settings):
+            while await spread.look() != 1:
+                pass
+            assert (remote.breadth, spread._leaving) == (1, [])
+            assert await who_answered(remote, spec, call, 4) == {"only": 4}
+
+
+async def test_sessions_stay_where_their_connection_stays_and_each_worker_has_one(
+    tmp_path: Path, stack: AsyncExitStack, call: Any, spec: Any
+) -> None:
+    site = Site(2, tmp_path, stack)
+    for number in range(2):
+        await site.start(number)
+        site.engines[number].interval_s = 60
+    async with reached(site.address) as (remote, spread):
+        await all_found(spread, 2)
+        session = Session(remote)
+        request = v1.StreamGenerateRequest(spec=spec())
+        async with AsyncExitStack() as generations:
+            for _ in range(2):
+                await anext(await generations.enter_async_context(session.stream(request, call(), span_name="test")))
+            both = session._here()
+            await site.end(1)
+            await site.start(1)
+            site.engines[1].interval_s = 60
+            await all_found(spread, 2)
+            kept = [link for link in both if not link.closed]
+            assert (session._here(), len(kept)) == (kept, 1)
+            await anext(await generations.enter_async_context(session.stream(request, call(), span_name="test")))
+            assert [engine.running for engine in site.engines.values()] == [1, 1]
+        await session.close()
 
 
 async def test_nothing_is_known_of_who_is_not_there() -> None:
