@@ -19,7 +19,7 @@ from spillway.errors import DeadlineExceeded
 from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import ANONYMOUS, Call
 from spillway.rpc.methods import SESSION
-from spillway.rpc.remote import Remote
+from spillway.rpc.remote import MAX_TIMEOUT_S, Remote
 from spillway.session.backoff import Backoff
 from spillway.session.link import Generation, Link
 from spillway.telemetry.tracing import TRACEPARENT, inject
@@ -151,7 +151,7 @@ class Session:
         start = v1.SessionStart(
             request=request,
             generate=generate,
-            deadline_ms=max(1, round(call.deadline.left() * 1000)),
+            deadline_ms=max(1, round(min(MAX_TIMEOUT_S, call.deadline.left()) * 1000)),
             credit=self._window,
             traceparent=trace.get(TRACEPARENT, ""),
             tracestate=trace.get("tracestate", ""),
@@ -163,7 +163,7 @@ class Session:
         if call.attempts_left is not None:
             start.attempts_left = call.attempts_left
         if call.first_token is not None:
-            start.first_token_ms = round(call.first_token.left() * 1000)
+            start.first_token_ms = round(min(MAX_TIMEOUT_S, call.first_token.left()) * 1000)
         return start
 
     def _broke(self, opened: float) -> bool:
