@@ -362,3 +362,10 @@ async def fold(events: AsyncIterator[v1.GenerationEvent]) -> v1.GenerateResponse
     async for event in events:
         folder.add(event)
     return folder.whole()
+
+
+def tokens_in(event: v1.GenerationEvent) -> int:
+    """Tokens in `event`; a delta that does not tell is taken for one."""
+    if not event.HasField("delta"):
+        return 0
+    return event.delta.tokens if event.delta.HasField("tokens") else 1

@@ -120,13 +120,6 @@ class Failures:
         return f"<Failures {self.last or 'none'}>"
 
 
-def tokens_in(event: v1.GenerationEvent) -> int:
-    """Tokens that the caller is given with `event`; a delta that does not tell is taken for one."""
-    if not event.HasField("delta"):
-        return 0
-    return event.delta.tokens if event.delta.HasField("tokens") else 1
-
-
 def fleeting(attempt: Attempt) -> bool:
     """Whether a failed attempt was over so fast, and in such a way, that its target may well answer if asked again.
 

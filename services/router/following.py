@@ -10,11 +10,10 @@ from typing import Any
 import grpc
 
 from spillway import v1
-from spillway.generation import Folder
+from spillway.generation import Folder, tokens_in
 from spillway.logs import get_logger
 
 from .facts import Validation
-from .failures import tokens_in
 from .release import Release
 from .work import Work
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from spillway import v1
+from spillway.generation import tokens_in
 
 from .leg import Leg, crossing
 from .target import Target
@@ -66,7 +67,7 @@ class Progress:
         self.sequence += 1
         if event.HasField("delta"):
             self._read()
-            self.tokens += event.delta.tokens if event.delta.HasField("tokens") else 1
+            self.tokens += tokens_in(event)
             self._keep(event.delta)
 
     def skip(self, event: bytes, tokens: int) -> None:

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from spillway import embedding, v1
 from spillway.errors import UNSUPPORTED_RPC, Cancelled, SpillwayError, TargetDown, TargetTimeout
+from spillway.generation import tokens_in
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
 from spillway.rpc.remote import Remote
@@ -23,7 +24,6 @@ from spillway.telemetry import names
 from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 
 from .chain import ITS_OWN
-from .failures import tokens_in
 from .journal import Attempt, Journal
 from .lane import Lane
 from .target import Target
@@ -206,13 +206,15 @@ class TargetClient:
                     if dog.barked:
                         raise TargetTimeout(f"no token for {dog.limit_s:.3g} s") from None
                     raise
+                except SessionRefused:
+                    if kind is None:
+                        raise
+                    raise TargetDown("the session ended amid the stream") from None
                 finally:
                     dog.stop()
                 if not finished or usage is None:
                     raise TargetDown("the stream ended without Finished and Usage")
         except (SessionUnsupported, SessionRefused) as error:
-            if kind is not None:
-                raise self._fail(TargetDown("the session ended amid the stream"), journal, attempt, silence_s) from None
             self._go_alone(attempt, error)
             plain = self.stream(
                 attempt, request, call, journal, silence_s, idle_s, judged=judged, lane=lane, alone=True

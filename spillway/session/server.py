@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.errors import Cancelled, DeadlineExceeded, QueueFull, RequestInvalid, StreamInterrupted, TargetDraining
-from spillway.generation import Folder
+from spillway.generation import Folder, tokens_in
 from spillway.rpc import inbound
 from spillway.rpc.admission import admit_start
 from spillway.rpc.bypass import Bypass
@@ -186,7 +186,7 @@ class _Session:
                     async for event in events:
                         if not generation.credit:
                             await generation.credited(sessions._stall_s)
-                        generation.put(sessions.bounded(event), _tokens(event))
+                        generation.put(sessions.bounded(event), tokens_in(event))
             generation.status = b""
         # Whatever it is, it is told as StreamGenerate tells it, and the session goes on.
         except BaseException as error:
@@ -270,13 +270,6 @@ class _Generation:
 def _no_way(event: bytes, tokens: int) -> bool:
     """A Bypass of what is folded."""
     return False
-
-
-def _tokens(event: v1.GenerationEvent) -> int:
-    """Of a delta; one that does not tell is taken for one."""
-    if not event.HasField("delta"):
-        return 0
-    return event.delta.tokens if event.delta.HasField("tokens") else 1
 
 
 def _trace(start: v1.SessionStart) -> dict[str, str]:

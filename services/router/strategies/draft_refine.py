@@ -10,10 +10,11 @@ from contextlib import aclosing
 
 from services.router.attempts import Attempts
 from services.router.facts import Delivery
-from services.router.failures import Failures, interrupted, tokens_in
+from services.router.failures import Failures, interrupted
 from services.router.work import Work
 from spillway import v1
 from spillway.errors import SpillwayError
+from spillway.generation import tokens_in
 
 from .strategy import delivered, second_best, unfolded, whole_stream
 

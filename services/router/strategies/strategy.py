@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from services.router.attempts import Answer
-from services.router.failures import Failures, interrupted, tokens_in
+from services.router.failures import Failures, interrupted
 from services.router.release import Release
 from services.router.work import Work
 from spillway import v1
 from spillway.errors import OutputInvalid, SpillwayError
+from spillway.generation import tokens_in
 
 
 class Strategy(Protocol):
