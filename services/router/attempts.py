@@ -11,6 +11,7 @@ from typing import TypeVar
 from spillway import v1
 from spillway.errors import BreakerOpen, CostCap, SpillwayError, TargetBusy
 from spillway.logs import get_logger
+from spillway.rpc.lane import Lane
 
 from .breakers import Breakers
 from .chain import wishes
@@ -20,7 +21,6 @@ from .fleet import Fleet
 from .following import Following, follows
 from .journal import Attempt
 from .judge import Judge, accepted, bound, correction, first_try, standard, verdict_on
-from .lane import Lane
 from .loads import Loads
 from .observation import kind_of_spec
 from .patience import idle_s, probe_tokens, share_s, silence_s

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from spillway import v1
 from spillway.generation import tokens_in
+from spillway.rpc.lane import Lane
 
 from .leg import Leg, crossing
 from .target import Target
@@ -14,7 +15,25 @@ from .target import Target
 class Progress:
     """The events that the caller has, and their tokens and text: kept only where something could go on with them."""
 
-    def __init__(self, spec: v1.GenerationSpec, targets: list[Target], continue_on: str = "same_weights") -> None:
+    __slots__ = (
+        "_begun",
+        "_by_tokens",
+        "_ids",
+        "_spec",
+        "_text",
+        "_tokens",
+        "_weights",
+        "crosses",
+        "lane",
+    )
+
+    def __init__(
+        self,
+        spec: v1.GenerationSpec,
+        targets: list[Target],
+        continue_on: str = "same_weights",
+        lane: Lane | None = None,
+    ) -> None:
         weights = [target.weights for target in targets if target.weights]
         free = _can_be_continued(spec)
         self._by_tokens = free and len(weights) != len(set(weights))
@@ -24,13 +43,21 @@ class Progress:
         self._begun = False
         self._ids: list[int] = []
         self._text: list[str] = []
-        self._unread: list[bytes] = []
-        """Deltas that came after the tokens and the text above."""
         self._weights = ""
-        self.sequence = 0
+        self._tokens = 0
+        self.lane = lane or Lane()
+        """By which deltas go that need not be read; those that went after the tokens and the text above are there."""
+        self._keep_on()
+
+    @property
+    def sequence(self) -> int:
         """Events given so far: the number of the next one."""
-        self.tokens = 0
+        return self.lane.sequence
+
+    @property
+    def tokens(self) -> int:
         """Given so far; a delta that does not tell is taken for one."""
+        return self._tokens + self.lane.passed
 
     @property
     def weights(self) -> str:
@@ -58,29 +85,28 @@ class Progress:
         elif not leg.goes_on:
             self._ids.clear()
             self._text.clear()
-            self.tokens = 0
+            self._tokens = -self.lane.passed
             self._weights = target.weights if self._by_tokens else ""
+        self._keep_on()
 
     def take(self, event: v1.GenerationEvent) -> None:
         """The caller is given `event`, which gets its number."""
-        event.sequence = self.sequence
-        self.sequence += 1
+        event.sequence = self.lane.sequence
+        self.lane.sequence += 1
         if event.HasField("delta"):
             self._read()
-            self.tokens += tokens_in(event)
+            self._tokens += tokens_in(event)
             self._keep(event.delta)
 
-    def skip(self, event: bytes, tokens: int) -> None:
-        """The caller is given a delta that nobody has read: a serialized GenerationEvent, numbered."""
-        self.sequence += 1
-        self.tokens += tokens
-        if self._weights or self.crosses:
-            self._unread.append(event)
-
     def _read(self) -> None:
-        for event in self._unread:
-            self._keep(v1.GenerationEvent.FromString(event).delta)
-        self._unread.clear()
+        if self.lane.kept:
+            kept, self.lane.kept = self.lane.kept, []
+            for event in kept:
+                self._keep(v1.GenerationEvent.FromString(event).delta)
+
+    def _keep_on(self) -> None:
+        """Have the lane keep what passes there, if that is needed to go on with it."""
+        self.lane.kept = [] if self._weights or self.crosses else None
 
     def _keep(self, delta: v1.Delta) -> None:
         if self._weights and (len(delta.token_ids) != delta.tokens or delta.reasoning or delta.tool_calls):

@@ -13,8 +13,8 @@ from spillway.deadline import Clock
 from spillway.egress import Residency
 from spillway.errors import BreakerOpen, SpillwayError
 from spillway.generation import check, check_routing, fold
-from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call
+from spillway.rpc.lane import Lane
 from spillway.telemetry import names
 
 from .admission import Ticket
@@ -121,11 +121,11 @@ class Router:
                 work = await self._later(work, error)
 
     async def stream(
-        self, request: v1.StreamGenerateRequest, call: Call, bypass: Bypass | None = None
+        self, request: v1.StreamGenerateRequest, call: Call, lane: Lane | None = None
     ) -> AsyncGenerator[v1.GenerationEvent]:
         """Decide, and return the events of an answer: nothing is dispatched before the first is asked for.
 
-        Between two events deltas may go by `bypass`.
+        Between two events deltas may go by `lane`.
         """
         with ExitStack() as block:
             block.enter_context(self._measures.request(request.policy.task))
@@ -136,7 +136,7 @@ class Router:
                 terms = self.cache.terms(work, stamped=work.stamped)
                 if not terms.off:
                     return _within(block.pop_all(), self.cache.stream(work, terms, self._make))
-            return self._make(replace(work, bypass=bypass), block.pop_all())
+            return self._make(replace(work, lane=lane), block.pop_all())
 
     async def embed(
         self, request: v1.EmbedRequest, call: Call, alive: Callable[[], None] = lambda: None

@@ -8,8 +8,8 @@ from typing import Any
 
 from spillway import v1
 from spillway.rpc import metadata
-from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call, current_call
+from spillway.rpc.lane import Lane
 from spillway.rpc.outflow import Outflow
 from spillway.rpc.server import Service
 from spillway.rpc.sign import sign_of_life
@@ -46,7 +46,7 @@ class RouterServicer(inference_pb2_grpc.InferenceServiceServicer, router_pb2_grp
     ) -> AsyncIterator[Any]:  # StreamGenerateResponse, or its bytes with the event unread
         _by_key(request)
         outflow = Outflow()
-        made = await self._router.stream(request, current_call(), outflow.pass_by)
+        made = await self._router.stream(request, current_call(), outflow.lane)
         async with aclosing(outflow.events(made)) as events:
             async for event in events:
                 if isinstance(event, bytes):
@@ -116,11 +116,11 @@ async def answer(
     return await router.generate(request, call, alive)
 
 
-async def events(router: Router, request: Request, call: Call, bypass: Bypass) -> AsyncGenerator[v1.GenerationEvent]:
-    """Yield what `router` answers to `request`, which came in a session, but for deltas that go by `bypass`."""
+async def events(router: Router, request: Request, call: Call, lane: Lane) -> AsyncGenerator[v1.GenerationEvent]:
+    """Yield what `router` answers to `request`, which came in a session, but for deltas that go by `lane`."""
     assert isinstance(request, v1.StreamGenerateRequest)  # `answer` has the others
     _by_key(request)
-    async with aclosing(await router.stream(request, call, bypass)) as told:
+    async with aclosing(await router.stream(request, call, lane)) as told:
         async for event in told:
             yield event
 

@@ -16,6 +16,7 @@ from spillway.errors import UNSUPPORTED_RPC, Cancelled, SpillwayError, TargetDow
 from spillway.generation import tokens_in
 from spillway.logs import get_logger
 from spillway.rpc.call import Call
+from spillway.rpc.lane import Lane
 from spillway.rpc.remote import Remote
 from spillway.rpc.watchdog import Watchdog
 from spillway.session.client import Session
@@ -25,7 +26,6 @@ from spillway.v1 import inference_pb2_grpc, router_pb2_grpc
 
 from .chain import ITS_OWN
 from .journal import Attempt, Journal
-from .lane import Lane
 from .target import Target
 
 log = get_logger(__name__)
@@ -177,11 +177,11 @@ class TargetClient:
         """
         model, usage, begun, finished, tokens, kind = "", None, False, False, 0, None
         call = call.heard_within(silence_s)
+        lane = lane or Lane()
+        before = lane.passed
         try:
             async with self._opened(request, call, attempt, lane, alone=alone) as rpc:
-                dog = Watchdog(silence_s, rpc.cancel)
-                if lane is not None:
-                    lane.dog = dog
+                dog = Watchdog(silence_s, rpc.cancel, count=lambda: lane.passed)
                 try:
                     dog.watch()
                     async for response in rpc:
@@ -226,7 +226,7 @@ class TargetClient:
         except BaseException as error:
             if judged and isinstance(error, GeneratorExit):
                 raise
-            tokens += lane.tokens if lane is not None else 0
+            tokens += lane.passed - before
             if usage is None:
                 usage = v1.Usage(completion_tokens=tokens) if tokens else None
             raise self._fail(error, journal, attempt, silence_s, model, usage) from None
@@ -234,14 +234,11 @@ class TargetClient:
             journal.settle(attempt, v1.ATTEMPT_OUTCOME_ANSWERED, model=model, usage=usage)
 
     def _opened(
-        self, request: v1.StreamGenerateRequest, call: Call, attempt: Attempt, lane: Lane | None, *, alone: bool
+        self, request: v1.StreamGenerateRequest, call: Call, attempt: Attempt, lane: Lane, *, alone: bool
     ) -> AbstractAsyncContextManager[Any]:
         """Ask for a stream: in the session with the target, or in a call of its own where that takes none."""
         if not alone and self._session is not None and self._session.takes(request):
-            bypass = lane.take if lane is not None else None
-            return self._session.stream(
-                request, call, span_name=names.ATTEMPT, attributes=_told(attempt), bypass=bypass
-            )
+            return self._session.stream(request, call, span_name=names.ATTEMPT, attributes=_told(attempt), lane=lane)
         return self._remote.stream(self._stream, request, call, span_name=names.ATTEMPT, attributes=_told(attempt))
 
     async def count_tokens(self, target: Target, spec: v1.GenerationSpec, call: Call) -> v1.CountTokensResponse:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from spillway import v1
 from spillway.embedding import Spec
-from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call
+from spillway.rpc.lane import Lane
 
 from .journal import Journal
 from .plan import Plan
@@ -39,7 +39,7 @@ class Work(Planned):
     spec: v1.GenerationSpec
     release: Release | None = None
     """Where its records go, as they are accepted."""
-    bypass: Bypass | None = None
+    lane: Lane | None = None
     """By which its deltas may go while nobody has to read them."""
 
 

@@ -9,25 +9,20 @@ from contextlib import aclosing
 from typing import Final
 
 from spillway import v1
+from spillway.rpc.lane import Lane
 
 MAX_WAITING: Final = 16
 """Of events that a slow reader has not taken; beyond that no more are made."""
 
 
 class Outflow:
-    """Events in the order they come, from `pass_by` and from who makes the others."""
+    """Events in the order they come, by `lane` and from who makes the others."""
 
     def __init__(self) -> None:
         self._waiting: deque[v1.GenerationEvent | bytes] = deque()
+        self.lane = Lane(self._put, MAX_WAITING)
         self._wanted: asyncio.Future[None] | None = None
         self._taken = asyncio.Event()
-
-    def pass_by(self, event: bytes, tokens: int) -> bool:
-        """A Bypass: False while enough is waiting."""
-        if len(self._waiting) >= MAX_WAITING:
-            return False
-        self._put(event)
-        return True
 
     async def events(self, made: AsyncGenerator[v1.GenerationEvent]) -> AsyncGenerator[v1.GenerationEvent | bytes]:
         """Yield what is `made` and what passes by, as long as anything is made; raise what ends it."""
@@ -36,6 +31,7 @@ class Outflow:
         try:
             while True:
                 if self._waiting:
+                    self.lane.credit += 1
                     self._taken.set()
                     yield self._waiting.popleft()
                 elif making.done():
@@ -51,12 +47,13 @@ class Outflow:
     async def _make(self, made: AsyncGenerator[v1.GenerationEvent]) -> None:
         async with aclosing(made) as events:
             async for event in events:
-                while len(self._waiting) >= MAX_WAITING:
+                while not self.lane.credit:
                     self._taken.clear()
                     await self._taken.wait()
+                self.lane.credit -= 1
                 self._put(event)
 
-    def _put(self, event: v1.GenerationEvent | bytes) -> None:
+    def _put(self, event: v1.GenerationEvent | bytes, tokens: int = 0) -> None:
         self._waiting.append(event)
         self._wake()
 

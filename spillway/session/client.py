@@ -16,8 +16,8 @@ from opentelemetry.util.types import AttributeValue
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.errors import DeadlineExceeded
-from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import ANONYMOUS, Call
+from spillway.rpc.lane import Lane
 from spillway.rpc.methods import SESSION
 from spillway.rpc.remote import MAX_TIMEOUT_S, Remote
 from spillway.session.backoff import Backoff
@@ -81,15 +81,15 @@ class Session:
         *,
         span_name: str,
         attributes: Mapping[str, AttributeValue] | None = None,
-        bypass: Bypass | None = None,
+        lane: Lane | None = None,
     ) -> AsyncIterator[Generation]:
         """Begin a generation under `call`; leaving the block ends it on the other side too.
 
-        While its reader waits for the next event, `bypass` is offered the deltas first.
+        While its reader waits for the next event, `lane` is offered the deltas first.
         Raises SessionUnsupported, or SessionRefused, before its first event; else SpillwayError alone.
         """
         with self._remote.span(span_name, call, attributes) as span:
-            generation = self._begin(self._start(call, span, request=request), call, bypass)
+            generation = self._begin(self._start(call, span, request=request), call, lane)
             try:
                 yield generation
             finally:
@@ -116,8 +116,8 @@ class Session:
             finally:
                 generation.leave()
 
-    def _begin(self, start: v1.SessionStart, call: Call, bypass: Bypass | None = None) -> Generation:
-        return self._least_busy().start(start, call, self._remote.address, self._window, bypass)
+    def _begin(self, start: v1.SessionStart, call: Call, lane: Lane | None = None) -> Generation:
+        return self._least_busy().start(start, call, self._remote.address, self._window, lane)
 
     def _here(self) -> list[Link]:
         """The links that take generations: those of connections that calls go to now."""

@@ -15,8 +15,8 @@ from google.rpc.status_pb2 import Status
 
 from spillway import v1
 from spillway.errors import DeadlineExceeded, RequestInvalid, SpillwayError, TargetDown, TargetDraining
-from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call
+from spillway.rpc.lane import Lane
 from spillway.rpc.remote import meant
 from spillway.rpc.status import from_rpc_error, from_status
 
@@ -62,11 +62,11 @@ class Link:
         self._writing = asyncio.create_task(self._write(), name="session frames out")
         self._reading = asyncio.create_task(self._read(), name="session frames in")
 
-    def start(self, start: v1.SessionStart, call: Call, address: str, window: int, bypass: Bypass | None) -> Generation:
+    def start(self, start: v1.SessionStart, call: Call, address: str, window: int, lane: Lane | None) -> Generation:
         """Send `start` with what else there is to say in this turn of the loop."""
         self._last = start.id = self._last + 1
         size = start.ByteSize()
-        generation = self._generations[start.id] = Generation(self, start.id, call, address, window, bypass)
+        generation = self._generations[start.id] = Generation(self, start.id, call, address, window, lane)
         if self._bytes and self._bytes + size > MAX_FRAME_BYTES:
             self._frames.append(v1.SessionRequest())
             self._bytes = 0
@@ -177,10 +177,28 @@ class Told:
 class Generation:
     """One generation of a session: iterate over its events. Raises what its status says, or TargetDown."""
 
-    def __init__(self, link: Link, number: int, call: Call, address: str, window: int, bypass: Bypass | None) -> None:
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_answer",
+        "_call",
+        "_ended",
+        "_error",
+        "_half",
+        "_lane",
+        "_link",
+        "_timer",
+        "_waiting",
+        "_wanted",
+        "alive",
+        "number",
+        "taken",
+    )
+
+    def __init__(self, link: Link, number: int, call: Call, address: str, window: int, lane: Lane | None) -> None:
         self._link = link
-        self._window = window
-        self._bypass = bypass
+        self._half = max(1, window // 2)
+        self._lane = lane
         self.number = number
         self._call = call
         self._address = address
@@ -192,13 +210,15 @@ class Generation:
         self.alive: Callable[[], None] = lambda: None
         self._error: BaseException | None = None
         self._wanted: asyncio.Future[None] | None = None
+        """Of who waits for the next event, having read all there is."""
         self._timer = asyncio.get_running_loop().call_later(call.deadline.left(), self._late)
 
     def take(self, event: bytes, tokens: int) -> None:
         """Hear of an event: a delta if it has tokens."""
-        wanted, bypass = self._wanted, self._bypass
-        if tokens and bypass is not None and wanted is not None and not wanted.done() and bypass(event, tokens):
-            self._credit()  # past its reader, who has read all there is
+        if tokens and self._lane is not None and self._wanted is not None and self._lane.take(event, tokens):
+            self.taken += 1  # past its reader
+            if self.taken >= self._half:
+                self._credit()
             return
         self._waiting.append(event)
         self._wake()
@@ -232,7 +252,7 @@ class Generation:
         """Its reader has gone."""
         self._timer.cancel()
         self._link.leave(self.number, ended=self._ended)
-        self._bypass = None  # it knows who waits, as the error does by its traceback: cycles of thirty objects each
+        self._lane = None  # it knows who waits, as the error does by its traceback: cycles of thirty objects each
         self._error = None
 
     def __aiter__(self) -> Self:
@@ -243,9 +263,14 @@ class Generation:
             if self._error is not None:
                 raise self._error
             self._wanted = asyncio.get_running_loop().create_future()
-            await self._wanted
+            try:
+                await self._wanted
+            finally:
+                self._wanted = None
         event = self._parsed(v1.GenerationEvent, self._waiting.popleft())
-        self._credit()
+        self.taken += 1
+        if self.taken >= self._half:
+            self._credit()
         return Told(event)
 
     async def whole(self) -> v1.GenerateResponse:
@@ -263,10 +288,9 @@ class Generation:
             raise TargetDown(f"{self._address} told something that cannot be read") from None
 
     def _credit(self) -> None:
-        """Another event is out of the way."""
-        self.taken += 1
-        if self.taken * 2 >= self._window and not self._ended:
-            self._link.credit(self, soon=self.taken * 4 >= self._window * 3)
+        """Half of what may be under way is out of the way."""
+        if not self._ended:
+            self._link.credit(self, soon=self.taken * 2 >= self._half * 3)
 
     def _late(self) -> None:
         if self._error is not None:
@@ -275,8 +299,9 @@ class Generation:
         self.fail(DeadlineExceeded(f"no answer from {self._address} before the deadline"))
 
     def _wake(self) -> None:
-        if self._wanted is not None and not self._wanted.done():
-            self._wanted.set_result(None)
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and not wanted.done():
+            wanted.set_result(None)
 
     def __repr__(self) -> str:
         return f"<Generation {self.number}{' ended' * self._ended}>"

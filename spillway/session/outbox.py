@@ -18,19 +18,23 @@ class Outbox:
 
     def __init__(self) -> None:
         self._frames: deque[_Frame] = deque()
+        self._filling: _Frame | None = None
+        """The last of them."""
         self._wanted: asyncio.Future[None] | None = None
         self._closed = False
 
     def put(self, number: int, event: bytes, tokens: int) -> None:
         """Say `event` of generation `number`: a serialized GenerationEvent, and its tokens where it is a delta."""
-        frame = self._open(len(event))
-        frame.ids.append(number)
-        frame.events.append(event)
-        frame.tokens.append(tokens)
+        size = len(event)
+        frame = self._filling
+        if frame is None or size > frame.room:
+            frame = self._next()
+        frame.room -= size
+        frame.told.append((number, event, tokens))
 
     def alive(self, number: int) -> None:
         """Say that generation `number`, which is told whole, has its first token."""
-        self._open(0).alive.append(number)
+        self._with_room(0).alive.append(number)
 
     def end(self, number: int, status: bytes, *, answer: bytes = b"", taken: bool = True) -> None:
         """Say that generation `number` has ended with `status`: a serialized google.rpc.Status, empty for OK.
@@ -38,7 +42,7 @@ class Outbox:
         `answer`: a serialized GenerateResponse, of one that is told whole. Not `taken`: nothing was done about it.
         """
         ended = v1.RawSessionEnded(id=number, status=status, not_taken=not taken, answer=answer)
-        self._open(len(status) + len(answer)).ended.append(ended)
+        self._with_room(len(status) + len(answer)).ended.append(ended)
 
     def close(self) -> None:
         """Nothing more will be put."""
@@ -49,7 +53,10 @@ class Outbox:
         """Yield serialized SessionResponses until the outbox is closed and empty."""
         while True:
             if self._frames:
-                yield self._frames.popleft().serialized()
+                frame = self._frames.popleft()
+                if frame is self._filling:
+                    self._filling = None
+                yield frame.serialized()
             elif self._closed:
                 return
             else:
@@ -57,13 +64,19 @@ class Outbox:
                 await self._wanted
                 await asyncio.sleep(0)  # others that are at work in this turn of the loop share the frame
 
-    def _open(self, size: int) -> _Frame:
+    def _with_room(self, size: int) -> _Frame:
         """The frame that is filled, with `size` bytes more."""
-        if not self._frames or self._frames[-1].bytes + size > MAX_FRAME_BYTES:
-            self._frames.append(_Frame())
-            self._wake()
-        frame = self._frames[-1]
-        frame.bytes += size
+        frame = self._filling
+        if frame is None or size > frame.room:
+            frame = self._next()
+        frame.room -= size
+        return frame
+
+    def _next(self) -> _Frame:
+        """Another frame is filled."""
+        self._filling = frame = _Frame()
+        self._frames.append(frame)
+        self._wake()
         return frame
 
     def _wake(self) -> None:
@@ -72,23 +85,23 @@ class Outbox:
         self._wanted = None
 
     def __repr__(self) -> str:
-        return f"<Outbox {sum(len(frame.ids) for frame in self._frames)} events{' closed' * self._closed}>"
+        return f"<Outbox {sum(len(frame.told) for frame in self._frames)} events{' closed' * self._closed}>"
 
 
 class _Frame:
-    """A RawSessionResponse that fills: lists cost a tenth of what a message of their own costs an event."""
+    """A RawSessionResponse that fills: a row costs a tenth of what a message of its own costs an event."""
 
-    __slots__ = ("alive", "bytes", "ended", "events", "ids", "tokens")
+    __slots__ = ("alive", "ended", "room", "told")
 
     def __init__(self) -> None:
-        self.bytes = 0
+        self.room = MAX_FRAME_BYTES
+        self.told: list[tuple[int, bytes, int]] = []
+        """Of each event its generation, itself and its tokens."""
         self.alive: list[int] = []
-        self.ids: list[int] = []
-        self.events: list[bytes] = []
-        self.tokens: list[int] = []
         self.ended: list[v1.RawSessionEnded] = []
 
     def serialized(self) -> bytes:
+        ids, events, tokens = zip(*self.told, strict=True) if self.told else ((), (), ())
         return v1.RawSessionResponse(
-            ids=self.ids, events=self.events, tokens=self.tokens, ended=self.ended, alive=self.alive
+            ids=ids, events=events, tokens=tokens, ended=self.ended, alive=self.alive
         ).SerializeToString()

@@ -17,9 +17,9 @@ from spillway.errors import Cancelled, DeadlineExceeded, QueueFull, RequestInval
 from spillway.generation import Folder, tokens_in
 from spillway.rpc import inbound
 from spillway.rpc.admission import admit_start
-from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call, current_call, enter
 from spillway.rpc.inbound import Inbound
+from spillway.rpc.lane import Lane
 from spillway.rpc.methods import GENERATE, STREAM_GENERATE
 from spillway.rpc.status import to_status
 from spillway.session.client import MAX_GENERATIONS
@@ -29,8 +29,8 @@ from spillway.telemetry import names
 from spillway.telemetry.tracing import TRACEPARENT, Tracing, fail
 
 Request = v1.StreamGenerateRequest | v1.GenerateRequest
-Generate = Callable[[Request, Call, Bypass], AsyncGenerator[v1.GenerationEvent]]
-"""What StreamGenerate answers, without its wrapping. Between two events deltas may go by the bypass."""
+Generate = Callable[[Request, Call, Lane], AsyncGenerator[v1.GenerationEvent]]
+"""What StreamGenerate answers, without its wrapping. Between two events deltas may go by the lane."""
 Whole = Callable[[v1.GenerateRequest, Call, Callable[[], None]], Awaitable[v1.GenerateResponse]]
 """What Generate answers; the last argument is called when its first token is there."""
 
@@ -85,7 +85,7 @@ class Sessions:
 
     async def _folded(self, request: v1.GenerateRequest, call: Call, alive: Callable[[], None]) -> v1.GenerateResponse:
         folder = Folder()
-        async with aclosing(self._generate(request, call, _no_way)) as events:
+        async with aclosing(self._generate(request, call, Lane())) as events:
             async for event in events:
                 if event.HasField("started"):
                     alive()
@@ -182,9 +182,9 @@ class _Session:
                     answer = await sessions._whole(start.generate, call, alive)
                     generation.answer, generation.status = sessions.bounded(answer), b""
                     return
-                async with aclosing(sessions._generate(start.request, call, generation.pass_by)) as events:
+                async with aclosing(sessions._generate(start.request, call, generation.lane)) as events:
                     async for event in events:
-                        if not generation.credit:
+                        if not generation.lane.credit:
                             await generation.credited(sessions._stall_s)
                         generation.put(sessions.bounded(event), tokens_in(event))
             generation.status = b""
@@ -224,7 +224,7 @@ class _Session:
 class _Generation:
     """What a generation may still send."""
 
-    __slots__ = ("_more", "_number", "_outbox", "answer", "credit", "status", "taken", "task")
+    __slots__ = ("_more", "_number", "_outbox", "answer", "lane", "status", "taken", "task")
 
     task: asyncio.Task[None]
 
@@ -234,24 +234,17 @@ class _Generation:
         self.status = _CANCELLED
         self.answer = b""
         self.taken = True
-        self.credit = min(MAX_CREDIT, max(1, credit))
+        self.lane = Lane(partial(outbox.put, number), min(MAX_CREDIT, max(1, credit)))
         self._more: asyncio.Future[None] | None = None
 
     def put(self, event: bytes, tokens: int) -> None:
         """Send `event`, for which there is credit."""
-        self.credit -= 1
+        self.lane.credit -= 1
         self._outbox.put(self._number, event, tokens)
-
-    def pass_by(self, event: bytes, tokens: int) -> bool:
-        """Send a delta if there is credit for it."""
-        if not self.credit:
-            return False
-        self.put(event, tokens)
-        return True
 
     def give(self, events: int) -> None:
         """The reader takes so many more."""
-        self.credit = min(MAX_CREDIT, self.credit + events)
+        self.lane.credit = min(MAX_CREDIT, self.lane.credit + events)
         if self._more is not None and not self._more.done() and events:
             self._more.set_result(None)
 
@@ -265,11 +258,6 @@ class _Generation:
             raise StreamInterrupted(f"the reader took nothing for {stall_s:g} s") from None
         finally:
             self._more = None
-
-
-def _no_way(event: bytes, tokens: int) -> bool:
-    """A Bypass of what is folded."""
-    return False
 
 
 def _trace(start: v1.SessionStart) -> dict[str, str]:

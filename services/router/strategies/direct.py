@@ -14,7 +14,6 @@ from contextlib import aclosing
 from services.router.attempts import Attempts
 from services.router.facts import Delivery
 from services.router.failures import Failures, interrupted
-from services.router.lane import Lane
 from services.router.leg import Leg
 from services.router.overlap import Astray
 from services.router.plan import Candidate
@@ -22,6 +21,7 @@ from services.router.progress import Progress
 from services.router.work import Work
 from spillway import v1
 from spillway.errors import RequestInvalid, SpillwayError
+from spillway.rpc.lane import Lane
 
 from .strategy import by_records, delivered, whole_stream
 
@@ -49,13 +49,13 @@ class Direct:
             return
         failures = Failures(work)
         targets = [candidate.target for candidate in work.plan.taken]
-        progress = Progress(work.spec, targets, work.plan.limits.continue_on)
+        lane = work.lane or Lane()
+        progress = Progress(work.spec, targets, work.plan.limits.continue_on, lane)
         restarts = work.policy.delivery.accepts_restart
         left, before = "", 0
         for candidate in failures.still_worth_trying():
             for leg in progress.legs(candidate.target, restarts=restarts):
-                begun = False
-                lane = _lane(work, progress, leg)
+                begun = lane.open = False
                 relay = self._attempts.relay(work, candidate, spec=leg.spec, lane=lane)
                 try:
                     async with aclosing(relay), aclosing(leg.new(relay)) as events:
@@ -71,8 +71,7 @@ class Direct:
                                     progress.take(changed)
                                     yield changed
                                 progress.begin(candidate.target, leg)
-                                if lane is not None:
-                                    lane.open = True
+                                lane.open = leg.overlap is None  # else somebody here has to read them
                             progress.take(event)
                             if event.route_changed.HasField("resumed_after_tokens"):
                                 event.route_changed.resumed_after_tokens = progress.tokens  # a router tells its own
@@ -98,11 +97,6 @@ class Direct:
 
     def __repr__(self) -> str:
         return "<Direct>"
-
-
-def _lane(work: Work, progress: Progress, leg: Leg) -> Lane | None:
-    """The fast lane of an answer that nobody here has to read."""
-    return Lane(work.bypass, progress) if work.bypass is not None and leg.overlap is None else None
 
 
 def _changed(left: str, candidate: Candidate, reason: str, leg: Leg, tokens: int) -> v1.GenerationEvent:

@@ -17,18 +17,23 @@ def event(number: int) -> v1.GenerationEvent:
     return v1.GenerationEvent(sequence=number)
 
 
+def told(number: int) -> bytes:
+    return event(number).SerializeToString() or b"\x08\0"
+
+
 async def test_events_come_in_the_order_in_which_they_were_made_and_passed_by() -> None:
     outflow = Outflow()
+    outflow.lane.open = True
 
     async def made() -> AsyncGenerator[v1.GenerationEvent]:
         yield event(0)
-        assert outflow.pass_by(b"1", 1)
+        assert outflow.lane.take(told(1), 1)
         await asyncio.sleep(0)
-        assert outflow.pass_by(b"2", 1)
+        assert outflow.lane.take(told(2), 1)
         yield event(3)
 
     found = [each if isinstance(each, bytes) else each.sequence async for each in outflow.events(made())]
-    assert found == [0, b"1", b"2", 3]
+    assert found == [0, told(0), told(1), 3]
 
 
 async def test_an_error_comes_after_what_came_before_it() -> None:
@@ -44,6 +49,7 @@ async def test_an_error_comes_after_what_came_before_it() -> None:
 
 async def test_a_reader_that_takes_nothing_holds_up_who_makes_and_who_passes_by() -> None:
     outflow, made_so_far = Outflow(), 0
+    outflow.lane.open = True
 
     async def made() -> AsyncGenerator[v1.GenerationEvent]:
         nonlocal made_so_far
@@ -56,7 +62,7 @@ async def test_a_reader_that_takes_nothing_holds_up_who_makes_and_who_passes_by(
         for _ in range(MAX_WAITING * 4):
             await asyncio.sleep(0)
         assert made_so_far <= MAX_WAITING + 2
-        assert not outflow.pass_by(b"more", 1)
+        assert not outflow.lane.take(told(9), 1)
         for _ in range(MAX_WAITING * 2):
             await anext(events)
         assert made_so_far > MAX_WAITING

@@ -223,9 +223,9 @@ async def test_attempts_left_are_bounded_as_they_are_outside(mesh: Any, call: An
 
 async def test_credit_is_bounded_from_the_beginning() -> None:
     generation = _Generation(1, 2**32 - 1, Outbox())
-    assert generation.credit == MAX_CREDIT
+    assert generation.lane.credit == MAX_CREDIT
     generation.give(1)
-    assert generation.credit == MAX_CREDIT
+    assert generation.lane.credit == MAX_CREDIT
 
 
 async def test_a_deadline_of_a_hundred_days_goes_as_it_can(mesh: Any) -> None:
