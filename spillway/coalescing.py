@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from math import floor
 from typing import TypeVar
 
 from spillway import v1
@@ -21,8 +22,17 @@ def window_s(coalescing: v1.Coalescing, default_s: float) -> float:
     return coalescing.window_ms / 1000 if coalescing.HasField("window_ms") else default_s
 
 
+def window_end(now: float, window: float) -> float:
+    """Return when a window of so many seconds that begins at `now` ends: the streams of a process share the moments.
+
+    So what they have then goes in one frame of a session. A window that begins with such a moment has its length, even
+    if it begins late; another has a quarter of it at least, and one and a quarter at most.
+    """
+    return floor(now / window + 1.25) * window
+
+
 async def pulled(source: AsyncIterator[Item], window: float) -> AsyncGenerator[Item, None]:
-    """Yield what `source` has, at most once per `window` seconds after the first item, which is never held.
+    """Yield what `source` has, once in a `window` of seconds at most after the first item, which is never held.
 
     Closing this closes `source`.
     """
@@ -32,7 +42,7 @@ async def pulled(source: AsyncIterator[Item], window: float) -> AsyncGenerator[I
             if window <= 0:
                 yield item
                 continue
-            due = clock() + window
+            due = window_end(clock(), window)
             yield item
             left = due - clock()
             if left > 0:

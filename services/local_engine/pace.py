@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from spillway.coalescing import window_end
+
 Window = Callable[[], float]
 """Seconds that deltas may be held back now."""
 
@@ -26,7 +28,8 @@ class Pace:
 
     def pulled(self) -> None:
         """Say that something was just pulled: the window begins."""
-        self._due = self._loop.time() + self._window()
+        now, window = self._loop.time(), self._window()
+        self._due = window_end(now, window) if window > 0 else now
 
     async def rest(self) -> None:
         """Wait out the window, or until the answer has ended."""

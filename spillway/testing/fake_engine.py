@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spillway import embedding, load, v1
-from spillway.coalescing import pulled, window_s
+from spillway.coalescing import pulled, window_end, window_s
 from spillway.deadline import Deadline
 from spillway.errors import UNSUPPORTED_RPC, ConstraintUnsupported, ModelUnknown, SpillwayError, TargetDown
 from spillway.generation import Folder, check
@@ -214,7 +214,8 @@ class FakeEngine:
             if sent >= total:
                 return
             if steps is not None:
-                await steps.reach(before + min(total, sent + (merged if sent > done else 1)))
+                wanted = window_end(before + sent, merged) if sent > done else before + sent + 1
+                await steps.reach(min(before + total, wanted))
                 due = steps.taken - before
             elif self.interval_s:
                 due = int((clock() - began) / self.interval_s) + 1

@@ -5,9 +5,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spillway import v1
-from spillway.coalescing import pulled, window_s
+from spillway.coalescing import pulled, window_end, window_s
 
 WINDOW = 0.02
 
@@ -56,8 +58,18 @@ async def test_later_items_come_at_most_once_a_window() -> None:
     count = len([numbers async for numbers in pulled(source.events(), WINDOW)])
 
     gaps = [later - earlier for earlier, later in zip(source.pulls, source.pulls[1:], strict=False)]
-    assert min(gaps) >= WINDOW * 0.99
+    assert min(gaps) >= WINDOW * 0.24
     assert count < 20
+
+
+@given(st.floats(1e-3, 1e7), st.floats(1e-3, 1.0))
+def test_a_window_has_a_quarter_of_its_length_at_least_and_one_and_a_quarter_at_most(now: float, window: float) -> None:
+    assert window * 0.249 <= window_end(now, window) - now <= window * 1.251
+
+
+@given(st.integers(1, 10**6), st.floats(1e-3, 1.0), st.floats(0, 0.74))
+def test_windows_that_begin_a_little_late_end_together_all_the_same(number: int, window: float, late: float) -> None:
+    assert window_end((number + late) * window, window) == window_end(number * window, window) == (number + 1) * window
 
 
 async def test_without_a_window_nothing_waits() -> None:
