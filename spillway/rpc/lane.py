@@ -45,8 +45,8 @@ class Lane:
         number = _numbers[sequence] if sequence < len(_numbers) else _number(sequence)
         if not event.startswith(number):
             event = number + _unnumbered(event)
-        self._put(event, tokens)
         self.credit -= 1
+        self._put(event, tokens)
         self.sequence = sequence + 1
         self.passed += tokens
         if self.kept is not None:

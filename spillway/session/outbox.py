@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from spillway import v1
 
 MAX_FRAME_BYTES: Final = 2**20
 """A frame holds so many at most, or one event; well below what a client receives."""
+MAX_FRAMES: Final = 16
+"""That wait for a slow reader: what its generations have more, they keep to themselves."""
 
 
 class Outbox:
     """Events of many generations, in the order they were put."""
 
-    def __init__(self) -> None:
+    def __init__(self, flow: Callable[[bool], None] = lambda on: None) -> None:
+        """`flow` is told when enough is waiting, and when there is room again."""
+        self._flow = flow
+        self.full = False
         self._frames: deque[_Frame] = deque()
         self._filling: _Frame | None = None
         """The last of them."""
@@ -56,6 +61,9 @@ class Outbox:
                 frame = self._frames.popleft()
                 if frame is self._filling:
                     self._filling = None
+                if self.full and len(self._frames) <= MAX_FRAMES // 2:
+                    self.full = False
+                    self._flow(True)
                 yield frame.serialized()
             elif self._closed:
                 return
@@ -76,6 +84,9 @@ class Outbox:
         """Another frame is filled."""
         self._filling = frame = _Frame()
         self._frames.append(frame)
+        if not self.full and len(self._frames) >= MAX_FRAMES:
+            self.full = True
+            self._flow(False)
         self._wake()
         return frame
 

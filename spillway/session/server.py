@@ -121,7 +121,7 @@ class _Session:
         self._generations: dict[int, _Generation] = {}
         self._last = 0
         self._ending = False
-        self.outbox = Outbox()
+        self.outbox = Outbox(self._flow)
 
     async def read(self, requests: AsyncIterator[v1.SessionRequest]) -> None:
         """Do what the client says, until it says no more; the session then ends with its last generation."""
@@ -143,6 +143,11 @@ class _Session:
             raise
         self.drain()
 
+    def _flow(self, on: bool) -> None:
+        """Hold back what the generations have to say, or let them go on."""
+        for generation in self._generations.values():
+            generation.flow(on)
+
     def drain(self) -> None:
         """End with the last generation."""
         self._ending = True
@@ -153,6 +158,8 @@ class _Session:
             raise RequestInvalid.at("starts.id", f"{start.id} is not above all that were given before")
         self._last = start.id
         generation = _Generation(start.id, start.credit, self.outbox)
+        generation.taken = not self._ending
+        generation.flow(not self.outbox.full)
         self._generations[start.id] = generation
         generation.task = asyncio.create_task(self._run(start, generation))
         generation.task.add_done_callback(lambda _: self._ended(start.id, generation))
@@ -172,8 +179,7 @@ class _Session:
                 if call.span.is_recording():
                     call.span.set_attribute(names.TENANT, call.caller.tenant)
                 enter(call)
-                if self._ending:
-                    generation.taken = False
+                if not generation.taken:
                     raise TargetDraining("this server is about to stop")
                 if len(self._generations) > MAX_GENERATIONS:
                     raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource="session")
@@ -184,7 +190,7 @@ class _Session:
                     return
                 async with aclosing(sessions._generate(start.request, call, generation.lane)) as events:
                     async for event in events:
-                        if not generation.lane.credit:
+                        while not generation.lane.credit:
                             await generation.credited(sessions._stall_s)
                         generation.put(sessions.bounded(event), tokens_in(event))
             generation.status = b""
@@ -224,7 +230,7 @@ class _Session:
 class _Generation:
     """What a generation may still send."""
 
-    __slots__ = ("_more", "_number", "_outbox", "answer", "lane", "status", "taken", "task")
+    __slots__ = ("_held", "_more", "_number", "_outbox", "answer", "lane", "status", "taken", "task")
 
     task: asyncio.Task[None]
 
@@ -235,6 +241,8 @@ class _Generation:
         self.answer = b""
         self.taken = True
         self.lane = Lane(partial(outbox.put, number), min(MAX_CREDIT, max(1, credit)))
+        self._held: int | None = None
+        """Credit that is not to be used now."""
         self._more: asyncio.Future[None] | None = None
 
     def put(self, event: bytes, tokens: int) -> None:
@@ -244,9 +252,20 @@ class _Generation:
 
     def give(self, events: int) -> None:
         """The reader takes so many more."""
+        if self._held is not None:
+            self._held = min(MAX_CREDIT, self._held + events)
+            return
         self.lane.credit = min(MAX_CREDIT, self.lane.credit + events)
         if self._more is not None and not self._more.done() and events:
             self._more.set_result(None)
+
+    def flow(self, on: bool) -> None:
+        """Send on, or use no credit until then: too much is waiting that the reader gave credit for."""
+        if on and self._held is not None:
+            held, self._held = self._held, None
+            self.give(held)
+        elif not on and self._held is None:
+            self._held, self.lane.credit = self.lane.credit, 0
 
     async def credited(self, stall_s: float) -> None:
         """Return when there is credit. Raises StreamInterrupted where the reader gives none for so many seconds."""

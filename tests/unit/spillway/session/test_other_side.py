@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -11,13 +12,16 @@ import pytest
 
 from spillway import errors, v1
 from spillway.deadline import Deadline
-from spillway.rpc.call import Call
+from spillway.rpc.call import Call, enter
+from spillway.rpc.lane import Lane
 from spillway.rpc.methods import SESSION
 from spillway.rpc.server import Service
 from spillway.session.client import Session
 from spillway.session.link import Link, SessionRefused
-from spillway.session.outbox import Outbox
-from spillway.session.server import MAX_CREDIT, _Generation
+from spillway.session.outbox import MAX_FRAME_BYTES, MAX_FRAMES, Outbox
+from spillway.session.server import MAX_CREDIT, Sessions, _Generation
+from spillway.settings import ServerSettings
+from spillway.telemetry.tracing import Tracing
 from spillway.testing.fake_engine import FakeEngine, services
 from spillway.v1 import inference_pb2_grpc
 from tests.unit.spillway.conftest import INFERENCE
@@ -226,6 +230,40 @@ async def test_credit_is_bounded_from_the_beginning() -> None:
     assert generation.lane.credit == MAX_CREDIT
     generation.give(1)
     assert generation.lane.credit == MAX_CREDIT
+
+
+async def test_a_reader_that_does_not_take_what_it_gave_credit_for_holds_back_who_makes_it() -> None:
+    made, total = 0, 800
+    text = "x" * 2**16
+
+    async def generate(request: Any, call: Call, lane: Lane) -> AsyncGenerator[v1.GenerationEvent]:
+        nonlocal made
+        lane.open = True
+        for number in range(total):
+            event = v1.GenerationEvent(sequence=number, delta=v1.Delta(text=text, tokens=1))
+            await asyncio.sleep(0)
+            made += 1
+            if number % 2 or not lane.take(event.SerializeToString(), 1):
+                lane.sequence = number + 1
+                yield event
+
+    async def asked() -> AsyncGenerator[v1.SessionRequest]:
+        yield v1.SessionRequest(starts=[v1.SessionStart(id=number, request=STREAM, credit=2**20) for number in (1, 2)])
+
+    enter(Call("session", Deadline.after(60)))
+    sessions = Sessions(generate, ServerSettings(listen="127.0.0.1:0"), tracing=Tracing("test"))
+    told: dict[int, list[int]] = {1: [], 2: []}
+    most = MAX_FRAMES * MAX_FRAME_BYTES // len(text)
+    async with aclosing(sessions.serve(asked())) as frames:
+        async for raw in frames:
+            for _ in range(4 * total):
+                await asyncio.sleep(0)
+            frame = v1.SessionResponse.FromString(raw)
+            assert [ended.status for ended in frame.ended if ended.status] == []
+            for number, event in zip(frame.ids, frame.events, strict=True):
+                told[number].append(event.sequence)
+            assert made - sum(map(len, told.values())) <= most + 4
+    assert told == {1: list(range(total)), 2: list(range(total))}
 
 
 async def test_a_deadline_of_a_hundred_days_goes_as_it_can(mesh: Any) -> None:
