@@ -214,7 +214,7 @@ class FakeEngine:
             if sent >= total:
                 return
             if steps is not None:
-                wanted = window_end(before + sent, merged) if sent > done else before + sent + 1
+                wanted = round(window_end(before + sent, merged)) if sent > done else before + sent + 1
                 await steps.reach(min(before + total, wanted))
                 due = steps.taken - before
             elif self.interval_s:
