@@ -25,10 +25,10 @@ def window_s(coalescing: v1.Coalescing, default_s: float) -> float:
 def window_end(now: float, window: float) -> float:
     """Return when a window of so many seconds that begins at `now` ends: the streams of a process share the moments.
 
-    So what they have then goes in one frame of a session. A window that begins with such a moment has its length, even
-    if it begins late; another has a quarter of it at least, and one and a quarter at most.
+    So what they have then goes in one frame of a session. The moments are a window apart. It ends with the next one, and
+    so after its whole length if it began with one; a thousandth before one counts as with it, as timers are not exact.
     """
-    return floor(now / window + 1.25) * window
+    return floor(now / window + 1.001) * window
 
 
 async def pulled(source: AsyncIterator[Item], window: float) -> AsyncGenerator[Item, None]:

@@ -52,22 +52,22 @@ async def test_the_first_item_is_never_held() -> None:
         assert await anext(events) == [0]
 
 
-async def test_later_items_come_at_most_once_a_window() -> None:
+async def test_later_items_come_at_most_once_a_window_from_the_first_that_ends() -> None:
     source = Source(100)
 
     count = len([numbers async for numbers in pulled(source.events(), WINDOW)])
 
     gaps = [later - earlier for earlier, later in zip(source.pulls, source.pulls[1:], strict=False)]
-    assert min(gaps) >= WINDOW * 0.24
+    assert min(gaps[1:]) > WINDOW / 2  # a pull that is late does not put off the next
     assert count < 20
 
 
 @given(st.floats(1e-3, 1e7), st.floats(1e-3, 1.0))
-def test_a_window_has_a_quarter_of_its_length_at_least_and_one_and_a_quarter_at_most(now: float, window: float) -> None:
-    assert window * 0.249 <= window_end(now, window) - now <= window * 1.251
+def test_nothing_is_held_longer_than_a_window(now: float, window: float) -> None:
+    assert 0 < window_end(now, window) - now <= window * 1.002
 
 
-@given(st.integers(1, 10**6), st.floats(1e-3, 1.0), st.floats(0, 0.74))
+@given(st.integers(1, 10**6), st.floats(1e-3, 1.0), st.floats(0, 0.99))
 def test_windows_that_begin_a_little_late_end_together_all_the_same(number: int, window: float, late: float) -> None:
     assert window_end((number + late) * window, window) == window_end(number * window, window) == (number + 1) * window
 
