@@ -25,8 +25,8 @@ def window_s(coalescing: v1.Coalescing, default_s: float) -> float:
 def window_end(now: float, window: float) -> float:
     """Return when a window of so many seconds that begins at `now` ends: the streams of a process share the moments.
 
-    So what they have then goes in one frame of a session. The moments are a window apart. It ends with the next one, and
-    so after its whole length if it began with one; a thousandth before one counts as with it, as timers are not exact.
+    So what they have then goes in one frame of a session. The moments are a window apart. It ends with the next one,
+    after its whole length if it began with one; a thousandth before one counts as with it, as timers are not exact.
     """
     return floor(now / window + 1.001) * window
 
