@@ -27,8 +27,6 @@ END_S = 600.0
 
 # What vLLM holds is asked before it turns the weights into its kernels' own layout: on CPUs some then are no
 # parameters of the model any more. All in one process, so that the worker can be asked.
-# Each shape loads vLLM anew, most of a minute on two cores.
-THOROUGH = pytest.mark.skipif("SPILLWAY_THOROUGH" not in os.environ, reason="SPILLWAY_THOROUGH is unset")
 REPORTED = """
 import json, sys
 from vllm import LLM
@@ -85,16 +83,7 @@ def test_what_a_shape_says_is_what_its_files_hold(name: str) -> None:
 
 @pytest.mark.engine
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm")
-@pytest.mark.parametrize(
-    "name",
-    [
-        # Each loads vLLM anew, a minute on two cores: all together are asked for.
-        pytest.param(
-            name, marks=pytest.mark.skipif(not THOROUGH and name != "dense", reason="SPILLWAY_THOROUGH is unset")
-        )
-        for name in sorted(SHAPES)
-    ],
-)
+@pytest.mark.parametrize("name", sorted(SHAPES))
 def test_weights_and_cache_are_within_two_percent_of_what_vllm_reports(
     name: str, tmp_path: Path, record_property: Any
 ) -> None:
