@@ -43,6 +43,7 @@ class Outflow:
         finally:
             making.cancel()
             await asyncio.gather(making, return_exceptions=True)  # who has left is told no error
+            self.lane = Lane()  # the other one knows this: a cycle that would wait for the garbage collector
 
     async def _make(self, made: AsyncGenerator[v1.GenerationEvent]) -> None:
         async with aclosing(made) as events:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -87,3 +89,20 @@ async def test_who_makes_ends_when_the_reader_leaves_and_its_last_error_is_nobod
     assert ended == [True]
     del events
     assert unheard == []
+
+
+async def test_an_outflow_that_is_over_needs_no_garbage_collector() -> None:
+    async def made() -> AsyncGenerator[v1.GenerationEvent]:
+        yield event(0)
+
+    gc.collect()
+    gc.disable()
+    try:
+        outflow = Outflow()
+        over = weakref.ref(outflow)
+        assert [each async for each in outflow.events(made())] == [event(0)]
+        del outflow
+        await asyncio.sleep(0)
+        assert over() is None
+    finally:
+        gc.enable()
