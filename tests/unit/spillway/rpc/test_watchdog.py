@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from spillway.rpc.watchdog import Watchdog
+from spillway.rpc.watchdog import LATE, Watchdog
 
 
 class HandLoop(asyncio.SelectorEventLoop):
@@ -82,5 +82,32 @@ def test_another_limit_counts_from_now() -> None:
         assert barks == []
         await loop.advance(1)
         assert len(barks) == 1
+
+    run(test)
+
+
+def test_what_is_counted_is_a_sign_of_life_and_its_silence_is_noticed_a_little_late() -> None:
+    async def test(loop: HandLoop) -> None:
+        passed, barks = 7, []
+        dog = Watchdog(2.0, lambda: barks.append(loop.now), count=lambda: passed)
+        dog.watch()
+        for _ in range(20):
+            passed += 1
+            await loop.advance(0.5)
+        last = loop.now
+        while not dog.barked:
+            await loop.advance(0.1)
+        assert 1.99 < barks[0] - last < 2.0 * (1 + LATE) + 0.1
+
+    run(test)
+
+
+def test_what_was_counted_before_is_none() -> None:
+    async def test(loop: HandLoop) -> None:
+        dog = Watchdog(2.0, lambda: None, count=lambda: 7)
+        dog.watch()
+        for _ in range(21):
+            await loop.advance(0.1)
+        assert dog.barked
 
     run(test)
