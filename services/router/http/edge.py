@@ -32,7 +32,7 @@ from .embedding_request import EmbeddingAsked, read_embedding
 from .exchange import Endpoint, Exchange
 from .failure import PathUnknown, body_of, wrong
 from .hints import SESSION, priority, read_policy, repair
-from .outlet import Outlet
+from .outlet import Outlet, Turn
 from .parameters import AUTO, Asked
 from .settings import HttpSettings
 
@@ -211,7 +211,7 @@ def application(
     now: Callable[[], float],
 ) -> ASGIApp:
     """Return the edge of `router` as an ASGI application. `ready`: whether balancers should send requests here."""
-    edge = Edge(router, now)
+    edge, turn = Edge(router, now), Turn()
 
     def route(method: str, path: str, act: Any) -> Route:
         endpoint = Endpoint(
@@ -224,6 +224,7 @@ def application(
             keys=keys,
             tracing=tracing,
             clock=clock,
+            turn=turn,
         )
         return Route(path, endpoint)
 

@@ -31,7 +31,7 @@ from .answer import encode, event
 from .connection import EXTENSION
 from .failure import BodyTooLarge, MethodNotAllowed, body_of, headers_of, row_of, wrong
 from .hints import DEADLINE_MS, deadline_s
-from .outlet import Outlet
+from .outlet import Outlet, Turn
 
 log = get_logger(__name__)
 
@@ -52,7 +52,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._started = self._streams = self._stalled = self._left = False
-        self.outlet = Outlet(send, scope["extensions"][EXTENSION]["connection"])
+        self.outlet = Outlet(send, scope["extensions"][EXTENSION]["connection"], endpoint.turn)
         """Of a response of server-sent events, once that has begun."""
         self.headers = _headers(scope["headers"])
         given = self.headers.get(metadata.REQUEST_ID) or self.headers.get("x-request-id", "")
@@ -213,6 +213,7 @@ class Endpoint:
         keys: KeyRing | None,
         tracing: Tracing,
         clock: Clock,
+        turn: Turn,
     ) -> None:
         self.method, self.route, self.name = method, route, f"{method} {route}"
         self.settings = settings
@@ -221,6 +222,7 @@ class Endpoint:
         self.keys = keys
         self.tracing = tracing
         self.clock = clock
+        self.turn = turn
         self._act = act
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
