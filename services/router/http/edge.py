@@ -101,10 +101,6 @@ class Edge:
         self, exchange: Exchange, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, chunks: Chunks
     ) -> None:
         """Tell events as they come. Nothing is sent before the first, so that a refusal has a status of its own."""
-        held = policy.delivery.mode or policy.delivery.records
-        judged = spec.HasField("constraint") or policy.judgements
-        if not held and (not judged or policy.validation == v1.VALIDATION_OFF):
-            policy.delivery.mode = v1.DELIVERY_MODE_PROBED  # what is to be judged keeps the policy's own default
         outlet = exchange.outlet
         request = v1.StreamGenerateRequest(spec=spec, policy=policy)
         events = await self._router.stream(request, exchange.call, _bypass(outlet, chunks))
