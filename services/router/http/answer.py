@@ -30,6 +30,10 @@ class Chunks(Protocol):
 
     def delta(self, delta: v1.Delta) -> str: ...
 
+    def text(self, text: str, choice: int = 0) -> str:
+        """The chunk of a delta that is a text of `choice` and nothing else."""
+        ...
+
     def finish(self, finished: v1.Finished) -> str: ...
 
     def usage(self, usage: v1.Usage) -> str:

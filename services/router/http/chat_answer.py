@@ -59,8 +59,7 @@ class ChatChunks:
 
     def delta(self, delta: v1.Delta) -> str:
         if not (delta.reasoning or delta.tool_calls or delta.logprobs or delta.HasField("provider_state")):
-            head, tail = self._around.get(delta.choice) or self._surround(delta.choice)
-            return head + encode_text(delta.text) + tail
+            return self.text(delta.text, delta.choice)
         rest: dict[str, Any] = {}
         if delta.text:
             rest["content"] = delta.text
@@ -76,6 +75,10 @@ class ChatChunks:
         return self._frame.chunk(
             f'{{"index":{delta.choice},"delta":{told},"logprobs":{logprobs},"finish_reason":null}}'
         )
+
+    def text(self, text: str, choice: int = 0) -> str:
+        head, tail = self._around.get(choice) or self._surround(choice)
+        return head + encode_text(text) + tail
 
     def finish(self, finished: v1.Finished) -> str:
         return "".join(

@@ -46,15 +46,18 @@ class CompletionChunks:
         self._around.clear()
 
     def delta(self, delta: v1.Delta) -> str:
-        choice, text = delta.choice, delta.text
-        if delta.logprobs:
-            head, tail = self._surround(choice, encode(_logprobs(delta.logprobs, self._said[choice])))
-        elif (around := self._around.get(choice)) is not None:
-            head, tail = around
-        else:
-            head, tail = self._around[choice] = self._surround(choice, "null")
+        if not delta.logprobs:
+            return self.text(delta.text, delta.choice)
+        logprobs = encode(_logprobs(delta.logprobs, self._said[delta.choice]))
+        self._said[delta.choice] += len(delta.text)
+        return encode_text(delta.text).join(self._surround(delta.choice, logprobs))
+
+    def text(self, text: str, choice: int = 0) -> str:
+        around = self._around.get(choice)
+        if around is None:
+            around = self._around[choice] = self._surround(choice, "null")
         self._said[choice] += len(text)
-        return head + encode_text(text) + tail
+        return around[0] + encode_text(text) + around[1]
 
     def finish(self, finished: v1.Finished) -> str:
         return "".join(

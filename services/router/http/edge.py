@@ -31,6 +31,7 @@ from .completion_request import read_completion
 from .embedding_request import EmbeddingAsked, read_embedding
 from .exchange import Endpoint, Exchange
 from .failure import PathUnknown, body_of, wrong
+from .glance import plain_text
 from .hints import SESSION, priority, read_policy, repair
 from .outlet import Outlet, Turn
 from .parameters import AUTO, Asked
@@ -169,6 +170,10 @@ def _bypass(outlet: Outlet, chunks: Chunks) -> Bypass:
     def pass_by(event: bytes, tokens: int) -> bool:
         if not outlet.open:
             return False
+        text = plain_text(event)
+        if text is not None:
+            outlet.put(chunks.text(text))
+            return True
         try:
             told = v1.GenerationEvent.FromString(event)
         except DecodeError:
