@@ -1,4 +1,7 @@
-"""A glance at a delta's bytes: most are a text and its tokens, and a message made of them costs three times as much."""
+"""A glance at a delta's bytes: most are a text and its tokens, and no message need be made of them.
+
+That spares a streamed chunk a tenth of what it costs the router: less by the parsing than by what is allocated for it.
+"""
 
 from __future__ import annotations
 
