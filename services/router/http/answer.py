@@ -16,7 +16,9 @@ FINISHES = {
 }
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""A value as JSON text. A text alone goes straight to C: it is what most chunks are."""
+"""A value as JSON text."""
+encode_text = json.encoder.encode_basestring
+"""A text as JSON text, straight in C: it is what most chunks are."""
 
 
 class Chunks(Protocol):
@@ -27,6 +29,10 @@ class Chunks(Protocol):
         ...
 
     def delta(self, delta: v1.Delta) -> str: ...
+
+    def text(self, text: str, choice: int = 0) -> str:
+        """The chunk of a delta that is a text of `choice` and nothing else."""
+        ...
 
     def finish(self, finished: v1.Finished) -> str: ...
 
@@ -82,7 +88,11 @@ class Frame:
 
     def chunk(self, choice: str) -> str:
         """The event of one choice, given as JSON text."""
-        return f'{self._head}"choices":[{choice}]{self._tail}'
+        return "".join(self.around(choice, ""))
+
+    def around(self, head: str, tail: str) -> tuple[str, str]:
+        """What stands before and after something in the event of a choice that begins and ends so."""
+        return f'{self._head}"choices":[{head}', f"{tail}]{self._tail}"
 
     def usage(self, usage: v1.Usage) -> str:
         """The event of usage where it was asked for, else nothing."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from spillway import v1
 
-from .answer import Frame, encode, finish_reason, usage_of
+from .answer import Frame, encode, encode_text, finish_reason, usage_of
 
 
 def whole(response: v1.GenerateResponse, created: int) -> dict[str, Any]:
@@ -50,29 +50,35 @@ class ChatChunks:
     def __init__(self, request_id: str, created: int, *, include_usage: bool) -> None:
         self._frame = Frame("chat.completion.chunk", f"chatcmpl-{request_id}", created, include_usage=include_usage)
         self._named: set[int] = set()
+        self._around: dict[int, tuple[str, str]] = {}
+        """Choice -> what surrounds its text in every chunk but the first."""
 
     def begin(self, started: v1.Started) -> None:
         self._frame.begin(started.model)
+        self._around.clear()
 
     def delta(self, delta: v1.Delta) -> str:
-        role = self._role(delta.choice)
         if not (delta.reasoning or delta.tool_calls or delta.logprobs or delta.HasField("provider_state")):
-            told, logprobs = f'{{{role}"content":{encode(delta.text)}}}', "null"
-        else:
-            rest: dict[str, Any] = {}
-            if delta.text:
-                rest["content"] = delta.text
-            if delta.reasoning:
-                rest["reasoning_content"] = delta.reasoning
-            if delta.tool_calls:
-                rest["tool_calls"] = [_piece(call) for call in delta.tool_calls]
-            if delta.HasField("provider_state"):
-                rest["provider_state"] = _state(delta.provider_state)
-            told = f"{{{role}{encode(rest)[1:]}" if rest else f"{{{role.rstrip(',')}}}"
-            logprobs = encode(_logprobs(delta.logprobs))
+            return self.text(delta.text, delta.choice)
+        rest: dict[str, Any] = {}
+        if delta.text:
+            rest["content"] = delta.text
+        if delta.reasoning:
+            rest["reasoning_content"] = delta.reasoning
+        if delta.tool_calls:
+            rest["tool_calls"] = [_piece(call) for call in delta.tool_calls]
+        if delta.HasField("provider_state"):
+            rest["provider_state"] = _state(delta.provider_state)
+        role = self._role(delta.choice)
+        told = f"{{{role}{encode(rest)[1:]}" if rest else f"{{{role.rstrip(',')}}}"
+        logprobs = encode(_logprobs(delta.logprobs))
         return self._frame.chunk(
             f'{{"index":{delta.choice},"delta":{told},"logprobs":{logprobs},"finish_reason":null}}'
         )
+
+    def text(self, text: str, choice: int = 0) -> str:
+        head, tail = self._around.get(choice) or self._surround(choice)
+        return head + encode_text(text) + tail
 
     def finish(self, finished: v1.Finished) -> str:
         return "".join(
@@ -85,6 +91,14 @@ class ChatChunks:
 
     def usage(self, usage: v1.Usage) -> str:
         return self._frame.usage(usage)
+
+    def _surround(self, choice: int) -> tuple[str, str]:
+        role = self._role(choice)
+        head = f'{{"index":{choice},"delta":{{{role}"content":'
+        around = self._frame.around(head, '},"logprobs":null,"finish_reason":null}')
+        if not role:
+            self._around[choice] = around
+        return around
 
     def _role(self, choice: int) -> str:
         if choice in self._named:

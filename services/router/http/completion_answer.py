@@ -8,7 +8,7 @@ from typing import Any
 
 from spillway import v1
 
-from .answer import Frame, encode, finish_reason, usage_of
+from .answer import Frame, encode, encode_text, finish_reason, usage_of
 
 
 def whole(response: v1.GenerateResponse, created: int) -> dict[str, Any]:
@@ -38,18 +38,26 @@ class CompletionChunks:
         self._frame = Frame("text_completion", f"cmpl-{request_id}", created, include_usage=include_usage)
         self._said: Counter[int] = Counter()
         """Choice -> characters so far: completions tell where each token begins."""
+        self._around: dict[int, tuple[str, str]] = {}
+        """Choice -> what surrounds its text."""
 
     def begin(self, started: v1.Started) -> None:
         self._frame.begin(started.model)
+        self._around.clear()
 
     def delta(self, delta: v1.Delta) -> str:
-        logprobs = "null"
-        if delta.logprobs:
-            logprobs = encode(_logprobs(delta.logprobs, self._said[delta.choice]))
+        if not delta.logprobs:
+            return self.text(delta.text, delta.choice)
+        logprobs = encode(_logprobs(delta.logprobs, self._said[delta.choice]))
         self._said[delta.choice] += len(delta.text)
-        return self._frame.chunk(
-            f'{{"index":{delta.choice},"text":{encode(delta.text)},"logprobs":{logprobs},"finish_reason":null}}'
-        )
+        return encode_text(delta.text).join(self._surround(delta.choice, logprobs))
+
+    def text(self, text: str, choice: int = 0) -> str:
+        around = self._around.get(choice)
+        if around is None:
+            around = self._around[choice] = self._surround(choice, "null")
+        self._said[choice] += len(text)
+        return around[0] + encode_text(text) + around[1]
 
     def finish(self, finished: v1.Finished) -> str:
         return "".join(
@@ -61,6 +69,9 @@ class CompletionChunks:
 
     def usage(self, usage: v1.Usage) -> str:
         return self._frame.usage(usage)
+
+    def _surround(self, choice: int, logprobs: str) -> tuple[str, str]:
+        return self._frame.around(f'{{"index":{choice},"text":', f',"logprobs":{logprobs},"finish_reason":null}}')
 
 
 def _logprobs(tokens: Sequence[v1.TokenLogprob], offset: int) -> dict[str, Any] | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
+from google.protobuf.message import DecodeError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,6 +21,7 @@ from spillway.deadline import Clock
 from spillway.errors import ModelUnknown, StreamInterrupted
 from spillway.rpc import metadata
 from spillway.rpc.keys import GENERATE, KeyRing
+from spillway.rpc.lane import Lane
 from spillway.settings import ServerSettings
 from spillway.telemetry.tracing import Tracing
 
@@ -29,7 +32,9 @@ from .completion_request import read_completion
 from .embedding_request import EmbeddingAsked, read_embedding
 from .exchange import Endpoint, Exchange
 from .failure import PathUnknown, body_of, wrong
+from .glance import plain_text
 from .hints import SESSION, priority, read_policy, repair
+from .outlet import Outlet, Turn
 from .parameters import AUTO, Asked
 from .settings import HttpSettings
 
@@ -98,13 +103,10 @@ class Edge:
         self, exchange: Exchange, spec: v1.GenerationSpec, policy: v1.RoutingPolicy, chunks: Chunks
     ) -> None:
         """Tell events as they come. Nothing is sent before the first, so that a refusal has a status of its own."""
-        held = policy.delivery.mode or policy.delivery.records
-        judged = spec.HasField("constraint") or policy.judgements
-        if not held and (not judged or policy.validation == v1.VALIDATION_OFF):
-            policy.delivery.mode = v1.DELIVERY_MODE_PROBED  # what is to be judged keeps the policy's own default
-        events = await self._router.stream(v1.StreamGenerateRequest(spec=spec, policy=policy), exchange.call)
+        outlet = exchange.outlet
+        request = v1.StreamGenerateRequest(spec=spec, policy=policy)
+        events = await self._router.stream(request, exchange.call, _Lane(outlet, chunks))
         stall = exchange.stall_watchdog()
-        write, watch, rest = exchange.write, stall.watch, stall.rest
         begun = False
         try:
             async with aclosing(events):
@@ -124,17 +126,20 @@ class Edge:
                             text = chunks.usage(event.usage) + "data: [DONE]\n\n"
                         case "route_changed" if event.route_changed.restarted:
                             raise StreamInterrupted("the answer starts over, and what was sent cannot be taken back")
-                    if text:
-                        watch()
-                        await write(text)
-                        rest()
+                    if text and outlet.open:
+                        outlet.put(text)
+                    elif text:
+                        stall.watch()
+                        await outlet.write(text)
+                        stall.rest()
+            stall.watch()
+            await outlet.end()
         except BaseException:
             if stall.barked:
                 raise exchange.stalled(stall.limit_s) from None
             raise
         finally:
             stall.stop()
-        await exchange.end()
 
     def _models(self) -> dict[str, dict[str, Any]]:
         """Name -> model, for each that a request may ask for."""
@@ -158,6 +163,28 @@ def _asked(body: object, read: Callable[[object], Found]) -> Found:
         return read(body)
     except UnicodeEncodeError:  # JSON can spell half a character; no text can hold it
         raise wrong("body", "has a lone surrogate: it is no text") from None
+
+
+class _Lane(Lane):
+    """Of deltas that nobody here has to read but to tell them as `chunks`: they wake no task."""
+
+    __slots__ = ("_outlet",)
+
+    def __init__(self, outlet: Outlet, chunks: Chunks) -> None:
+        super().__init__(partial(_tell, outlet, chunks))
+        self._outlet = outlet
+
+    def take(self, event: bytes, tokens: int) -> bool:
+        self.credit = int(self._outlet.open)
+        try:
+            return super().take(event, tokens)
+        except DecodeError:
+            return False  # who reads it says so
+
+
+def _tell(outlet: Outlet, chunks: Chunks, event: bytes, tokens: int) -> None:
+    text = plain_text(event)
+    outlet.put(chunks.delta(v1.GenerationEvent.FromString(event).delta) if text is None else chunks.text(text))
 
 
 def _route(started: v1.Started | v1.EmbedResponse) -> list[tuple[str, str]]:
@@ -188,7 +215,7 @@ def application(
     now: Callable[[], float],
 ) -> ASGIApp:
     """Return the edge of `router` as an ASGI application. `ready`: whether balancers should send requests here."""
-    edge = Edge(router, now)
+    edge, turn = Edge(router, now), Turn()
 
     def route(method: str, path: str, act: Any) -> Route:
         endpoint = Endpoint(
@@ -201,6 +228,7 @@ def application(
             keys=keys,
             tracing=tracing,
             clock=clock,
+            turn=turn,
         )
         return Route(path, endpoint)
 

@@ -28,8 +28,10 @@ from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing, extract, fail
 
 from .answer import encode, event
+from .connection import EXTENSION
 from .failure import BodyTooLarge, MethodNotAllowed, body_of, headers_of, row_of, wrong
 from .hints import DEADLINE_MS, deadline_s
+from .outlet import Outlet, Turn
 
 log = get_logger(__name__)
 
@@ -50,6 +52,8 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._started = self._streams = self._stalled = self._left = False
+        self.outlet = Outlet(send, scope["extensions"][EXTENSION]["connection"], endpoint.turn)
+        """Of a response of server-sent events, once that has begun."""
         self.headers = _headers(scope["headers"])
         given = self.headers.get(metadata.REQUEST_ID) or self.headers.get("x-request-id", "")
         request_id = given[:128] if given.isascii() and given.isprintable() else ""
@@ -121,14 +125,6 @@ class Exchange:
         self._streams = True
         await self._start(200, [*STREAM_HEADERS, *headers])
 
-    async def write(self, text: str) -> None:
-        """Send a piece of a stream; waits while the reader takes nothing."""
-        await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-
-    async def end(self) -> None:
-        """End a stream."""
-        await self._send({"type": "http.response.body", "body": b""})
-
     def stall_watchdog(self) -> Watchdog:
         """A watchdog that cancels this task when the reader of its stream takes nothing for too long."""
         task = asyncio.current_task()
@@ -174,8 +170,8 @@ class Exchange:
             # the middle, which is what the reader of a stalled one gets.
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._endpoint.settings.write_stall_s):
-                    await self.write(event(encode(body_of(told))))
-                    await self.end()
+                    await self.outlet.write(event(encode(body_of(told))))
+                    await self.outlet.end()
 
     def _told(self, error: BaseException) -> SpillwayError:
         if isinstance(error, SpillwayError):
@@ -217,6 +213,7 @@ class Endpoint:
         keys: KeyRing | None,
         tracing: Tracing,
         clock: Clock,
+        turn: Turn,
     ) -> None:
         self.method, self.route, self.name = method, route, f"{method} {route}"
         self.settings = settings
@@ -225,6 +222,7 @@ class Endpoint:
         self.keys = keys
         self.tracing = tracing
         self.clock = clock
+        self.turn = turn
         self._act = act
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from spillway.logs import get_logger
 
+from .connection import Connection
 from .settings import HttpSettings
 
 log = get_logger(__name__)
@@ -29,6 +30,7 @@ class Listener:
         self._host, self.port = host.strip("[]"), int(port)
         config = uvicorn.Config(
             application,
+            http=Connection,
             interface="asgi3",
             lifespan="off",
             ws="none",

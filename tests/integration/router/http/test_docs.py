@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 
+from spillway.testing.faults import Cut, Script
 from tests.integration.router.mesh import Mesh
 
 TEXT = (Path(__file__).parents[4] / "docs" / "openai.md").read_text()
@@ -22,8 +23,16 @@ async def test_the_example_in_python_runs(mesh: Mesh, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "small said: one two three four five\none two three four five"
 
 
-async def test_the_body_of_the_example_with_curl_is_answered(mesh: Mesh) -> None:
-    [body] = re.findall(r"-d '(.*?)'", TEXT)
-    url = f"http://{mesh.http}/v1/chat/completions"
-    async with ClientSession() as http, http.post(url, json=json.loads(body)) as response:
-        assert (await response.json())["choices"][0]["message"]["content"] == "one two three four five"
+async def test_the_examples_with_curl_are_answered(mesh: Mesh) -> None:
+    mesh.local.faults, told = Script(None, always=Cut(2)), []
+    async with ClientSession() as http:
+        for example in re.findall(r"\$ curl (.*?)```", TEXT, re.DOTALL):
+            headers = dict(re.findall(r"-H '(.*?): (.*?)'", example))
+            [body] = re.findall(r"-d '(.*?)'", example)
+            url = f"http://{mesh.http}/v1/chat/completions"
+            async with http.post(url, json=json.loads(body), headers=headers) as response:
+                told.append(await response.text())
+    whole, stream = told
+    assert json.loads(whole)["choices"][0]["message"]["content"] == "one two three four five"
+    assert stream.endswith("data: [DONE]\n\n")
+    assert '"content":" cloud"' in stream

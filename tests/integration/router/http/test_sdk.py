@@ -9,6 +9,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from services.router.policy_settings import PolicySettings
 from spillway import v1
 from spillway.errors import (
     ContentFiltered,
@@ -196,12 +197,33 @@ async def test_a_local_only_hint_keeps_the_prompt_on_the_site(mesh: Mesh, client
     assert mesh.cloud.seen == []
 
 
-async def test_a_cut_within_the_probe_is_replaced_silently(mesh: Mesh, client: AsyncOpenAI) -> None:
-    mesh.local.faults = Script(always=Cut(2))
-    async with await client.chat.completions.create(model="auto", messages=MESSAGES, stream=True) as stream:
-        chunks = [chunk async for chunk in stream]
+@pytest.mark.parametrize("by", ["policy", "caller"])
+async def test_a_cut_within_the_probe_is_replaced_silently(by: str) -> None:
+    policy = PolicySettings(delivery="probed" if by == "policy" else None)
+    headers = {"x-spillway-delivery": "probed"} if by == "caller" else None
+    async with running_edge(policy=policy) as (mesh, client):
+        mesh.local.faults = Script(always=Cut(2))
+        async with await client.chat.completions.create(
+            model="auto", messages=MESSAGES, stream=True, extra_headers=headers
+        ) as stream:
+            chunks = [chunk async for chunk in stream]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "from the cloud"
     assert {chunk.model for chunk in chunks} == {"openai/big"}
+
+
+async def test_a_stream_that_asks_for_nothing_else_begins_with_its_first_token(mesh: Mesh, client: AsyncOpenAI) -> None:
+    mesh.local.faults = Script(Stall(1))
+    async with await client.chat.completions.create(model="auto", messages=MESSAGES, stream=True) as stream:
+        chunk = await anext(aiter(stream))
+        assert (chunk.choices[0].delta.content, mesh.local.running) == ("one", 1)
+
+
+async def test_a_stream_is_whole_where_the_policy_says_so() -> None:
+    async with running_edge(policy=PolicySettings(delivery="committed")) as (mesh, client):
+        mesh.local.faults = Script(always=Cut(4))
+        async with await client.chat.completions.create(model="auto", messages=MESSAGES, stream=True) as stream:
+            texts = [chunk.choices[0].delta.content async for chunk in stream]
+    assert texts == ["from the cloud", None]
 
 
 async def test_a_stream_that_has_sent_text_and_is_cut_ends_with_an_error(mesh: Mesh, client: AsyncOpenAI) -> None:
