@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from spillway import v1
 from spillway.errors import BreakerOpen, CostCap, SpillwayError, TargetBusy
 from spillway.logs import get_logger
+from spillway.record import record
 
 from .breakers import Breakers
 from .chain import wishes
@@ -41,7 +42,7 @@ FOLLOW_WINDOW_MS = 40
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     """A whole answer that came, signed. `verdict` is None where nothing judged it."""
 
