@@ -87,7 +87,8 @@ class Policy:
 
     def judges(self, facts: Facts) -> tuple[str, ...]:
         """The judgement policies that an answer is held to: the owner's, and those its caller adds."""
-        return () if facts.aside or facts.embeds else tuple(sorted(self.judgements | facts.judgements))
+        asked = self.judgements or facts.judgements
+        return () if not asked or facts.aside or facts.embeds else tuple(sorted(self.judgements | facts.judgements))
 
     def names(self, facts: Facts) -> set[str]:
         """What the request and the policy call targets by."""
