@@ -50,24 +50,24 @@ def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: 
 
 def _wishes(policy: v1.RoutingPolicy) -> dict[str, Any]:
     """Read off a policy that says something what its facts are."""
-    return dict(
-        category=Category(policy.category),
-        task=_TASKS.get(policy.task, ""),
-        labels=frozenset(policy.labels),
-        allowed=frozenset(policy.allowed_targets),
-        denied=frozenset(policy.denied_targets),
-        max_cost_nano_usd=policy.max_cost_nano_usd if policy.HasField("max_cost_nano_usd") else None,
-        failover=policy.failover != v1.FAILOVER_OFF,
-        delivery=Delivery(policy.delivery.mode or (policy.delivery.records and v1.DELIVERY_MODE_COMMITTED)),
-        records=policy.delivery.records,
-        validation=Validation(policy.validation),
-        judgements=frozenset(policy.judgements),
-        strategy=StrategyName(policy.strategy),
-        confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
-        context=ContextName(policy.context_policy),
-        inspect=policy.inspect_input,
-        redact=policy.redact,
-    )
+    return {
+        "category": Category(policy.category),
+        "task": _TASKS.get(policy.task, ""),
+        "labels": frozenset(policy.labels),
+        "allowed": frozenset(policy.allowed_targets),
+        "denied": frozenset(policy.denied_targets),
+        "max_cost_nano_usd": policy.max_cost_nano_usd if policy.HasField("max_cost_nano_usd") else None,
+        "failover": policy.failover != v1.FAILOVER_OFF,
+        "delivery": Delivery(policy.delivery.mode or (policy.delivery.records and v1.DELIVERY_MODE_COMMITTED)),
+        "records": policy.delivery.records,
+        "validation": Validation(policy.validation),
+        "judgements": frozenset(policy.judgements),
+        "strategy": StrategyName(policy.strategy),
+        "confidence_threshold": policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
+        "context": ContextName(policy.context_policy),
+        "inspect": policy.inspect_input,
+        "redact": policy.redact,
+    }
 
 
 def _generation(said: Callable[..., Facts], spec: v1.GenerationSpec, samples: int | None) -> Facts:

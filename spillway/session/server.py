@@ -29,8 +29,8 @@ from spillway.telemetry import names
 from spillway.telemetry.tracing import TRACEPARENT, Tracing, fail
 
 Request = v1.StreamGenerateRequest | v1.GenerateRequest
-Generate = Callable[[Request, Call, Bypass], AsyncGenerator[v1.GenerationEvent]]
-"""What StreamGenerate answers, without its wrapping. Between two events deltas may go by the bypass."""
+Generate = Callable[[Request, Call, Bypass], Awaitable[AsyncGenerator[v1.GenerationEvent]]]
+"""Decides, and returns what StreamGenerate answers, unwrapped. Between two events deltas may go by the bypass."""
 Whole = Callable[[v1.GenerateRequest, Call, Callable[[], None]], Awaitable[v1.GenerateResponse]]
 """What Generate answers; the last argument is called when its first token is there."""
 
@@ -85,7 +85,7 @@ class Sessions:
 
     async def _folded(self, request: v1.GenerateRequest, call: Call, alive: Callable[[], None]) -> v1.GenerateResponse:
         folder = Folder()
-        async with aclosing(self._generate(request, call, _no_way)) as events:
+        async with aclosing(await self._generate(request, call, _no_way)) as events:
             async for event in events:
                 if event.HasField("started"):
                     alive()
@@ -182,7 +182,7 @@ class _Session:
                     answer = await sessions._whole(start.generate, call, alive)
                     generation.answer, generation.status = sessions.bounded(answer), b""
                     return
-                async with aclosing(sessions._generate(start.request, call, generation.pass_by)) as events:
+                async with aclosing(await sessions._generate(start.request, call, generation.pass_by)) as events:
                     async for event in events:
                         if not generation.credit:
                             await generation.credited(sessions._stall_s)
@@ -265,6 +265,15 @@ class _Generation:
             raise StreamInterrupted(f"the reader took nothing for {stall_s:g} s") from None
         finally:
             self._more = None
+
+
+def at_once(generate: Callable[[Request, Call], AsyncGenerator[v1.GenerationEvent]]) -> Generate:
+    """The `Generate` of a service that has nothing to decide, and no bypass."""
+
+    async def begun(request: Request, call: Call, bypass: Bypass) -> AsyncGenerator[v1.GenerationEvent]:
+        return generate(request, call)
+
+    return begun
 
 
 def _no_way(event: bytes, tokens: int) -> bool:
