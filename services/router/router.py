@@ -247,8 +247,9 @@ class Router:
             call.span.set_attribute(names.CONTEXT, fit.policy.name.lower())
             call.span.set_attribute(names.CONTEXT_BEFORE, fit.tokens_before)
             call.span.set_attribute(names.CONTEXT_AFTER, fit.tokens_after)
-        bound = [plan.data_policy, *(plan.data_policy_at(candidate.target) for candidate in plan.taken)]
-        stays = all(one.residency is Residency.LOCAL_ONLY for one in bound)
+        stays = plan.data_policy.residency is Residency.LOCAL_ONLY and all(
+            plan.data_policy_at(candidate.target).residency is Residency.LOCAL_ONLY for candidate in plan.taken
+        )
         journal = Journal(
             call,
             self._clock,

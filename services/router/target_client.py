@@ -179,11 +179,13 @@ class TargetClient:
         call = call.heard_within(silence_s)
         try:
             async with self._opened(request, call, attempt, lane, alone=alone) as rpc:
-                dog = Watchdog(silence_s, rpc.cancel)
+                ruled = silence_s > call.deadline.left()  # by the deadline, until the first token
+                dog = Watchdog(idle_s if ruled else silence_s, rpc.cancel)
                 if lane is not None:
                     lane.dog = dog
                 try:
-                    dog.watch()
+                    if not ruled:
+                        dog.watch()
                     async for response in rpc:
                         event = response.event
                         kind = event.WhichOneof("event")
@@ -191,7 +193,8 @@ class TargetClient:
                             if not begun:
                                 begun = True
                                 journal.first_token(attempt)
-                                dog.limit(idle_s)
+                                if not ruled:
+                                    dog.limit(idle_s)
                             tokens += tokens_in(event)
                         elif kind == "started":
                             model = event.started.model
@@ -201,7 +204,8 @@ class TargetClient:
                             usage = event.usage
                         dog.rest()
                         yield event
-                        dog.watch()
+                        if begun or not ruled:
+                            dog.watch()
                 except asyncio.CancelledError:
                     if dog.barked:
                         raise TargetTimeout(f"no token for {dog.limit_s:.3g} s") from None

@@ -116,7 +116,8 @@ class Session:
 
     def _here(self) -> list[Link]:
         """The links that take generations: those of connections that calls go to now."""
-        self._links = [link for link in self._links if not link.closed]
+        if any(link.closed for link in self._links):
+            self._links = [link for link in self._links if not link.closed]
         return [link for link in self._links if not link.draining and link.stays()]
 
     def _least_busy(self) -> Link:
@@ -130,7 +131,7 @@ class Session:
             rpc = self._method(metadata=self._remote.key_headers())
             self._links.append(Link(rpc, broke, partial(self._remote.stays, rpc)))
             return self._links[-1]
-        return min(here, key=lambda link: link.running)
+        return here[0] if len(here) == 1 else min(here, key=lambda link: link.running)
 
     def _start(
         self,

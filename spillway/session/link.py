@@ -19,6 +19,7 @@ from spillway.rpc.bypass import Bypass
 from spillway.rpc.call import Call
 from spillway.rpc.remote import meant
 from spillway.rpc.status import from_rpc_error, from_status
+from spillway.session.alarms import Alarms
 
 Kind = TypeVar("Kind", bound=Message)
 
@@ -47,6 +48,7 @@ class Link:
         self.stays = stays
         self._broke = broke
         self._generations: dict[int, Generation] = {}
+        self._alarms = Alarms(self._generations, Generation.late)
         self._last = 0
         self._frames = [v1.SessionRequest()]
         self._due: dict[int, Generation] = {}
@@ -67,6 +69,7 @@ class Link:
         self._last = start.id = self._last + 1
         size = start.ByteSize()
         generation = self._generations[start.id] = Generation(self, start.id, call, address, window, bypass)
+        self._alarms.add(start.id, call.deadline.left())
         if self._bytes and self._bytes + size > MAX_FRAME_BYTES:
             self._frames.append(v1.SessionRequest())
             self._bytes = 0
@@ -143,6 +146,7 @@ class Link:
             self._rpc.cancel()
         finally:
             self.closed = True
+            self._alarms.stop()
             self._writing.cancel()
             for number, generation in self._generations.items():  # to each its own: who catches it adds to it
                 generation.fail(SessionRefused("the session had ended") if number in refused else error())
@@ -192,7 +196,6 @@ class Generation:
         self.alive: Callable[[], None] = lambda: None
         self._error: BaseException | None = None
         self._wanted: asyncio.Future[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(call.deadline.left(), self._late)
 
     def take(self, event: bytes, tokens: int) -> None:
         """Hear of an event: a delta if it has tokens."""
@@ -230,7 +233,6 @@ class Generation:
 
     def leave(self) -> None:
         """Its reader has gone."""
-        self._timer.cancel()
         self._link.leave(self.number, ended=self._ended)
         self._bypass = None  # it knows who waits, as the error does by its traceback: cycles of thirty objects each
         self._error = None
@@ -268,7 +270,8 @@ class Generation:
         if self.taken * 2 >= self._window and not self._ended:
             self._link.credit(self, soon=self.taken * 4 >= self._window * 3)
 
-    def _late(self) -> None:
+    def late(self) -> None:
+        """Its time is up."""
         if self._error is not None:
             return  # its end is here already, and what comes before it
         self._waiting.clear()

@@ -170,7 +170,7 @@ async def test_what_had_come_whole_before_the_deadline_is_read_whole(ask: Any, u
     session = await ask(lambda _: [v1.RawSessionResponse(ids=[1, 1], events=[event] * 2, tokens=[0, 0], ended=ended)])
     async with session.stream(STREAM, Call("mine", Deadline.after(30)), span_name="test") as responses:
         first = await anext(responses)
-        responses._late()
+        responses.late()
         assert [first.event, *[told.event async for told in responses]] == [v1.GenerationEvent.FromString(event)] * 2
 
 
