@@ -150,7 +150,7 @@ class Plan:
 
     def redacts(self, target: Target) -> bool:
         """Whether `target` gets placeholders in the place of what is sensitive."""
-        return bool(self.redaction.kinds) and not target.local
+        return not target.local and bool(self.redaction.kinds)
 
     def data_policy_at(self, target: Target) -> DataPolicy:
         """What binds the content that `target` gets, and everybody behind it."""

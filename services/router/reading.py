@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from spillway import v1
@@ -148,8 +148,9 @@ def _needs(spec: v1.GenerationSpec, constraint: str) -> frozenset[str]:
     return frozenset(needs)
 
 
+@lru_cache(1024)
 def tell_data_policy(policy: DataPolicy) -> v1.DataPolicy:
-    """Return a data policy as the contract's message."""
+    """Return a data policy as the contract's message, which all share who tell the same: it is not to be changed."""
     return v1.DataPolicy(
         residency=v1.Residency.ValueType(policy.residency),
         regions=sorted(policy.regions),

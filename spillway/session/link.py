@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Self, TypeVar
@@ -64,20 +64,26 @@ class Link:
         self._writing = asyncio.create_task(self._write(), name="session frames out")
         self._reading = asyncio.create_task(self._read(), name="session frames in")
 
-    def start(self, start: v1.SessionStart, call: Call, address: str, window: int, bypass: Bypass | None) -> Generation:
-        """Send `start` with what else there is to say in this turn of the loop."""
-        self._last = start.id = self._last + 1
-        size = start.ByteSize()
-        generation = self._generations[start.id] = Generation(self, start.id, call, address, window, bypass)
-        self._alarms.add(start.id, call.deadline.left())
+    def start(
+        self, told: Mapping[str, Any], size: int, call: Call, address: str, window: int, bypass: Bypass | None
+    ) -> Generation:
+        """Send a SessionStart of these fields, some `size` bytes, with what else there is to say in this turn."""
+        self._last = number = self._last + 1
+        generation = self._generations[number] = Generation(self, number, call, address, window, bypass)
+        self._alarms.add(number, call.deadline.left())
         if self._bytes and self._bytes + size > MAX_FRAME_BYTES:
             self._frames.append(v1.SessionRequest())
             self._bytes = 0
         self._bytes += size
-        self._frames[-1].starts.append(start)
+        self._frames[-1].starts.add(id=number, **told)
         self._idle.clear()
         self._wanted.set()
         return generation
+
+    @property
+    def here(self) -> bool:
+        """Whether it takes generations: its connection is one that calls go to now."""
+        return not self.closed and not self.draining and self.stays()
 
     @property
     def running(self) -> int:

@@ -152,10 +152,10 @@ class Ended:
 
 async def test_what_was_written_after_the_end_of_a_session_was_refused_by_it(call: Any) -> None:
     link = Link(Ended(), lambda: True, 0)  # type: ignore[arg-type]  # as much of an rpc as is used
-    sent = link.start(v1.SessionStart(request=STREAM), call(30), "there", 16, None)
+    sent = link.start({"request": STREAM}, 0, call(30), "there", 16, None)
     for _ in range(5):
         await asyncio.sleep(0)
-    unsent = link.start(v1.SessionStart(request=STREAM), call(30), "there", 16, None)
+    unsent = link.start({"request": STREAM}, 0, call(30), "there", 16, None)
     with pytest.raises(errors.TargetDown):
         await anext(sent)
     with pytest.raises(SessionRefused):
