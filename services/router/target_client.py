@@ -101,7 +101,7 @@ class TargetClient:
         """
         call = call.heard_within(silence_s)
         try:
-            async with asyncio.timeout(silence_s) as silence:
+            async with asyncio.timeout(_bound_s(silence_s, call)) as silence:
 
                 def alive() -> None:
                     if not silence.expired():
@@ -138,10 +138,9 @@ class TargetClient:
     ) -> Response:
         """Return the one response of `method`, which `check` lets pass; else the attempt is settled as failed."""
         call = call.heard_within(silence_s)
-        bound_s = silence_s if silence_s < call.deadline.left() else None  # gRPC sees to the deadline
         try:
             async with (
-                asyncio.timeout(bound_s) as silence,
+                asyncio.timeout(_bound_s(silence_s, call)) as silence,
                 self._remote.stream(method, request, call, span_name=names.ATTEMPT, attributes=_told(attempt)) as rpc,
             ):
                 if await rpc.initial_metadata():  # of a refusal they are empty
@@ -179,7 +178,7 @@ class TargetClient:
         call = call.heard_within(silence_s)
         try:
             async with self._opened(request, call, attempt, lane, alone=alone) as rpc:
-                ruled = silence_s > call.deadline.left()  # by the deadline, until the first token
+                ruled = _bound_s(silence_s, call) is None  # by the deadline, until the first token
                 dog = Watchdog(idle_s if ruled else silence_s, rpc.cancel)
                 if lane is not None:
                     lane.dog = dog
@@ -292,6 +291,11 @@ class TargetClient:
 
     def __repr__(self) -> str:
         return f"<TargetClient {self._remote.address}>"
+
+
+def _bound_s(silence_s: float, call: Call) -> float | None:
+    """Seconds without a first token; None where the deadline comes first, which the session or gRPC sees to."""
+    return silence_s if silence_s < call.deadline.left() else None
 
 
 def _require_answer(response: v1.GenerateResponse) -> None:

@@ -67,15 +67,9 @@ class Call:
 
     def onward(self) -> Call:
         """The same call, one service further."""
-        return Call(  # what every request does: `replace` takes four times as long
-            self.request_id,
-            self.deadline,
-            self.span,
-            self.caller,
-            self.hop + 1,
-            self.attempts_left,
-            self.first_token,
-        )
+        # What every request does: `replace` takes four times as long.
+        told = self.request_id, self.deadline, self.span, self.caller
+        return Call(*told, self.hop + 1, self.attempts_left, self.first_token)
 
     def until(self, deadline: Deadline) -> Call:
         """The same call with another deadline."""

@@ -108,7 +108,8 @@ class Link:
     async def _write(self) -> None:
         while True:
             await self._wanted.wait()
-            await asyncio.sleep(0)  # others that are at work in this turn of the loop share the frame
+            if len(self._generations) > 1:
+                await asyncio.sleep(0)  # others that are at work in this turn of the loop share the frame
             self._wanted.clear()
             frames, self._frames, self._bytes = self._frames, [v1.SessionRequest()], 0
             for number, generation in self._due.items():
