@@ -142,7 +142,8 @@ class Policy:
                 replace(out, reasons=(standings[out.target.name].objection(draw),), left_out_by="breaker")
                 for out in barred
             ]
-        taken = with_room_first(taken, quotas, facts, now, partial(spread, loads=loads, session=facts.session))
+        if quotas or len(taken) > 1:
+            taken = with_room_first(taken, quotas, facts, now, partial(spread, loads=loads, session=facts.session))
         if not facts.failover:
             left_out += [
                 Candidate(candidate.target, ("failover is off and another target comes first",), left_out_by="failover")
