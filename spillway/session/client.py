@@ -126,16 +126,18 @@ class Session:
         link, size = self._least_busy(), request.ByteSize()
         return link.start(told, size, call, self._remote.address, self._window, bypass)
 
+    def _here(self) -> list[Link]:
+        """The links that take generations."""
+        return [link for link in self._links if link.here]
+
     def _least_busy(self) -> Link:
         """The link for the next generation; each connection has one, once that is needed."""
-        here = []
-        for link in [*self._links]:
-            if link.here:
-                here.append(link)
-            elif link.closed:
-                self._links.remove(link)
-            elif not link.running and not link.stays():
-                link.end()
+        here = self._here()
+        if len(here) < len(self._links):
+            self._links = [link for link in self._links if not link.closed]
+            for link in self._links:
+                if not link.running and not link.stays():
+                    link.end()
         if not here or (len(here) < self._remote.breadth and all(link.running for link in here)):
             broke = partial(self._broke, self._clock())
             rpc = self._method(metadata=self._remote.key_headers())
