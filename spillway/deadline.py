@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Protocol
+
+from spillway.record import record
 
 
 class Clock(Protocol):
@@ -13,7 +14,7 @@ class Clock(Protocol):
     def __call__(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Deadline:
     """A moment on `clock` past which nothing of a request runs."""
 

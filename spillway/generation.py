@@ -124,10 +124,11 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
         yield FieldViolation("spec.input", f"has {size} bytes; at most {MAX_PROMPT_BYTES} are accepted")
     if spec.HasField("sampling"):
         yield from _sampling_violations(spec.sampling)
-    if len(spec.stop.strings) > MAX_STOP_STRINGS:
-        yield FieldViolation("spec.stop.strings", f"has more than {MAX_STOP_STRINGS} entries")
-    if any(not text for text in spec.stop.strings):
-        yield FieldViolation("spec.stop.strings", "has an empty entry")
+    if spec.HasField("stop"):
+        if len(spec.stop.strings) > MAX_STOP_STRINGS:
+            yield FieldViolation("spec.stop.strings", f"has more than {MAX_STOP_STRINGS} entries")
+        if not all(spec.stop.strings):
+            yield FieldViolation("spec.stop.strings", "has an empty entry")
     if spec.HasField("constraint"):
         kind = spec.constraint.WhichOneof("constraint")
         if kind is None:
@@ -139,17 +140,19 @@ def _violations(spec: v1.GenerationSpec) -> Iterator[FieldViolation]:
         elif kind in ("regex", "grammar") and not getattr(spec.constraint, kind):
             yield FieldViolation(f"spec.constraint.{kind}", "is empty")
         yield from _schemas_violations(spec.constraint, kind)
-    if spec.HasField("logprobs") and not 0 <= spec.logprobs.top <= 20:
-        yield FieldViolation("spec.logprobs.top", "must be between 0 and 20")
-    if spec.logprobs.HasField("prompt") and not 0 <= spec.logprobs.prompt <= 20:
-        yield FieldViolation("spec.logprobs.prompt", "must be between 0 and 20")
-    if spec.coalescing.HasField("window_ms") and not 0 <= spec.coalescing.window_ms <= 1000:
+    if spec.HasField("logprobs"):
+        if not 0 <= spec.logprobs.top <= 20:
+            yield FieldViolation("spec.logprobs.top", "must be between 0 and 20")
+        if spec.logprobs.HasField("prompt") and not 0 <= spec.logprobs.prompt <= 20:
+            yield FieldViolation("spec.logprobs.prompt", "must be between 0 and 20")
+    if spec.HasField("coalescing") and not 0 <= spec.coalescing.window_ms <= 1000:
         yield FieldViolation("spec.coalescing.window_ms", "must be between 0 and 1000")
     for index, tool in enumerate(spec.tools):
         if not tool.name:
             yield FieldViolation(f"spec.tools[{index}].name", "is empty")
-    yield from extra_violations(spec.extra)
-    if spec.tool_choice.name and all(tool.name != spec.tool_choice.name for tool in spec.tools):
+    if spec.HasField("extra"):
+        yield from extra_violations(spec.extra)
+    if spec.HasField("tool_choice") and spec.tool_choice.name not in ("", *(tool.name for tool in spec.tools)):
         yield FieldViolation("spec.tool_choice.name", "names none of spec.tools")
 
 
@@ -248,7 +251,9 @@ def prompt_bytes(spec: v1.GenerationSpec) -> int:
 
     The text of an answer that is continued by it alone is part of the prompt, and so are tools.
     """
-    told = 0 if spec.continuation.token_ids else len(spec.continuation.text.encode())
+    told = 0
+    if spec.HasField("continuation") and not spec.continuation.token_ids:
+        told = len(spec.continuation.text.encode())
     for tool in spec.tools:
         told += sum(len(text.encode()) for text in (tool.name, tool.description, tool.parameters_json_schema))
     match spec.WhichOneof("input"):

@@ -44,7 +44,7 @@ from services.cloud_proxy.wires.openai_responses import OpenAIResponses
 from spillway.deadline import Clock
 from spillway.rpc.keys import ROUTE
 from spillway.rpc.server import Server, Service
-from spillway.session.server import Sessions
+from spillway.session.server import Sessions, at_once
 from spillway.store.redis import Store
 from spillway.telemetry.tracing import Tracing
 from spillway.v1 import cloud_pb2_grpc, inference_pb2_grpc
@@ -140,7 +140,7 @@ async def build(
             window=settings.window_s,
         )
         sessions = Sessions(
-            lambda request, call, _: proxy.generate(request.spec, stamped(request), call),
+            at_once(lambda request, call: proxy.generate(request.spec, stamped(request), call)),
             settings.server,
             tracing=tracing,
             clock=clock,

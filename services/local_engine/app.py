@@ -31,7 +31,7 @@ from spillway.doctor import checkpoint
 from spillway.doctor.inspection import Sources, inspect
 from spillway.doctor.sharing import Lot
 from spillway.rpc.server import Server
-from spillway.session.server import Sessions
+from spillway.session.server import Sessions, at_once
 from spillway.settings import SettingsError
 from spillway.store.redis import Store
 from spillway.telemetry.metrics import Metrics
@@ -174,7 +174,9 @@ async def build(
         stack.push_async_callback(engine.close)
         admin = AdminServicer(engine, lambda grace_s: server.stop_soon(grace_s))
         sessions = Sessions(
-            lambda request, call, _: engine.generate(request.spec, call, whole=isinstance(request, v1.GenerateRequest)),
+            at_once(
+                lambda request, call: engine.generate(request.spec, call, whole=isinstance(request, v1.GenerateRequest))
+            ),
             settings.server,
             tracing=tracing,
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from spillway import v1
 from spillway.errors import BreakerOpen, CostCap, SpillwayError, TargetBusy
 from spillway.logs import get_logger
+from spillway.record import record
 from spillway.rpc.lane import Lane
 
 from .breakers import Breakers
@@ -41,7 +42,7 @@ FOLLOW_WINDOW_MS = 40
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     """A whole answer that came, signed. `verdict` is None where nothing judged it."""
 
@@ -243,8 +244,9 @@ class Attempts:
         while True:
             request = v1.StreamGenerateRequest(spec=spec, stamp=self.stamp(work, attempt), policy=wished)
             request.spec.model = target.model
-            hold = probe_tokens(work) if work.plan.delivery is Delivery.PROBED else 1
-            probe_ends = work.call.deadline.left() - share_s(work, candidate)  # as seconds left
+            probed = work.plan.delivery is Delivery.PROBED
+            hold = probe_tokens(work) if probed else 1
+            probe_ends = work.call.deadline.left() - share_s(work, candidate) if probed else 0.0  # as seconds left
             held: list[v1.GenerationEvent] = []
             begun, last = False, None
             events = self._fleet.client(target).stream(
@@ -266,7 +268,7 @@ class Attempts:
                                 yield event
                                 continue
                             held.append(event)
-                            over = work.call.deadline.left() <= probe_ends
+                            over = probed and work.call.deadline.left() <= probe_ends
                             hold = 0 if over else max(0, hold - (event.delta.tokens or 1))
                         elif kind == "started":
                             self._sign(event.started, work, candidate)

@@ -46,7 +46,7 @@ class Bank:
 
     def standings(self, now: float) -> dict[str, Standing]:
         """How those targets stand that something is known against."""
-        return {breaker.target: breaker.standing(now) for breaker in self.unsound(now)}
+        return {breaker.target: breaker.standing(now) for breaker in self.unsound(now)} if self._unsound else {}
 
     def advance(self, now: float) -> list[Event]:
         """Let time pass for all."""

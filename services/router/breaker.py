@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 from math import inf
 
+from spillway.record import record
+
 from .breaker_settings import BreakerSettings
 from .outcome import Outcome
 from .rolling_window import RollingWindow
@@ -26,7 +28,7 @@ class State(Enum):
     HALF_OPEN = "half_open"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Standing:
     """How a target stands at one moment."""
 

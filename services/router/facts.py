@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import IntEnum
 
 from spillway.egress import UNRESOLVED, DataPolicy
+from spillway.record import record
 from spillway.tokens import MOST_IMAGE_TOKENS, estimated
 
 from .budget import Purse
@@ -66,7 +67,7 @@ TEMPLATE_TOKENS = 64
 """Allowance for what a chat template adds to a prompt, in tokens."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Facts:
     """What the router reads off a request to decide."""
 

@@ -51,7 +51,9 @@ class Failures:
                 return
             if self._work.call.deadline.passed or self._work.journal.committed:
                 return
-            candidate = next((left for left in self._left if self._goes_on(left)), self._left[0])
+            candidate = self._left[0]
+            if self._preferred:
+                candidate = next((left for left in self._left if self._goes_on(left)), candidate)
             self._left.remove(candidate)
             window = candidate.target.context_window
             if self._larger_than and window is not None and window <= self._larger_than:

@@ -87,8 +87,8 @@ class Journal:
     @property
     def attempts_left(self) -> int:
         """Attempts that may still be made, at this router and those behind it."""
-        allowed = min(self.max_attempts, self.call.attempts_left or self.max_attempts)
-        return allowed + self.beside - sum(attempt.took for attempt in self.attempts)
+        allowed = min(self.max_attempts, self.call.attempts_left or self.max_attempts) + self.beside
+        return allowed - sum(attempt.took for attempt in self.attempts) if self.attempts else allowed
 
     @property
     def committed(self) -> bool:
@@ -134,7 +134,8 @@ class Journal:
     @property
     def answering(self) -> Attempt:
         """The last attempt that was made for the answer itself."""
-        return next(attempt for attempt in reversed(self.attempts) if not attempt.aside)
+        last = self.attempts[-1]
+        return next(attempt for attempt in reversed(self.attempts) if not attempt.aside) if last.aside else last
 
     def leave(self, attempt: Attempt) -> None:
         """The target of `attempt` has answered; what is still asked of others is not of its time."""

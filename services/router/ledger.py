@@ -77,7 +77,7 @@ class Ledger:
         uid = attempt.uid or new_id()
         self._fresh.pop(uid, None)
         self._leaving.pop(uid, None)
-        row = Row({**_row(attempt, call, self._now()), "uid": uid, "router": self._run.id}, uid in self._told)
+        row = Row(self._row(attempt, call, uid), uid in self._told)
         self._told.discard(uid)
         self._pending.append(row)
         self._bound()
@@ -189,10 +189,34 @@ class Ledger:
             due.append((uid, (attempt, call)))
         rows = []
         for uid, (attempt, call) in due:
-            values = {**_row(attempt, call, self._now()), "uid": uid, "router": self._run.id, "outcome": PENDING}
-            rows.append(Row({**values, "duration_ms": None}, uid in self._told))
+            values = {**self._row(attempt, call, uid), "outcome": PENDING, "duration_ms": None}
+            rows.append(Row(values, uid in self._told))
             self._told.add(uid)
         return rows
+
+    def _row(self, attempt: Attempt, call: Call, uid: str) -> dict[str, Any]:
+        """The row of `attempt` as it is now."""
+        record = attempt.record
+        return {
+            "uid": uid,
+            "router": self._run.id,
+            "at": self._now(),
+            "request_id": call.request_id,
+            "number": attempt.number,
+            "tenant": call.caller.tenant,
+            "target": record.target,
+            "model": record.model,
+            "region": record.region,
+            "left_site": record.left_site,
+            "outcome": OUTCOMES[record.outcome],
+            "reason": record.reason,
+            "duration_ms": record.duration_ms,
+            "prompt_tokens": record.prompt_tokens if record.HasField("prompt_tokens") else None,
+            "completion_tokens": record.completion_tokens if record.HasField("completion_tokens") else None,
+            "cost_nano_usd": record.cost_nano_usd if record.HasField("cost_nano_usd") else None,
+            "first_token_ms": record.first_token_ms if record.HasField("first_token_ms") else None,
+            "confidence": record.confidence if record.HasField("confidence") else None,
+        }
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._wall(), UTC)
@@ -230,25 +254,3 @@ class Ledger:
 
     def __repr__(self) -> str:
         return f"<Ledger {len(self._pending)} pending, {len(self._waiting)} waited for, {self.lost} lost>"
-
-
-def _row(attempt: Attempt, call: Call, at: datetime) -> dict[str, Any]:
-    record = attempt.record
-    return {
-        "at": at,
-        "request_id": call.request_id,
-        "number": attempt.number,
-        "tenant": call.caller.tenant,
-        "target": record.target,
-        "model": record.model,
-        "region": record.region,
-        "left_site": record.left_site,
-        "outcome": OUTCOMES[record.outcome],
-        "reason": record.reason,
-        "duration_ms": record.duration_ms,
-        "prompt_tokens": record.prompt_tokens if record.HasField("prompt_tokens") else None,
-        "completion_tokens": record.completion_tokens if record.HasField("completion_tokens") else None,
-        "cost_nano_usd": record.cost_nano_usd if record.HasField("cost_nano_usd") else None,
-        "first_token_ms": record.first_token_ms if record.HasField("first_token_ms") else None,
-        "confidence": record.confidence if record.HasField("confidence") else None,
-    }

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from spillway import v1
+from spillway.record import record
 from spillway.tokens import estimated
 
 from .overlap import Overlap
@@ -26,7 +26,7 @@ INSTRUCTION = (
 Events = AsyncGenerator[v1.GenerationEvent]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Leg:
     """`goes_on`: the answer goes on with what the caller has. `overlap`: with the text alone, by another model."""
 

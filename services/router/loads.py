@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from spillway.deadline import Deadline
@@ -43,7 +43,6 @@ class Loads:
         self._worker = worker
         self._crowds: dict[str, Crowd] = {}
         self._bounds: dict[str, int | None] = {}
-        self._occupied: dict[str, Occupancy] = {}
 
     def adopt(self, targets: Iterable[Target]) -> None:
         """From now on these are the targets; those that are gone are forgotten when their last attempt has ended."""
@@ -55,7 +54,7 @@ class Loads:
 
     def snapshot(self) -> Mapping[str, Occupancy]:
         """How busy targets are now, by name; those of which there is nothing to say are left out. Not to be kept."""
-        return self._occupied
+        return _Occupied(self._crowds, self._bounds)
 
     async def take(self, target: Target, plan: Iterable[Target], deadline: Deadline) -> None:
         """Take a place at `target` for one attempt; `give_back` it when the attempt has ended.
@@ -69,20 +68,18 @@ class Loads:
             crowd = self._crowds[name] = Crowd()
         if bound is None or (crowd.running < bound and not crowd.waiting):
             crowd.running += 1
-            self._changed(name, crowd)
             return
         if any(map(self._has_room, _after(target, plan))):
             raise TargetBusy(f"all {bound} places at {name} are taken", resource=name)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         crowd.waiting[turn] = None
-        self._changed(name, crowd)
         try:
             async with asyncio.timeout(deadline.left()):
                 await turn
         except BaseException as error:
             if turn in crowd.waiting:
                 del crowd.waiting[turn]
-                self._changed(name, crowd)
+                self._tidy(name, crowd)
             else:  # its turn had come
                 self.give_back(name)
             if isinstance(error, TimeoutError):
@@ -101,7 +98,7 @@ class Loads:
             if crowd is None:
                 crowd = self._crowds[name] = Crowd()
             crowd.told, crowd.told_at = requests, crowd.in_flight
-            self._changed(name, crowd)
+            self._tidy(name, crowd)
 
     def _admit(self, name: str) -> None:
         crowd, bound = self._crowds[name], self._bounds.get(name)
@@ -110,7 +107,7 @@ class Loads:
             crowd.running += 1  # also for one that was cancelled meanwhile: it gives it back
             if not turn.done():
                 turn.set_result(None)
-        self._changed(name, crowd)
+        self._tidy(name, crowd)
 
     def _has_room(self, target: Target) -> bool:
         crowd, bound = self._crowds.get(target.name), self._bound(target)
@@ -119,16 +116,32 @@ class Loads:
     def _bound(self, target: Target) -> int | None:
         return None if target.concurrency is None else max(1, self._worker.share(target.concurrency))
 
-    def _changed(self, name: str, crowd: Crowd) -> None:
+    def _tidy(self, name: str, crowd: Crowd) -> None:
+        """Forget a target of which there is nothing to say."""
         if crowd.told is None and not crowd.in_flight:
-            self._occupied.pop(name, None)
             del self._crowds[name]
-        else:
-            self._occupied[name] = crowd.occupancy(self._bounds.get(name))
 
     def __repr__(self) -> str:
-        busy = ", ".join(f"{name} {one.in_flight}" for name, one in self._occupied.items() if one.in_flight)
+        busy = ", ".join(f"{name} {one.in_flight}" for name, one in self._crowds.items() if one.in_flight)
         return f"<Loads {busy or 'idle'}>"
+
+
+class _Occupied(Mapping[str, Occupancy]):
+    """Crowds as policy sees them. Read off when policy asks: most plans are not about who is less busy."""
+
+    __slots__ = ("_bounds", "_crowds")
+
+    def __init__(self, crowds: Mapping[str, Crowd], bounds: Mapping[str, int | None]) -> None:
+        self._crowds, self._bounds = crowds, bounds
+
+    def __getitem__(self, name: str) -> Occupancy:
+        return self._crowds[name].occupancy(self._bounds.get(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._crowds)
+
+    def __len__(self) -> int:
+        return len(self._crowds)
 
 
 def _after(target: Target, plan: Iterable[Target]) -> Iterable[Target]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from spillway import v1
 from spillway.deadline import Clock
 from spillway.errors import SpillwayError
+from spillway.record import record
 from spillway.telemetry import names
-from spillway.telemetry.histogram import Histogram
+from spillway.telemetry.histogram import MAX_SERIES, Attributes, Histogram
 from spillway.telemetry.metrics import Metrics
 
 from .breaker import Closed, Event, HalfOpened, Held, Opened
@@ -45,12 +47,12 @@ class Count:
     """A counter that is read when metrics are collected: adding costs a dictionary's entry, not the SDK's 30 us."""
 
     def __init__(self, meter: Meter, name: str, unit: str, description: str) -> None:
-        self._counts: dict[tuple[tuple[str, str], ...], int] = {}
+        self._counts: dict[Attributes, int] = {}
         meter.create_observable_counter(name, [self._observed], unit, description)
 
-    def add(self, amount: int, attributes: Mapping[str, str]) -> None:
+    def add(self, amount: int, attributes: Mapping[str, str] | Attributes) -> None:
         """Count `amount` more under `attributes`."""
-        key = tuple(attributes.items())
+        key = attributes if isinstance(attributes, tuple) else tuple(attributes.items())
         self._counts[key] = self._counts.get(key, 0) + amount
 
     def forget(self, gone: frozenset[tuple[str, str]]) -> None:
@@ -190,45 +192,84 @@ class Measures:
 
     def _attempt(self, attempt: Attempt, task: Mapping[str, str], operation: str) -> None:
         record, target = attempt.record, attempt.target
-        where = "cloud" if record.left_site else "local"
-        self._attempts.add(
-            1,
-            {
-                names.TARGET: target.name,
-                names.WHERE: where,
-                names.OUTCOME: OUTCOMES[record.outcome],
-                names.ERROR_TYPE: record.reason,
-            },
+        alike = _alike(
+            task[names.TASK],
+            operation,
+            target.name,
+            target.model,
+            target.local,
+            record.left_site,
+            record.outcome,
+            record.reason,
+            record.model,
         )
+        self._attempts.add(1, alike.attempt)
         if not record.left_site:
-            self._local.add(1, {**task, names.TARGET: target.name})
+            self._local.add(1, alike.of_task)
         if record.outcome == v1.ATTEMPT_OUTCOME_REFUSED_BY_VALIDATOR:
-            self._refused.add(1, {**task, names.TARGET: target.name})
-        told = {
-            names.OPERATION: operation,
-            names.PROVIDER: LOCAL_PROVIDER if target.local else target.model.partition("/")[0] or target.name,
-            names.MODEL: target.model or target.name,
-            names.ANSWERED_BY: record.model,
-        }
+            self._refused.add(1, alike.of_task)
         if record.HasField("first_token_ms") and operation != EMBEDDINGS:  # vectors have no first token
-            self._call_first.record(record.first_token_ms / 1000, told)
-        counts = {
-            "input": record.prompt_tokens if record.HasField("prompt_tokens") else None,
-            "output": record.completion_tokens if record.HasField("completion_tokens") else None,
-        }
-        for kind, tokens in counts.items():
-            if tokens is not None:
-                self._tokens.add(tokens, {names.TARGET: target.name, names.TOKEN_TYPE: kind})
-                self._usage.record(tokens, {**told, names.TOKEN_TYPE: kind})
-        if record.reason:
-            told[names.ERROR_TYPE] = record.reason
-        self._call.record(record.duration_ms / 1000, told)
+            self._call_first.record(record.first_token_ms / 1000, alike.call)
+        if record.HasField("prompt_tokens"):
+            self._tokens.add(record.prompt_tokens, alike.given)
+            self._usage.record(record.prompt_tokens, alike.call_given)
+        if record.HasField("completion_tokens"):
+            self._tokens.add(record.completion_tokens, alike.made)
+            self._usage.record(record.completion_tokens, alike.call_made)
+        self._call.record(record.duration_ms / 1000, alike.call_ended)
 
     def _counter(self, name: str, unit: str, description: str) -> Count:
         return Count(self._metrics.meter, name, unit, description)
 
     def __repr__(self) -> str:
         return f"<Measures of {self._metrics!r}>"
+
+
+@record
+class _Alike:
+    """The attributes of attempts that are alike, as each instrument has them."""
+
+    attempt: Attributes
+    of_task: Attributes
+    given: Attributes
+    made: Attributes
+    call: Attributes
+    call_given: Attributes
+    call_made: Attributes
+    call_ended: Attributes
+
+
+@lru_cache(MAX_SERIES)
+def _alike(
+    task: str,
+    operation: str,
+    target: str,
+    model: str,
+    local: bool,
+    left_site: bool,
+    outcome: v1.AttemptOutcome.ValueType,
+    reason: str,
+    answered_by: str,
+) -> _Alike:
+    of_target = (names.TARGET, target)
+    given, made = (names.TOKEN_TYPE, "input"), (names.TOKEN_TYPE, "output")
+    call = (
+        (names.OPERATION, operation),
+        (names.PROVIDER, LOCAL_PROVIDER if local else model.partition("/")[0] or target),
+        (names.MODEL, model or target),
+        (names.ANSWERED_BY, answered_by),
+    )
+    where, ended = (names.WHERE, "cloud" if left_site else "local"), (names.OUTCOME, OUTCOMES[outcome])
+    return _Alike(
+        attempt=(of_target, where, ended, (names.ERROR_TYPE, reason)),
+        of_task=((names.TASK, task), of_target),
+        given=(of_target, given),
+        made=(of_target, made),
+        call=call,
+        call_given=(*call, given),
+        call_made=(*call, made),
+        call_ended=(*call, (names.ERROR_TYPE, reason)) if reason else call,
+    )
 
 
 class _Request:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from spillway import v1
 from spillway.embedding import Spec
 from spillway.errors import ProviderRateLimited, SpillwayError
+from spillway.record import record
 
 from .journal import Attempt
 from .outcome import TABLE, Outcome
@@ -17,7 +17,7 @@ _CLOSED_BY_PROVIDER = "closed_by_provider"
 """The cloud proxy's word for a provider that asked to be left alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Observation:
     """What an attempt said about its target. `began` is on the router's clock; `accepted` None: it was not judged."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spillway.egress import DataPolicy, Residency
+from spillway.record import record
 
 from .budget import Budget
 from .facts import ContextName, Delivery, Facts, StrategyName, Validation
@@ -12,7 +13,7 @@ from .redaction import AS_IT_IS, Redaction
 from .target import Target
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Candidate:
     """A target as one request sees it. `left_out_by` is the rule that left it out, empty if it was taken."""
 
@@ -93,7 +94,7 @@ class Fit:
         return f"<Fit {self.policy.name.lower()} {self.tokens_before} -> {self.tokens_after} tokens>"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Plan:
     """Targets in the order they are tried, and how their answer is delivered and judged."""
 
@@ -149,7 +150,7 @@ class Plan:
 
     def redacts(self, target: Target) -> bool:
         """Whether `target` gets placeholders in the place of what is sensitive."""
-        return bool(self.redaction.kinds) and not target.local
+        return not target.local and bool(self.redaction.kinds)
 
     def data_policy_at(self, target: Target) -> DataPolicy:
         """What binds the content that `target` gets, and everybody behind it."""

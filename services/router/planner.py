@@ -101,7 +101,8 @@ class Planner:
         try:
             # What caller and routers before this one say can only tighten what the owner's policy says.
             asked = DataPolicy.read(policy.data_policy).tightened(DataPolicy.read(stamped))
-            said = read_facts(spec, policy, asked, call.caller.tenant)
+            tenant = call.caller.tenant
+            said = read_facts(spec, policy, book.bound(asked, tenant), tenant)
             if inspection is not None:
                 said = replace(said, inspection=inspection)
             facts, rules = book.read(said)

@@ -87,7 +87,8 @@ class Policy:
 
     def judges(self, facts: Facts) -> tuple[str, ...]:
         """The judgement policies that an answer is held to: the owner's, and those its caller adds."""
-        return () if facts.aside or facts.embeds else tuple(sorted(self.judgements | facts.judgements))
+        asked = self.judgements or facts.judgements
+        return () if not asked or facts.aside or facts.embeds else tuple(sorted(self.judgements | facts.judgements))
 
     def names(self, facts: Facts) -> set[str]:
         """What the request and the policy call targets by."""
@@ -141,7 +142,8 @@ class Policy:
                 replace(out, reasons=(standings[out.target.name].objection(draw),), left_out_by="breaker")
                 for out in barred
             ]
-        taken = with_room_first(taken, quotas, facts, now, partial(spread, loads=loads, session=facts.session))
+        if quotas or len(taken) > 1:
+            taken = with_room_first(taken, quotas, facts, now, partial(spread, loads=loads, session=facts.session))
         if not facts.failover:
             left_out += [
                 Candidate(candidate.target, ("failover is off and another target comes first",), left_out_by="failover")

@@ -35,9 +35,10 @@ class Progress:
         lane: Lane | None = None,
     ) -> None:
         weights = [target.weights for target in targets if target.weights]
-        free = _can_be_continued(spec)
-        self._by_tokens = free and len(weights) != len(set(weights))
-        self.crosses = free and continue_on == "any_model" and _can_be_continued_by_text(spec)
+        alike, any_model = len(weights) != len(set(weights)), continue_on == "any_model"
+        free = (alike or any_model) and _can_be_continued(spec)
+        self._by_tokens = free and alike
+        self.crosses = free and any_model and _can_be_continued_by_text(spec)
         """Whether another model may be asked to go on."""
         self._spec = spec
         self._begun = False

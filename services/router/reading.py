@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 from spillway import v1
 from spillway.egress import DataPolicy
@@ -39,43 +40,52 @@ def read_facts(spec: Spec, policy: v1.RoutingPolicy, asked: DataPolicy, tenant: 
         Facts,
         tenant=tenant,
         model=spec.model,
-        category=Category(policy.category),
-        task=_TASKS.get(policy.task, ""),
-        labels=frozenset(policy.labels),
         priority=_PRIORITIES[spec.priority],
         data_policy=asked,
-        allowed=frozenset(policy.allowed_targets),
-        denied=frozenset(policy.denied_targets),
-        max_cost_nano_usd=policy.max_cost_nano_usd if policy.HasField("max_cost_nano_usd") else None,
-        failover=policy.failover != v1.FAILOVER_OFF,
-        delivery=Delivery(policy.delivery.mode or (policy.delivery.records and v1.DELIVERY_MODE_COMMITTED)),
-        records=policy.delivery.records,
-        validation=Validation(policy.validation),
-        judgements=frozenset(policy.judgements),
-        strategy=StrategyName(policy.strategy),
-        confidence_threshold=policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
-        context=ContextName(policy.context_policy),
-        inspect=policy.inspect_input,
-        redact=policy.redact,
+        **(_wishes(policy) if policy.ByteSize() else {}),  # most say nothing
     )
     samples = policy.samples if policy.HasField("samples") else None
     return _embedding(said, spec, samples) if isinstance(spec, v1.EmbeddingSpec) else _generation(said, spec, samples)
 
 
+def _wishes(policy: v1.RoutingPolicy) -> dict[str, Any]:
+    """Read off a policy that says something what its facts are."""
+    return {
+        "category": Category(policy.category),
+        "task": _TASKS.get(policy.task, ""),
+        "labels": frozenset(policy.labels),
+        "allowed": frozenset(policy.allowed_targets),
+        "denied": frozenset(policy.denied_targets),
+        "max_cost_nano_usd": policy.max_cost_nano_usd if policy.HasField("max_cost_nano_usd") else None,
+        "failover": policy.failover != v1.FAILOVER_OFF,
+        "delivery": Delivery(policy.delivery.mode or (policy.delivery.records and v1.DELIVERY_MODE_COMMITTED)),
+        "records": policy.delivery.records,
+        "validation": Validation(policy.validation),
+        "judgements": frozenset(policy.judgements),
+        "strategy": StrategyName(policy.strategy),
+        "confidence_threshold": policy.confidence_threshold if policy.HasField("confidence_threshold") else None,
+        "context": ContextName(policy.context_policy),
+        "inspect": policy.inspect_input,
+        "redact": policy.redact,
+    }
+
+
 def _generation(said: Callable[..., Facts], spec: v1.GenerationSpec, samples: int | None) -> Facts:
     constraint = spec.constraint.WhichOneof("constraint") or ""
+    given, tools, sampling = spec.WhichOneof("input"), bool(spec.tools), spec.sampling
+    needs = _needs(spec, constraint)
     return said(
         session=spec.session_id,
-        needs=_needs(spec, constraint),
+        needs=needs,
         json=constraint in ("json_schema", "json_object"),
-        chat=spec.WhichOneof("input") == "chat",
-        constrained=bool(constraint or spec.tools),
-        choices=max(1, spec.sampling.n),
-        samples=1 if spec.tools or spec.sampling.n > 1 else samples,
+        chat=given == "chat",
+        constrained=bool(constraint) or tools,
+        choices=max(1, sampling.n),
+        samples=1 if tools or sampling.n > 1 else samples,
         prompt_bytes=prompt_bytes(spec),
-        images=image_count(spec),
-        counted_tokens=len(spec.tokens.ids) or None,
-        max_tokens=spec.sampling.max_tokens if spec.sampling.HasField("max_tokens") else None,
+        images=image_count(spec) if "images" in needs else 0,
+        counted_tokens=(len(spec.tokens.ids) or None) if given == "tokens" else None,
+        max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
     )
 
 
@@ -138,8 +148,9 @@ def _needs(spec: v1.GenerationSpec, constraint: str) -> frozenset[str]:
     return frozenset(needs)
 
 
+@lru_cache(1024)
 def tell_data_policy(policy: DataPolicy) -> v1.DataPolicy:
-    """Return a data policy as the contract's message."""
+    """Return a data policy as the contract's message, which all share who tell the same: it is not to be changed."""
     return v1.DataPolicy(
         residency=v1.Residency.ValueType(policy.residency),
         regions=sorted(policy.regions),

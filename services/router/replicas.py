@@ -13,9 +13,11 @@ A load that is unknown is not zero: such a replica counts as busy as those that 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import groupby
+
+from spillway.record import record
 
 from .plan import Candidate
 
@@ -23,7 +25,7 @@ CLEARLY_TIMES, CLEARLY_MORE = 2.0, 2.0
 """Clearly busier: more than twice as many requests as the least busy one has, and two besides."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Occupancy:
     """How busy a target is. `in_flight`: attempts of this router, those that wait for a place included.
 

@@ -19,12 +19,14 @@ _WORDS = {
 
 def reason(work: Planned, candidate: Candidate, told: str = "") -> str:
     """Why this target has answered; `told` is what it said itself."""
-    made = [attempt for attempt in work.journal.attempts if not attempt.aside]
-    last = next(attempt for attempt in reversed(made) if attempt.target is candidate.target)  # a hedge may be later
-    before = [attempt for attempt in made if attempt.number < last.number]
-    threshold = work.plan.limits.confidence_threshold
-    failed = "; ".join(f"{attempt.target.name} {_end(attempt, threshold)}" for attempt in before if attempt.settled)
-    found = f"{candidate.reasons[0]} (attempt {last.number}, after {failed})" if failed else candidate.reasons[0]
+    found, last = candidate.reasons[0], work.journal.attempts[-1]
+    if last.number > 1:
+        made = [attempt for attempt in work.journal.attempts if not attempt.aside]
+        last = next(attempt for attempt in reversed(made) if attempt.target is candidate.target)  # a hedge may be later
+        before = [attempt for attempt in made if attempt.number < last.number]
+        threshold = work.plan.limits.confidence_threshold
+        failed = "; ".join(f"{attempt.target.name} {_end(attempt, threshold)}" for attempt in before if attempt.settled)
+        found += f" (attempt {last.number}, after {failed})" if failed else ""
     if last.confidence is not None:
         found += f"; {last.confidence.told}"
     inspection = work.plan.facts.inspection

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, aclosing, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from spillway import embedding, v1
 from spillway.deadline import Clock
@@ -41,6 +41,9 @@ from .watch import Watches
 from .work import Embedding, Planned, Work
 
 Made = TypeVar("Made", bound=Planned)
+
+FREE: Final = nullcontext()
+"""A block that nothing ends with."""
 
 
 class Router:
@@ -115,7 +118,7 @@ class Router:
         while True:
             try:
                 ticket, work = await self._admit(work)
-                with self._running(ticket, work):
+                with _Running(self.gate, self._measures, ticket, work):
                     return await self._strategy(work).generate(work)
             except BreakerOpen as error:
                 work = await self._later(work, error)
@@ -127,16 +130,18 @@ class Router:
 
         Between two events deltas may go by `lane`.
         """
-        with ExitStack() as block:
-            block.enter_context(self._measures.request(request.policy.task))
-            work = await self._work(request, call)
-            if request.spec.request_id and not work.stamped:
-                block.enter_context(self._idempotency.holding(request.spec.request_id, call))
+        measured = self._measures.request(request.policy.task)
+        try:
+            work = await self._work(request, call, lane=lane)
             if self.cache is not None:
                 terms = self.cache.terms(work, stamped=work.stamped)
                 if not terms.off:
-                    return _within(block.pop_all(), self.cache.stream(work, terms, self._make))
-            return self._make(replace(work, lane=lane), block.pop_all())
+                    kept = self.cache.stream(replace(work, lane=None), terms, self._make)
+                    return _within(measured, self._holding(work), kept)
+        except BaseException as error:
+            measured.__exit__(type(error), error, None)
+            raise
+        return self._make(work, measured, self._holding(work))
 
     async def embed(
         self, request: v1.EmbedRequest, call: Call, alive: Callable[[], None] = lambda: None
@@ -149,7 +154,7 @@ class Router:
             while True:
                 try:
                     ticket, work = await self._admit(work)
-                    with self._running(ticket, work):
+                    with _Running(self.gate, self._measures, ticket, work):
                         return await self._embedder.embed(work)
                 except BreakerOpen as error:
                     work = await self._later(work, error)
@@ -167,13 +172,24 @@ class Router:
         if self.cache is not None:
             self.cache.adopt(book.targets)
 
-    async def _make(self, work: Work, block: ExitStack | None = None) -> AsyncGenerator[v1.GenerationEvent]:
-        """Yield the events of an answer that is made now, inside `block`, which ends with them."""
-        with block or nullcontext():
+    def _holding(self, work: Work) -> AbstractContextManager[None]:
+        """Hold the id that its caller gave `work`, for the block."""
+        if not work.spec.request_id or work.stamped:
+            return FREE
+        return self._idempotency.holding(work.spec.request_id, work.call)
+
+    async def _make(
+        self,
+        work: Work,
+        measured: AbstractContextManager[None] = FREE,
+        holding: AbstractContextManager[None] = FREE,
+    ) -> AsyncGenerator[v1.GenerationEvent]:
+        """Yield the events of an answer that is made now, inside blocks that end with them."""
+        with measured, holding:
             while True:
                 try:
                     ticket, work = await self._admit(work)
-                    with self._running(ticket, work):
+                    with _Running(self.gate, self._measures, ticket, work):
                         async with aclosing(self._strategy(work).stream(work)) as events:
                             async for event in events:
                                 yield event
@@ -205,31 +221,17 @@ class Router:
             self.gate.leave(ticket)
             raise
 
-    @contextmanager
-    def _running(self, ticket: Ticket, work: Planned) -> Iterator[None]:
-        """Measure what is done about `work` in the block, and give its place back after it.
-
-        Another router is told what was done with an error too.
-        """
-        try:
-            yield
-        except SpillwayError as error:
-            if work.stamped:
-                error.metadata = {**account(attempt.record for attempt in work.journal.attempts), **error.metadata}
-            raise
-        finally:
-            self.gate.leave(ticket)
-            self._measures.work(work)
-
     async def _work(
         self,
         request: v1.GenerateRequest | v1.StreamGenerateRequest,
         call: Call,
         alive: Callable[[], None] = lambda: None,
+        lane: Lane | None = None,
     ) -> Work:
         check(request.spec)
         plan, journal = await self._planned(request, call, alive)
-        return Work(request.spec, request.policy, plan, journal.call, journal, request.HasField("stamp"))
+        stamped = request.HasField("stamp")
+        return Work(request.spec, request.policy, plan, journal.call, journal, stamped, lane=lane)
 
     async def _planned(
         self,
@@ -245,8 +247,9 @@ class Router:
             call.span.set_attribute(names.CONTEXT, fit.policy.name.lower())
             call.span.set_attribute(names.CONTEXT_BEFORE, fit.tokens_before)
             call.span.set_attribute(names.CONTEXT_AFTER, fit.tokens_after)
-        bound = [plan.data_policy, *(plan.data_policy_at(candidate.target) for candidate in plan.taken)]
-        stays = all(one.residency is Residency.LOCAL_ONLY for one in bound)
+        stays = plan.data_policy.residency is Residency.LOCAL_ONLY and all(
+            plan.data_policy_at(candidate.target).residency is Residency.LOCAL_ONLY for candidate in plan.taken
+        )
         journal = Journal(
             call,
             self._clock,
@@ -269,9 +272,32 @@ class Router:
         self._keep(attempt, call)
 
 
-async def _within(block: ExitStack, events: AsyncGenerator[v1.GenerationEvent]) -> AsyncGenerator[v1.GenerationEvent]:
-    """Yield `events` inside `block`, which ends with them."""
-    with block:
+class _Running(AbstractContextManager[None]):
+    """The block in which something is done about `work`: it is measured, and its place given back.
+
+    Another router is told what was done with an error too.
+    """
+
+    __slots__ = ("_gate", "_measures", "_ticket", "_work")
+
+    def __init__(self, gate: Gate, measures: Measures, ticket: Ticket, work: Planned) -> None:
+        self._gate, self._measures, self._ticket, self._work = gate, measures, ticket, work
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, SpillwayError) and self._work.stamped:
+            made = (attempt.record for attempt in self._work.journal.attempts)
+            error.metadata = {**account(made), **error.metadata}
+        self._gate.leave(self._ticket)
+        self._measures.work(self._work)
+
+
+async def _within(
+    measured: AbstractContextManager[None],
+    holding: AbstractContextManager[None],
+    events: AsyncGenerator[v1.GenerationEvent],
+) -> AsyncGenerator[v1.GenerationEvent]:
+    """Yield `events` inside blocks that end with them."""
+    with measured, holding:
         async with aclosing(events):
             async for event in events:
                 yield event

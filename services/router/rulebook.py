@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from spillway.egress import DataPolicy, Residency, Sensitivity
+from spillway.egress import UNRESOLVED, DataPolicy, Residency, Sensitivity
 
 from .budget import Budget
 from .cohorts import Cohorts
@@ -33,6 +33,12 @@ class Choice:
 
     policy: Policy
     because: str
+    unasked: DataPolicy
+    """The data policy in force where nobody has asked for one."""
+
+    def resolve(self, asked: DataPolicy) -> DataPolicy:
+        """What `Policy.resolve` does. Doing it again changes nothing."""
+        return self.unasked if asked is UNRESOLVED or asked is self.unasked else self.policy.resolve(asked)
 
 
 @dataclass(slots=True)
@@ -61,11 +67,15 @@ class Rulebook:
         """All that can be chosen among, in the order of the document."""
         return self.cohorts.targets
 
+    def bound(self, asked: DataPolicy, tenant: str) -> DataPolicy:
+        """Return the data policy in force for `tenant` before any rule is read, where so much was asked for."""
+        return self._choice(self._known(tenant), -1, "").resolve(asked)
+
     def read(self, facts: Facts) -> tuple[Facts, Policy]:
         """Return `facts` with what is in force for them, and their policy.
 
-        The data policy of the facts given is what the caller and earlier routers asked for, their model what the caller
-        said. What an inspection found raises the data policy, and the rules are read with it.
+        The data policy of the facts given is what the caller and earlier routers asked for, `bound` or not, their model
+        what the caller said. What an inspection found raises the data policy, and the rules are read with it.
         """
         found, policy = self._read(facts)
         inspection = facts.inspection
@@ -78,17 +88,19 @@ class Rulebook:
 
     def _read(self, facts: Facts) -> tuple[Facts, Policy]:
         rules, aliases = self.document.rules, self.document.aliases
-        tenant = facts.tenant if facts.tenant in self.document.tenants else ""
+        tenant = self._known(facts.tenant)
         alias = facts.model if facts.model in aliases else ""
         choice = self._choice(tenant, -1, "")
-        data_policy = choice.policy.resolve(facts.data_policy)
+        data_policy = choice.resolve(facts.data_policy)
         rule = -1
         if rules:
             known = replace(facts, data_policy=data_policy)
             rule = next((place for place, rule in enumerate(rules) if matches(rule.when, known)), -1)
         if rule >= 0 or alias:
             choice = self._choice(tenant, rule, alias)
-            data_policy = choice.policy.resolve(data_policy)
+            data_policy = choice.resolve(data_policy)
+        elif data_policy is facts.data_policy and choice.because == facts.policy_because:
+            return facts, choice.policy
         facts = replace(
             facts,
             data_policy=data_policy,
@@ -96,6 +108,10 @@ class Rulebook:
             policy_because=choice.because,
         )
         return facts, choice.policy
+
+    def _known(self, tenant: str) -> str:
+        """`tenant`, or an empty word for one that has no policy of its own."""
+        return tenant if tenant in self.document.tenants else ""
 
     def _choice(self, tenant: str, rule: int, alias: str) -> Choice:
         key = (tenant, rule, alias)
@@ -123,7 +139,8 @@ class Rulebook:
         names += chosen_by_request
         last = names[-1][0] if names else GROUND
         made = compiled(PolicySettings.model_validate(policy), self.revision, name=last, sensitivity_floor=floor)
-        return Choice(made, ", ".join(f"policy {name} by {cause}" for name, cause in names))
+        because = ", ".join(f"policy {name} by {cause}" for name, cause in names)
+        return Choice(made, because, made.resolve(UNRESOLVED))
 
     def __repr__(self) -> str:
         return f"<Rulebook {self.revision} {len(self.targets)} targets {len(self.document.rules)} rules>"

@@ -117,12 +117,10 @@ async def answer(
 
 
 async def events(router: Router, request: Request, call: Call, lane: Lane) -> AsyncGenerator[v1.GenerationEvent]:
-    """Yield what `router` answers to `request`, which came in a session, but for deltas that go by `lane`."""
+    """Return what `router` answers to `request`, which came in a session, but for deltas that go by `lane`."""
     assert isinstance(request, v1.StreamGenerateRequest)  # `answer` has the others
     _by_key(request)
-    async with aclosing(await router.stream(request, call, lane)) as told:
-        async for event in told:
-            yield event
+    return await router.stream(request, call, lane)
 
 
 def services(router: Router, status: Status, leases: Leases, sessions: Sessions, siblings: Siblings) -> list[Service]:

@@ -101,7 +101,7 @@ class TargetClient:
         """
         call = call.heard_within(silence_s)
         try:
-            async with asyncio.timeout(silence_s) as silence:
+            async with asyncio.timeout(_bound_s(silence_s, call)) as silence:
 
                 def alive() -> None:
                     if not silence.expired():
@@ -138,10 +138,9 @@ class TargetClient:
     ) -> Response:
         """Return the one response of `method`, which `check` lets pass; else the attempt is settled as failed."""
         call = call.heard_within(silence_s)
-        bound_s = silence_s if silence_s < call.deadline.left() else None  # gRPC sees to the deadline
         try:
             async with (
-                asyncio.timeout(bound_s) as silence,
+                asyncio.timeout(_bound_s(silence_s, call)) as silence,
                 self._remote.stream(method, request, call, span_name=names.ATTEMPT, attributes=_told(attempt)) as rpc,
             ):
                 if await rpc.initial_metadata():  # of a refusal they are empty
@@ -181,9 +180,11 @@ class TargetClient:
         before = lane.passed
         try:
             async with self._opened(request, call, attempt, lane, alone=alone) as rpc:
-                dog = Watchdog(silence_s, rpc.cancel, count=lambda: lane.passed)
+                ruled = _bound_s(silence_s, call) is None  # by the deadline, until the first token
+                dog = Watchdog(idle_s if ruled else silence_s, rpc.cancel, count=lambda: lane.passed)
                 try:
-                    dog.watch()
+                    if not ruled:
+                        dog.watch()
                     async for response in rpc:
                         event = response.event
                         kind = event.WhichOneof("event")
@@ -191,7 +192,8 @@ class TargetClient:
                             if not begun:
                                 begun = True
                                 journal.first_token(attempt)
-                                dog.limit(idle_s)
+                                if not ruled:
+                                    dog.limit(idle_s)
                             tokens += tokens_in(event)
                         elif kind == "started":
                             model = event.started.model
@@ -201,7 +203,8 @@ class TargetClient:
                             usage = event.usage
                         dog.rest()
                         yield event
-                        dog.watch()
+                        if begun or not ruled:
+                            dog.watch()
                 except asyncio.CancelledError:
                     if dog.barked:
                         raise TargetTimeout(f"no token for {dog.limit_s:.3g} s") from None
@@ -285,6 +288,11 @@ class TargetClient:
 
     def __repr__(self) -> str:
         return f"<TargetClient {self._remote.address}>"
+
+
+def _bound_s(silence_s: float, call: Call) -> float | None:
+    """Seconds without a first token; None where the deadline comes first, which the session or gRPC sees to."""
+    return silence_s if silence_s < call.deadline.left() else None
 
 
 def _require_answer(response: v1.GenerateResponse) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from spillway import v1
 from spillway.embedding import Spec
+from spillway.record import record
 from spillway.rpc.call import Call
 from spillway.rpc.lane import Lane
 
@@ -15,7 +16,7 @@ from .release import Release
 from .vault import Vault
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Planned:
     """A request with the plan made for it."""
 
@@ -32,7 +33,7 @@ class Planned:
     """What the placeholders stand for that it leaves with."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Work(Planned):
     """A generation."""
 
@@ -43,7 +44,7 @@ class Work(Planned):
     """By which its deltas may go while nobody has to read them."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Embedding(Planned):
     """An embedding."""
 

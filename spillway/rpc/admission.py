@@ -52,7 +52,7 @@ def admit_start(call: Call, start: v1.SessionStart, caller: Caller) -> Call:
     left = start.attempts_left if start.HasField("attempts_left") else None
     if left is not None and not 1 <= left <= 9999:
         raise _no_attempts()
-    return replace(call, caller=caller, hop=start.hop, attempts_left=left)
+    return Call(call.request_id, call.deadline, call.span, caller, start.hop, left, call.first_token)
 
 
 def _caller(headers: Mapping[str, str], keys: KeyRing | None, scope: str) -> Caller:

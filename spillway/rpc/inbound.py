@@ -67,9 +67,14 @@ def told(error: BaseException, call: Call, method: str, *, by_default: bool) -> 
     if isinstance(error, SpillwayError):
         return error
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        late = call.deadline.left() < CLOCKS_DIFFER_S
-        return DeadlineExceeded() if late else Cancelled("the call was cancelled")
+        if call.deadline.left() >= CLOCKS_DIFFER_S:
+            return Cancelled("the call was cancelled")
+        return _by_default() if by_default else DeadlineExceeded()
     if isinstance(error, TimeoutError) and by_default and call.deadline.passed:
-        return DeadlineExceeded("the server's default deadline has passed; send a deadline with the call")
+        return _by_default()
     log.error("rpc.crashed", method=method, exc_info=error)
     return Internal(f"internal error; request id {call.request_id}")
+
+
+def _by_default() -> DeadlineExceeded:
+    return DeadlineExceeded("the server's default deadline has passed; send a deadline with the call")

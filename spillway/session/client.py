@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
-from typing import Final
+from types import TracebackType
+from typing import Any, Final
 
 from opentelemetry.trace import Span
 from opentelemetry.util.types import AttributeValue
@@ -67,14 +68,16 @@ class Session:
         """
         if request.ByteSize() > MAX_START_BYTES:
             return False
-        here = self._here()
-        if not here:
-            draining = any(link.draining for link in self._links)
-            return not draining and self._backoff.over(self._clock())
-        return any(link.running < MAX_GENERATIONS for link in here)
+        full = draining = False
+        for link in self._links:
+            if link.here:
+                if link.running < MAX_GENERATIONS:
+                    return True
+                full = True
+            draining |= link.draining and not link.closed
+        return not full and not draining and self._backoff.over(self._clock())
 
-    @asynccontextmanager
-    async def stream(
+    def stream(
         self,
         request: v1.StreamGenerateRequest,
         call: Call,
@@ -82,18 +85,13 @@ class Session:
         span_name: str,
         attributes: Mapping[str, AttributeValue] | None = None,
         lane: Lane | None = None,
-    ) -> AsyncIterator[Generation]:
+    ) -> AbstractAsyncContextManager[Generation]:
         """Begin a generation under `call`; leaving the block ends it on the other side too.
 
         While its reader waits for the next event, `lane` is offered the deltas first.
         Raises SessionUnsupported, or SessionRefused, before its first event; else SpillwayError alone.
         """
-        with self._remote.span(span_name, call, attributes) as span:
-            generation = self._begin(self._start(call, span, request=request), call, lane)
-            try:
-                yield generation
-            finally:
-                generation.leave()
+        return _Opened(self, request, call, self._remote.span(span_name, call, attributes), lane)
 
     async def generate(
         self,
@@ -109,62 +107,64 @@ class Session:
         `alive` is called where its first token is told of before.
         """
         with self._remote.span(span_name, call, attributes) as span:
-            generation = self._begin(self._start(call, span, generate=request), call)
+            generation = self._begin(request, call, span)
             generation.alive = alive
             try:
                 return await generation.whole()
             finally:
                 generation.leave()
 
-    def _begin(self, start: v1.SessionStart, call: Call, lane: Lane | None = None) -> Generation:
-        return self._least_busy().start(start, call, self._remote.address, self._window, lane)
+    def _begin(
+        self,
+        request: v1.StreamGenerateRequest | v1.GenerateRequest,
+        call: Call,
+        span: Span,
+        lane: Lane | None = None,
+    ) -> Generation:
+        told = self._told(call, span)
+        told["generate" if isinstance(request, v1.GenerateRequest) else "request"] = request
+        link, size = self._least_busy(), request.ByteSize()
+        return link.start(told, size, call, self._remote.address, self._window, lane)
 
     def _here(self) -> list[Link]:
-        """The links that take generations: those of connections that calls go to now."""
-        self._links = [link for link in self._links if not link.closed]
-        return [link for link in self._links if not link.draining and link.stays()]
+        """The links that take generations."""
+        return [link for link in self._links if link.here]
 
     def _least_busy(self) -> Link:
         """The link for the next generation; each connection has one, once that is needed."""
         here = self._here()
-        for link in self._links:
-            if not link.running and not link.stays():
-                link.end()
+        if len(here) < len(self._links):
+            self._links = [link for link in self._links if not link.closed]
+            for link in self._links:
+                if not link.running and not link.stays():
+                    link.end()
         if not here or (len(here) < self._remote.breadth and all(link.running for link in here)):
             broke = partial(self._broke, self._clock())
             rpc = self._method(metadata=self._remote.key_headers())
             self._links.append(Link(rpc, broke, partial(self._remote.stays, rpc)))
             return self._links[-1]
-        return min(here, key=lambda link: link.running)
+        return here[0] if len(here) == 1 else min(here, key=lambda link: link.running)
 
-    def _start(
-        self,
-        call: Call,
-        span: Span,
-        *,
-        request: v1.StreamGenerateRequest | None = None,
-        generate: v1.GenerateRequest | None = None,
-    ) -> v1.SessionStart:
+    def _told(self, call: Call, span: Span) -> dict[str, Any]:
+        """What a SessionStart says of `call`. Raises DeadlineExceeded."""
         if call.deadline.passed:
             raise DeadlineExceeded(f"the deadline had passed before {self._remote.address} was called")
         trace = inject(span)
-        start = v1.SessionStart(
-            request=request,
-            generate=generate,
-            deadline_ms=max(1, round(min(MAX_TIMEOUT_S, call.deadline.left()) * 1000)),
-            credit=self._window,
-            traceparent=trace.get(TRACEPARENT, ""),
-            tracestate=trace.get("tracestate", ""),
-            hop=call.hop,
-            request_id=call.request_id,
-        )
+        told = {
+            "deadline_ms": max(1, round(min(MAX_TIMEOUT_S, call.deadline.left()) * 1000)),
+            "credit": self._window,
+            "traceparent": trace.get(TRACEPARENT, ""),
+            "tracestate": trace.get("tracestate", ""),
+            "hop": call.hop,
+            "request_id": call.request_id,
+        }
         if call.caller.tenant != ANONYMOUS:
-            start.tenant = call.caller.tenant
+            told["tenant"] = call.caller.tenant
         if call.attempts_left is not None:
-            start.attempts_left = call.attempts_left
+            told["attempts_left"] = call.attempts_left
         if call.first_token is not None:
-            start.first_token_ms = round(min(MAX_TIMEOUT_S, call.first_token.left()) * 1000)
-        return start
+            told["first_token_ms"] = round(min(MAX_TIMEOUT_S, call.first_token.left()) * 1000)
+        return told
 
     def _broke(self, opened: float) -> bool:
         """Hear that a link broke that was opened then; return whether its connection stands."""
@@ -181,3 +181,36 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self._remote.address} {self._links!r}>"
+
+
+class _Opened(AbstractAsyncContextManager[Generation]):
+    """A generation that ends with its block. A class: a generator would cost a call three times as much."""
+
+    __slots__ = ("_call", "_generation", "_lane", "_request", "_session", "_span")
+
+    _generation: Generation
+
+    def __init__(
+        self,
+        session: Session,
+        request: v1.StreamGenerateRequest,
+        call: Call,
+        span: AbstractContextManager[Span],
+        lane: Lane | None,
+    ) -> None:
+        self._session, self._request, self._call, self._span, self._lane = session, request, call, span, lane
+
+    async def __aenter__(self) -> Generation:
+        session, span = self._session, self._span.__enter__()
+        try:
+            self._generation = session._begin(self._request, self._call, span, self._lane)
+        except BaseException as error:
+            self._span.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self._generation
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._generation.leave()
+        self._span.__exit__(kind, error, trace)

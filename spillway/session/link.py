@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Self, TypeVar
@@ -19,6 +19,7 @@ from spillway.rpc.call import Call
 from spillway.rpc.lane import Lane
 from spillway.rpc.remote import meant
 from spillway.rpc.status import from_rpc_error, from_status
+from spillway.session.alarms import Alarms
 
 Kind = TypeVar("Kind", bound=Message)
 
@@ -47,6 +48,7 @@ class Link:
         self.stays = stays
         self._broke = broke
         self._generations: dict[int, Generation] = {}
+        self._alarms = Alarms(self._generations, Generation.late)
         self._last = 0
         self._frames = [v1.SessionRequest()]
         self._due: dict[int, Generation] = {}
@@ -62,19 +64,26 @@ class Link:
         self._writing = asyncio.create_task(self._write(), name="session frames out")
         self._reading = asyncio.create_task(self._read(), name="session frames in")
 
-    def start(self, start: v1.SessionStart, call: Call, address: str, window: int, lane: Lane | None) -> Generation:
-        """Send `start` with what else there is to say in this turn of the loop."""
-        self._last = start.id = self._last + 1
-        size = start.ByteSize()
-        generation = self._generations[start.id] = Generation(self, start.id, call, address, window, lane)
+    def start(
+        self, told: Mapping[str, Any], size: int, call: Call, address: str, window: int, lane: Lane | None
+    ) -> Generation:
+        """Send a SessionStart of these fields, some `size` bytes, with what else there is to say in this turn."""
+        self._last = number = self._last + 1
+        generation = self._generations[number] = Generation(self, number, call, address, window, lane)
+        self._alarms.add(number, call.deadline.left())
         if self._bytes and self._bytes + size > MAX_FRAME_BYTES:
             self._frames.append(v1.SessionRequest())
             self._bytes = 0
         self._bytes += size
-        self._frames[-1].starts.append(start)
+        self._frames[-1].starts.add(id=number, **told)
         self._idle.clear()
         self._wanted.set()
         return generation
+
+    @property
+    def here(self) -> bool:
+        """Whether it takes generations: its connection is one that calls go to now."""
+        return not self.closed and not self.draining and self.stays()
 
     @property
     def running(self) -> int:
@@ -99,7 +108,8 @@ class Link:
     async def _write(self) -> None:
         while True:
             await self._wanted.wait()
-            await asyncio.sleep(0)  # others that are at work in this turn of the loop share the frame
+            if len(self._generations) > 1:
+                await asyncio.sleep(0)  # others that are at work in this turn of the loop share the frame
             self._wanted.clear()
             frames, self._frames, self._bytes = self._frames, [v1.SessionRequest()], 0
             for number, generation in self._due.items():
@@ -143,6 +153,7 @@ class Link:
             self._rpc.cancel()
         finally:
             self.closed = True
+            self._alarms.stop()
             self._writing.cancel()
             for number, generation in self._generations.items():  # to each its own: who catches it adds to it
                 generation.fail(SessionRefused("the session had ended") if number in refused else error())
@@ -187,7 +198,6 @@ class Generation:
         "_half",
         "_lane",
         "_link",
-        "_timer",
         "_waiting",
         "_wanted",
         "alive",
@@ -211,7 +221,6 @@ class Generation:
         self._error: BaseException | None = None
         self._wanted: asyncio.Future[None] | None = None
         """Of who waits for the next event, having read all there is."""
-        self._timer = asyncio.get_running_loop().call_later(call.deadline.left(), self._late)
 
     def take(self, event: bytes, tokens: int) -> None:
         """Hear of an event: a delta if it has tokens."""
@@ -250,7 +259,6 @@ class Generation:
 
     def leave(self) -> None:
         """Its reader has gone."""
-        self._timer.cancel()
         self._link.leave(self.number, ended=self._ended)
         self._lane = None  # it knows who waits, as the error does by its traceback: cycles of thirty objects each
         self._error = None
@@ -292,7 +300,8 @@ class Generation:
         if not self._ended:
             self._link.credit(self, soon=self.taken * 2 >= self._half * 3)
 
-    def _late(self) -> None:
+    def late(self) -> None:
+        """Its time is up."""
         if self._error is not None:
             return  # its end is here already, and what comes before it
         self._waiting.clear()

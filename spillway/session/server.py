@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from spillway import v1
 from spillway.deadline import Clock
-from spillway.errors import Cancelled, DeadlineExceeded, QueueFull, RequestInvalid, StreamInterrupted, TargetDraining
+from spillway.errors import Cancelled, QueueFull, RequestInvalid, StreamInterrupted, TargetDraining
 from spillway.generation import Folder, tokens_in
 from spillway.rpc import inbound
 from spillway.rpc.admission import admit_start
@@ -22,6 +22,7 @@ from spillway.rpc.inbound import Inbound
 from spillway.rpc.lane import Lane
 from spillway.rpc.methods import GENERATE, STREAM_GENERATE
 from spillway.rpc.status import to_status
+from spillway.session.alarms import Alarms
 from spillway.session.client import MAX_GENERATIONS
 from spillway.session.outbox import Outbox
 from spillway.settings import ServerSettings
@@ -29,8 +30,8 @@ from spillway.telemetry import names
 from spillway.telemetry.tracing import TRACEPARENT, Tracing, fail
 
 Request = v1.StreamGenerateRequest | v1.GenerateRequest
-Generate = Callable[[Request, Call, Lane], AsyncGenerator[v1.GenerationEvent]]
-"""What StreamGenerate answers, without its wrapping. Between two events deltas may go by the lane."""
+Generate = Callable[[Request, Call, Lane], Awaitable[AsyncGenerator[v1.GenerationEvent]]]
+"""Decides, and returns what StreamGenerate answers, unwrapped. Between two events deltas may go by the lane."""
 Whole = Callable[[v1.GenerateRequest, Call, Callable[[], None]], Awaitable[v1.GenerateResponse]]
 """What Generate answers; the last argument is called when its first token is there."""
 
@@ -85,7 +86,7 @@ class Sessions:
 
     async def _folded(self, request: v1.GenerateRequest, call: Call, alive: Callable[[], None]) -> v1.GenerateResponse:
         folder = Folder()
-        async with aclosing(self._generate(request, call, Lane())) as events:
+        async with aclosing(await self._generate(request, call, Lane())) as events:
             async for event in events:
                 if event.HasField("started"):
                     alive()
@@ -119,6 +120,7 @@ class _Session:
         self._sessions = sessions
         self._call = call
         self._generations: dict[int, _Generation] = {}
+        self._alarms = Alarms(self._generations, lambda generation: generation.task.cancel())
         self._last = 0
         self._ending = False
         self.outbox = Outbox(self._flow)
@@ -172,32 +174,29 @@ class _Session:
         method = GENERATE if whole else STREAM_GENERATE
         request_id = (start.generate if whole else start.request).spec.request_id or start.request_id
         call = sessions._inbound.begin(method, _trace(start), request_id, left_s)
-        limit = asyncio.timeout(call.deadline.left())
+        self._alarms.add(start.id, call.deadline.left())
         try:
-            async with limit:
-                call = admit_start(call, start, self._call.caller)
-                if call.span.is_recording():
-                    call.span.set_attribute(names.TENANT, call.caller.tenant)
-                enter(call)
-                if not generation.taken:
-                    raise TargetDraining("this server is about to stop")
-                if len(self._generations) > MAX_GENERATIONS:
-                    raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource="session")
-                if whole:
-                    alive = partial(self.outbox.alive, start.id)
-                    answer = await sessions._whole(start.generate, call, alive)
-                    generation.answer, generation.status = sessions.bounded(answer), b""
-                    return
-                async with aclosing(sessions._generate(start.request, call, generation.lane)) as events:
-                    async for event in events:
-                        while not generation.lane.credit:
-                            await generation.credited(sessions._stall_s)
-                        generation.put(sessions.bounded(event), tokens_in(event))
+            call = admit_start(call, start, self._call.caller)
+            if call.span.is_recording():
+                call.span.set_attribute(names.TENANT, call.caller.tenant)
+            enter(call)
+            if not generation.taken:
+                raise TargetDraining("this server is about to stop")
+            if len(self._generations) > MAX_GENERATIONS:
+                raise QueueFull(f"this session has {MAX_GENERATIONS} generations already", resource="session")
+            if whole:
+                alive = partial(self.outbox.alive, start.id)
+                answer = await sessions._whole(start.generate, call, alive)
+                generation.answer, generation.status = sessions.bounded(answer), b""
+                return
+            async with aclosing(await sessions._generate(start.request, call, generation.lane)) as events:
+                async for event in events:
+                    while not generation.lane.credit:
+                        await generation.credited(sessions._stall_s)
+                    generation.put(sessions.bounded(event), tokens_in(event))
             generation.status = b""
         # Whatever it is, it is told as StreamGenerate tells it, and the session goes on.
         except BaseException as error:
-            if isinstance(error, TimeoutError) and limit.expired() and left_s is not None:
-                error = DeadlineExceeded()
             meant = inbound.told(error, call, method, by_default=left_s is None)
             fail(call.span, meant.reason)
             call.span.set_attribute(names.RPC_STATUS, meant.code.value[0])
@@ -217,6 +216,7 @@ class _Session:
 
     async def close(self) -> None:
         """End what still runs."""
+        self._alarms.stop()
         tasks = {generation.task for generation in self._generations.values()}
         for task in tasks:
             task.cancel()
@@ -277,6 +277,15 @@ class _Generation:
             raise StreamInterrupted(f"the reader took nothing for {stall_s:g} s") from None
         finally:
             self._more = None
+
+
+def at_once(generate: Callable[[Request, Call], AsyncGenerator[v1.GenerationEvent]]) -> Generate:
+    """The `Generate` of a service that has nothing to decide, and no use for a lane."""
+
+    async def begun(request: Request, call: Call, lane: Lane) -> AsyncGenerator[v1.GenerationEvent]:
+        return generate(request, call)
+
+    return begun
 
 
 def _trace(start: v1.SessionStart) -> dict[str, str]:

@@ -43,9 +43,9 @@ class Histogram:
         self._wall = wall
         self._series: dict[Attributes, _Series] = {}
 
-    def record(self, value: float, attributes: Mapping[str, str]) -> None:
-        """Count `value` under `attributes`."""
-        key: Attributes = tuple(attributes.items())
+    def record(self, value: float, attributes: Mapping[str, str] | Attributes) -> None:
+        """Count `value` under `attributes`; who has them as a tuple pays for no dictionary."""
+        key: Attributes = attributes if isinstance(attributes, tuple) else tuple(attributes.items())
         series = self._series.get(key)
         if series is None:
             key = key if len(self._series) < MAX_SERIES else OVERFLOW

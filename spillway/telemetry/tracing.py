@@ -78,7 +78,7 @@ class Tracing:
         Under a span of a trace that is not sampled it is that span: nothing will be recorded, and the trace is carried
         on as it came.
         """
-        if isinstance(parent, Span):
+        if parent is not None and not isinstance(parent, Context):  # which is quicker to tell than a Span
             known = parent.get_span_context()
             if self._provider is None or (known.is_valid and not known.trace_flags.sampled):
                 # One that records is somebody else's, who ends it and says what it tells.

@@ -18,7 +18,7 @@ from spillway.generation import Folder, check
 from spillway.rpc import metadata
 from spillway.rpc.call import Call, current_call
 from spillway.rpc.server import Server, Service
-from spillway.session.server import Sessions
+from spillway.session.server import Sessions, at_once
 from spillway.settings import ServerSettings
 from spillway.telemetry.tracing import Tracing
 from spillway.testing.faults import Cut, Fault, Garbage, Refuse, Script, Silence, SlowFirst, Stall
@@ -288,9 +288,7 @@ def services(
     engine: FakeEngine, *, settings: ServerSettings = LOOPBACK, tracing: Tracing | None = None
 ) -> list[Service]:
     """What a server with `settings` needs to serve `engine`."""
-    sessions = Sessions(
-        lambda request, call, _: engine.generate(request, call), settings, tracing=tracing or Tracing("fake engine")
-    )
+    sessions = Sessions(at_once(engine.generate), settings, tracing=tracing or Tracing("fake engine"))
     servicer = Servicer(engine, sessions)
     return [
         Service(

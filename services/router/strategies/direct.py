@@ -58,7 +58,7 @@ class Direct:
                 begun = lane.open = False
                 relay = self._attempts.relay(work, candidate, spec=leg.spec, lane=lane)
                 try:
-                    async with aclosing(relay), aclosing(leg.new(relay)) as events:
+                    async with aclosing(leg.new(relay)) as events:
                         async for event in events:
                             if not begun:
                                 begun = True

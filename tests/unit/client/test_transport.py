@@ -22,7 +22,7 @@ from spillway.client import Client, connect
 from spillway.rpc.keys import hash_key
 from spillway.rpc.server import Server, Service
 from spillway.session.client import MAX_START_BYTES
-from spillway.session.server import Sessions
+from spillway.session.server import Sessions, at_once
 from spillway.settings import ServerSettings
 from spillway.telemetry import names
 from spillway.telemetry.tracing import Tracing
@@ -63,7 +63,7 @@ class Counted(Servicer):
 
 def counted(engine: FakeEngine, settings: ServerSettings) -> tuple[Counted, Service]:
     """What a server needs to serve `engine` and count."""
-    sessions = Sessions(lambda request, call, _: engine.generate(request, call), settings, tracing=Tracing("engine"))
+    sessions = Sessions(at_once(engine.generate), settings, tracing=Tracing("engine"))
     servicer = Counted(engine, sessions)
     add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
     return servicer, Service("spillway.v1.InferenceService", servicer, add, sessions)

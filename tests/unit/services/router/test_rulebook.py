@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from services.router.facts import Category, Delivery, Facts, Validation
+from services.router.inspection import Inspection
 from services.router.plan import Plan
 from services.router.policy_document import opened
 from services.router.policy_settings import PolicyDocument
 from services.router.rulebook import Rulebook
-from spillway.egress import DataPolicy, Residency, Sensitivity
+from spillway.egress import UNRESOLVED, DataPolicy, Residency, Sensitivity
 
 TARGETS = [
     {
@@ -197,3 +198,34 @@ def test_delivery_and_validation_come_from_the_policy_unless_the_caller_says() -
     assert plan(rules).delivery is Delivery.PROBED
     assert plan(rules).validation is Validation.PREFERRED
     assert plan(rules, replace(PLAIN, delivery=Delivery.LIVE)).delivery is Delivery.LIVE
+
+
+ASKED = [
+    DataPolicy(residency, regions, sensitivity, days)
+    for residency in Residency
+    for regions in (frozenset({"us"}), frozenset({"eu", "us"}))
+    for sensitivity in Sensitivity
+    for days in (None, 7)
+]
+
+
+@pytest.mark.parametrize("tenant", ["", "acme", "other"])
+@pytest.mark.parametrize("model", ["", "alias"])
+@pytest.mark.parametrize("found", [None, Inspection(frozenset({"card"}), raises=True)], ids=["unread", "inspected"])
+def test_what_is_bound_before_the_rules_are_read_is_what_reading_binds(
+    tenant: str, model: str, found: Inspection | None
+) -> None:
+    rules = book(
+        policy={"residency": "regions", "regions": ["eu"], "sensitivity": "internal", "max_retention_days": 30},
+        policies={
+            "loose": {"residency": "any", "sensitivity": "public", "max_retention_days": None},
+            "late": {"sensitivity": "confidential"},
+            "near": {"residency": "local_only"},
+        },
+        tenants={"acme": {"use": "loose"}},
+        rules=[{"name": "private", "when": {"sensitivity_at_least": "restricted"}, "use": "late"}],
+        aliases={"alias": {"model": "mid", "use": "near"}},
+    )
+    for asked in [*ASKED, UNRESOLVED]:
+        said = replace(PLAIN, tenant=tenant, model=model, data_policy=asked, inspection=found)
+        assert rules.read(replace(said, data_policy=rules.bound(asked, tenant))) == rules.read(said)

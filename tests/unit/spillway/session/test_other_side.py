@@ -156,10 +156,10 @@ class Ended:
 
 async def test_what_was_written_after_the_end_of_a_session_was_refused_by_it(call: Any) -> None:
     link = Link(Ended(), lambda: True, 0)  # type: ignore[arg-type]  # as much of an rpc as is used
-    sent = link.start(v1.SessionStart(request=STREAM), call(30), "there", 16, None)
+    sent = link.start({"request": STREAM}, 0, call(30), "there", 16, None)
     for _ in range(5):
         await asyncio.sleep(0)
-    unsent = link.start(v1.SessionStart(request=STREAM), call(30), "there", 16, None)
+    unsent = link.start({"request": STREAM}, 0, call(30), "there", 16, None)
     with pytest.raises(errors.TargetDown):
         await anext(sent)
     with pytest.raises(SessionRefused):
@@ -174,7 +174,7 @@ async def test_what_had_come_whole_before_the_deadline_is_read_whole(ask: Any, u
     session = await ask(lambda _: [v1.RawSessionResponse(ids=[1, 1], events=[event] * 2, tokens=[0, 0], ended=ended)])
     async with session.stream(STREAM, Call("mine", Deadline.after(30)), span_name="test") as responses:
         first = await anext(responses)
-        responses._late()
+        responses.late()
         assert [first.event, *[told.event async for told in responses]] == [v1.GenerationEvent.FromString(event)] * 2
 
 
@@ -236,7 +236,7 @@ async def test_a_reader_that_does_not_take_what_it_gave_credit_for_holds_back_wh
     made, total = 0, 800
     text = "x" * 2**16
 
-    async def generate(request: Any, call: Call, lane: Lane) -> AsyncGenerator[v1.GenerationEvent]:
+    async def made_by(lane: Lane) -> AsyncGenerator[v1.GenerationEvent]:
         nonlocal made
         lane.open = True
         for number in range(total):
@@ -246,6 +246,9 @@ async def test_a_reader_that_does_not_take_what_it_gave_credit_for_holds_back_wh
             if number % 2 or not lane.take(event.SerializeToString(), 1):
                 lane.sequence = number + 1
                 yield event
+
+    async def generate(request: Any, call: Call, lane: Lane) -> AsyncGenerator[v1.GenerationEvent]:
+        return made_by(lane)
 
     async def asked() -> AsyncGenerator[v1.SessionRequest]:
         yield v1.SessionRequest(starts=[v1.SessionStart(id=number, request=STREAM, credit=2**20) for number in (1, 2)])
