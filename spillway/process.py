@@ -45,6 +45,7 @@ class App(Protocol):
 
 S = TypeVar("S", bound=ServiceSettings)
 A = TypeVar("A", bound=App)
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
 
 
 def main(
@@ -54,15 +55,17 @@ def main(
     *,
     tell: Callable[[A], Mapping[str, str]] = lambda app: {},
     beside: Beside[Any] | None = None,
+    loop: NewLoop | None = None,
 ) -> None:
     """Run service `section` until a signal comes, an operator stops it, or it dies; then exit.
 
     Exit codes: 0 after a signal or an operator's word, 2 for settings that are wrong or that this machine cannot
     honour, 3 if it could not start, 70 if it died. Of several workers one that dies is started again; `tell` is what
-    each says of its app when it is ready, and `beside` what their supervisor serves.
+    each says of its app when it is ready, and `beside` what their supervisor serves. `loop` makes the event loop that
+    it serves in, where that is not asyncio's own.
     """
     if WORKER in os.environ:
-        sys.exit(_work(section, build, tell))
+        sys.exit(_work(section, build, tell, loop))
     parser = argparse.ArgumentParser(prog=f"python -m services.{section}", description=f"Spillway's {section}.")
     parser.add_argument("--config", type=Path, help="YAML file with the sections `shared` and `" + section + "`")
     if issubclass(model, ScaledSettings):
@@ -80,11 +83,15 @@ def main(
     logs.configure(read.logs, f"{section} {name}" if name else section)
     if isinstance(read, ScaledSettings) and read.workers > 1:
         sys.exit(asyncio.run(_supervise(read, beside)))
-    sys.exit(asyncio.run(_serve(build, read)))
+    with asyncio.Runner(loop_factory=loop) as runner:
+        sys.exit(runner.run(_serve(build, read)))
 
 
 def _work(
-    section: str, build: Callable[[S], AbstractAsyncContextManager[A]], tell: Callable[[A], Mapping[str, str]]
+    section: str,
+    build: Callable[[S], AbstractAsyncContextManager[A]],
+    tell: Callable[[A], Mapping[str, str]],
+    loop: NewLoop | None,
 ) -> int:
     """Run one worker of `section`, whose supervisor is at the other end of the standard input."""
     del os.environ[WORKER]  # what it starts is none
@@ -95,7 +102,8 @@ def _work(
         with suppress(OSError):  # a supervisor that is gone wants no word: what is here drains
             os.write(sys.stdin.fileno(), json.dumps({"address": app.server.address, **tell(app)}).encode() + b"\n")
 
-    return asyncio.run(_serve(build, read, ready))
+    with asyncio.Runner(loop_factory=loop) as runner:
+        return runner.run(_serve(build, read, ready))
 
 
 async def _supervise(read: ScaledSettings, beside: Beside[Any] | None) -> int:
