@@ -21,6 +21,8 @@ PACED = {"count": 128, "words": 400}
 PACED_INTERVAL_MS = 10.0
 FLAT = {"count": 64, "words": 6000}
 FLAT_INTERVAL_MS = 0.25
+PLAIN = ("engine directly", "bare relay", "router")
+"""Who is called without a session."""
 
 
 @contextmanager
@@ -53,19 +55,21 @@ def router(engine: str, collector: str | None = None, *, probed: bool = False, w
 
 @contextmanager
 def between(interval_ms: float, *, stepped: bool = False, probed: bool = False) -> Iterator[dict[str, Measured]]:
-    """A fake engine, a bare relay before it and a router before it; of a `stepped` engine all tokens come at once."""
+    """A fake engine, and before it a router and bare relays; of a `stepped` engine all tokens come at once."""
     pace = ["--interval-ms", str(interval_ms), *["--stepped"] * stepped]
     with ExitStack() as stack:
         engine = stack.enter_context(started("bench.engine", *pace))
         relay = stack.enter_context(started("bench.relay", "--to", engine.address))
+        frames = stack.enter_context(started("bench.session_relay", "--to", engine.address))
         collector = stack.enter_context(started("bench.collector"))
         before = stack.enter_context(router(engine.address, collector.address, probed=probed))
-        yield {"engine directly": engine, "bare relay": relay, "router": before}
+        yield {"engine directly": engine, "bare relay": relay, "bare session relay": frames, "router": before}
 
 
 def unary() -> Iterator[Row]:
     """CPU per unary call, the median of rounds that take turns."""
-    with between(0.0) as processes:
+    with between(0.0) as mesh:
+        processes = {name: mesh[name] for name in PLAIN}
         cpu: dict[str, list[float]] = {name: [] for name in processes}
         rate: dict[str, list[float]] = {name: [] for name in processes}
         for _ in range(ROUNDS):
@@ -81,7 +85,8 @@ def unary() -> Iterator[Row]:
 
 def streaming(load: str, interval_ms: float, size: dict[str, int], rounds: int = 3) -> Iterator[Row]:
     """CPU per token for each merging window, the median of rounds that take turns."""
-    with between(interval_ms) as processes:
+    with between(interval_ms) as mesh:
+        processes = {name: mesh[name] for name in PLAIN}
         for window_ms in WINDOWS_MS:
             cpu: dict[str, list[float]] = {name: [] for name in processes}
             seen: dict[str, Streamed] = {}

@@ -173,7 +173,7 @@ class Added:
 
     def __str__(self) -> str:
         return (
-            f"{self.load:42} {self.through:16} adds p50 {self.p50_s * 1e3:.2f} p99 {self.p99_s * 1e3:.2f} ms; "
+            f"{self.load:42} {self.through:34} adds p50 {self.p50_s * 1e3:.2f} p99 {self.p99_s * 1e3:.2f} ms; "
             f"p50 is {self.p50_s / self.bare_s:.2f} of a bare round trip of {self.bare_s * 1e3:.2f} ms"
         )
 

@@ -1,4 +1,4 @@
-"""What the router costs by session: CPU per token and per call, beside its plain calls and a bare relay, in turns."""
+"""What the router costs by session: CPU per token and per call, beside its plain calls and bare relays, in turns."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ WINDOWS_MS = (0, 20)
 CALLS, CALLERS, ROUNDS = 3200, 64, 5
 READ = {
     "engine, session": ("engine directly", session_load.streams),
+    "relay, session": ("bare session relay", session_load.streams),
     "router, session": ("router", session_load.streams),
     "router": ("router", load.streams),
     "bare relay": ("bare relay", load.streams),
@@ -23,6 +24,8 @@ READ = {
 """Name -> the process that is asked for streams, and how."""
 CALL: dict[str, tuple[str, Callable[[str, int, int], Coroutine[None, None, Streamed]]]] = {
     "engine, session": ("engine directly", partial(session_load.calls, batched=False)),
+    "relay, session": ("bare session relay", partial(session_load.calls, batched=False)),
+    "relay, batched": ("bare session relay", partial(session_load.calls, batched=True)),
     "router, session": ("router", partial(session_load.calls, batched=False)),
     "router, batched": ("router", partial(session_load.calls, batched=True)),
     "router": ("router", partial(load.calls, words=1)),
