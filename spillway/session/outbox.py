@@ -18,9 +18,15 @@ MAX_FRAMES: Final = 16
 class Outbox:
     """Events of many generations, in the order they were put."""
 
-    def __init__(self, flow: Callable[[bool], None] = lambda on: None) -> None:
-        """`flow` is told when enough is waiting, and when there is room again."""
+    def __init__(
+        self, flow: Callable[[bool], None] = lambda on: None, shared: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`flow` is told when enough is waiting, and when there is room again.
+
+        `shared`: whether others may have something to say too.
+        """
         self._flow = flow
+        self._shared = shared
         self.full = False
         self._frames: deque[_Frame] = deque()
         self._filling: _Frame | None = None
@@ -70,7 +76,8 @@ class Outbox:
             else:
                 self._wanted = asyncio.get_running_loop().create_future()
                 await self._wanted
-                await asyncio.sleep(0)  # others that are at work in this turn of the loop share the frame
+                if self._shared():
+                    await asyncio.sleep(0)  # others that are at work in this turn of the loop share the frame
 
     def _with_room(self, size: int) -> _Frame:
         """The frame that is filled, with `size` bytes more."""

@@ -123,7 +123,7 @@ class _Session:
         self._alarms = Alarms(self._generations, lambda generation: generation.task.cancel())
         self._last = 0
         self._ending = False
-        self.outbox = Outbox(self._flow)
+        self.outbox = Outbox(self._flow, lambda: len(self._generations) > 1)
 
     async def read(self, requests: AsyncIterator[v1.SessionRequest]) -> None:
         """Do what the client says, until it says no more; the session then ends with its last generation."""
