@@ -123,7 +123,8 @@ async def test_deltas_between_the_first_and_the_last_are_merged_within_the_windo
         first, *others = [event.delta for event in merged if event.HasField("delta")]
         assert sum(delta.tokens for delta in (first, *others)) == 32
         windows = merged[-1].usage.timings.total_ms / 1000
-        assert len(others) <= windows + 1  # one, unless the engine needs more than a window for 31 tokens
+        # One, or two where a moment at which all windows end is between; more if the engine needs more of them.
+        assert len(others) <= windows + 2
         if first.tokens == 1:
             return
     pytest.fail("the first token is held back")
