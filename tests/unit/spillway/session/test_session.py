@@ -350,7 +350,8 @@ async def test_a_server_that_stops_lets_running_generations_end_and_takes_no_new
 async def test_while_sessions_break_on_a_sound_connection_the_next_waits_for_the_backoff(mesh: Any, call: Any) -> None:
     class Broken(inference_pb2_grpc.InferenceServiceServicer):
         async def Session(self, requests: Any, context: Any) -> Any:
-            await context.abort(grpc.StatusCode.INTERNAL, "broken")
+            async for _ in requests:  # what is not sent yet when a session breaks counts as refused
+                await context.abort(grpc.StatusCode.INTERNAL, "broken")
             yield
 
     add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
