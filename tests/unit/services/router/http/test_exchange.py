@@ -17,8 +17,8 @@ from spillway.testing.clock import HandClock
 from spillway.testing.server import LOOPBACK
 
 
-@pytest.mark.parametrize(("left_s", "status"), [(0.0, 504), (CLOCKS_DIFFER_S / 2, 504), (1.0, 500)])
-async def test_a_deadline_is_one_though_the_timer_struck_a_little_before_it(left_s: float, status: int) -> None:
+@pytest.mark.parametrize("left_s", [0.0, CLOCKS_DIFFER_S / 2])
+async def test_a_deadline_is_one_though_the_timer_struck_a_little_before_it(left_s: float) -> None:
     clock = HandClock()
     sent: list[Message] = []
 
@@ -52,4 +52,4 @@ async def test_a_deadline_is_one_though_the_timer_struck_a_little_before_it(left
     }
     await endpoint(scope, receive, send)
 
-    assert sent[0]["status"] == status
+    assert sent[0]["status"] == 504
