@@ -233,6 +233,20 @@ async def test_credit_is_bounded_from_the_beginning() -> None:
     assert generation.lane.credit == MAX_CREDIT
 
 
+async def test_one_whose_credit_is_held_back_is_not_taken_for_one_that_nobody_reads() -> None:
+    generation = _Generation(1, 9, Outbox())
+    generation.flow(False)
+    waiting = asyncio.create_task(generation.credited(0.001))
+    await asyncio.wait({waiting}, timeout=0.05)
+    assert not waiting.done()
+    generation.flow(True)
+    await waiting
+    assert generation.lane.credit == 9
+    generation.lane.credit = 0
+    with pytest.raises(errors.StreamInterrupted):
+        await generation.credited(0.001)
+
+
 async def test_a_reader_that_does_not_take_what_it_gave_credit_for_holds_back_who_makes_it() -> None:
     made, total = 0, 800
     text = "x" * 2**16
