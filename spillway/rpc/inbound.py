@@ -19,7 +19,10 @@ from spillway.telemetry.tracing import Tracing, extract
 log = get_logger(__name__)
 
 CLOCKS_DIFFER_S = 0.005
-"""A cancel this close to the deadline is the deadline: the caller's clock may strike a little before ours."""
+"""A cancel this close to the deadline is the deadline: the caller's clock may strike a little before ours.
+
+So may the event loop's, whose timers have whole milliseconds in uvloop.
+"""
 
 
 class Inbound:
@@ -70,7 +73,7 @@ def told(error: BaseException, call: Call, method: str, *, by_default: bool) -> 
         if call.deadline.left() >= CLOCKS_DIFFER_S:
             return Cancelled("the call was cancelled")
         return _by_default() if by_default else DeadlineExceeded()
-    if isinstance(error, TimeoutError) and by_default and call.deadline.passed:
+    if isinstance(error, TimeoutError) and by_default and call.deadline.left() < CLOCKS_DIFFER_S:
         return _by_default()
     log.error("rpc.crashed", method=method, exc_info=error)
     return Internal(f"internal error; request id {call.request_id}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic, TypeVar
@@ -11,10 +12,12 @@ Kind = TypeVar("Kind")
 
 SPARE: Final = 64
 """Deadlines of what has ended already that are kept at least before they are looked through."""
+LEAST_S: Final = 0.001
+"""Of a timer: uvloop's have whole milliseconds, and none of 0 (it makes a handle that knows no time)."""
 
 
 class Alarms(Generic[Kind]):
-    """Calls `ring` with each of `living` whose time is up, found by its number, which is never given twice.
+    """Calls `ring` with each of `living` whose time is up, never before, found by its number, never given twice.
 
     Nearly all end before: a timer of the loop for each, made and cancelled, costs fifteen function calls.
     """
@@ -25,15 +28,17 @@ class Alarms(Generic[Kind]):
         self._loop = asyncio.get_running_loop()
         self._due: list[tuple[float, int]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._next = 0.0
+        """What the timer is wound up for."""
 
     def add(self, number: int, seconds: float) -> None:
         """Ring for `number` in so many seconds, if it lives then."""
-        due = self._loop.time() + seconds
+        due = time.monotonic() + seconds  # the clock of deadlines: that of the loop may lag behind it
         if len(self._due) > 2 * len(self._living) + SPARE:
             self._due = [each for each in self._due if each[1] in self._living]
             heapify(self._due)
         heappush(self._due, (due, number))
-        if self._timer is None or due < self._timer.when():
+        if self._timer is None or due < self._next:
             self._wind()
 
     def stop(self) -> None:
@@ -44,10 +49,13 @@ class Alarms(Generic[Kind]):
     def _wind(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._due[0][0], self._look) if self._due else None
+            self._timer = None
+        if self._due:
+            self._next = self._due[0][0]
+            self._timer = self._loop.call_later(max(LEAST_S, self._next - time.monotonic()), self._look)
 
     def _look(self) -> None:
-        now = self._loop.time() + 1e-6  # timers of the loop may come early, by its clock's resolution
+        now = time.monotonic()
         while self._due and (self._due[0][0] <= now or self._due[0][1] not in self._living):
             due, number = heappop(self._due)
             if due <= now and (one := self._living.get(number)) is not None:

@@ -69,13 +69,13 @@ class Link:
     ) -> Generation:
         """Send a SessionStart of these fields, some `size` bytes, with what else there is to say in this turn."""
         self._last = number = self._last + 1
-        generation = self._generations[number] = Generation(self, number, call, address, window, lane)
-        self._alarms.add(number, call.deadline.left())
         if self._bytes and self._bytes + size > MAX_FRAME_BYTES:
             self._frames.append(v1.SessionRequest())
             self._bytes = 0
         self._bytes += size
         self._frames[-1].starts.add(id=number, **told)
+        generation = self._generations[number] = Generation(self, number, call, address, window, lane)
+        self._alarms.add(number, call.deadline.left())
         self._idle.clear()
         self._wanted.set()
         return generation
@@ -198,6 +198,7 @@ class Generation:
         "_half",
         "_lane",
         "_link",
+        "_most",
         "_waiting",
         "_wanted",
         "alive",
@@ -207,7 +208,7 @@ class Generation:
 
     def __init__(self, link: Link, number: int, call: Call, address: str, window: int, lane: Lane | None) -> None:
         self._link = link
-        self._half = max(1, window // 2)
+        self._half, self._most = max(1, window // 2), max(1, window * 3 // 4)
         self._lane = lane
         self.number = number
         self._call = call
@@ -298,7 +299,7 @@ class Generation:
     def _credit(self) -> None:
         """Half of what may be under way is out of the way."""
         if not self._ended:
-            self._link.credit(self, soon=self.taken * 2 >= self._half * 3)
+            self._link.credit(self, soon=self.taken >= self._most)
 
     def late(self) -> None:
         """Its time is up."""

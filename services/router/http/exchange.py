@@ -21,6 +21,7 @@ from spillway.logs import get_logger
 from spillway.rpc import metadata
 from spillway.rpc.admission import admit
 from spillway.rpc.call import Call, enter, new_id
+from spillway.rpc.inbound import CLOCKS_DIFFER_S
 from spillway.rpc.keys import KeyRing
 from spillway.rpc.watchdog import Watchdog
 from spillway.settings import ServerSettings
@@ -176,7 +177,7 @@ class Exchange:
     def _told(self, error: BaseException) -> SpillwayError:
         if isinstance(error, SpillwayError):
             return error
-        if isinstance(error, TimeoutError) and self.call.deadline.passed:
+        if isinstance(error, TimeoutError) and self.call.deadline.left() < CLOCKS_DIFFER_S:
             return DeadlineExceeded(f"the deadline has passed; {DEADLINE_MS} sets another")
         if isinstance(error, asyncio.CancelledError):
             return TargetDraining("the server stops")

@@ -43,7 +43,7 @@ class Counted(Servicer):
         self.sessions = sessions
         self.rpcs: Counter[str] = Counter()
         self.breaks: grpc.StatusCode | None = None
-        """What every session breaks with, at once."""
+        """What every session breaks with, at its first frame: what is not sent by then counts as refused."""
 
     async def Generate(self, request: v1.GenerateRequest, context: Any) -> v1.GenerateResponse:
         self.rpcs["Generate"] += 1
@@ -56,6 +56,7 @@ class Counted(Servicer):
     async def Session(self, requests: AsyncIterator[v1.SessionRequest], context: Any) -> Any:
         self.rpcs["Session"] += 1
         if self.breaks is not None:
+            await anext(aiter(requests))
             await context.abort(self.breaks, "no sessions today")
         async for frame in super().Session(requests, context):
             yield frame

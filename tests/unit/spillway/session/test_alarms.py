@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+
+import pytest
 
 from spillway.session.alarms import SPARE, Alarms
 
@@ -62,3 +65,29 @@ async def test_deadlines_of_what_has_ended_do_not_pile_up() -> None:
         del living[number]
     assert int(repr(alarms).split()[1]) <= SPARE + 2
     alarms.stop()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_none_is_rung_for_early_nor_forgotten_whatever_the_resolution_of_the_loop(loop: str) -> None:
+    async def ring() -> None:
+        early: list[float] = []
+        rung = Rung()
+
+        def ring_for(one: int) -> None:
+            rung(str(one))
+            early.append(due[one] - time.monotonic())
+
+        due: dict[int, float] = {}
+        alarms = Alarms({number: number for number in range(60)}, ring_for)
+        for number in range(60):
+            seconds = number % 3 * 0.0004
+            due[number] = time.monotonic() + seconds
+            alarms.add(number, seconds)
+            if not number % 10:
+                await asyncio.sleep(0)
+        assert len(await rung.come(60)) == 60
+        assert max(early) <= 0
+
+    factory = asyncio.new_event_loop if loop == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(ring())

@@ -112,7 +112,8 @@ async def test_what_ends_a_session_does_not_say_that_a_request_in_it_was_wrong_o
 ) -> None:
     class Broken(inference_pb2_grpc.InferenceServiceServicer):
         async def Session(self, requests: Any, context: Any) -> Any:
-            await context.abort(code, "broken")
+            async for _ in requests:  # what is not sent yet when a session breaks counts as refused
+                await context.abort(code, "broken")
             yield
 
     add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
@@ -230,6 +231,20 @@ async def test_credit_is_bounded_from_the_beginning() -> None:
     assert generation.lane.credit == MAX_CREDIT
     generation.give(1)
     assert generation.lane.credit == MAX_CREDIT
+
+
+async def test_one_whose_credit_is_held_back_is_not_taken_for_one_that_nobody_reads() -> None:
+    generation = _Generation(1, 9, Outbox())
+    generation.flow(False)
+    waiting = asyncio.create_task(generation.credited(0.001))
+    await asyncio.wait({waiting}, timeout=0.05)
+    assert not waiting.done()
+    generation.flow(True)
+    await waiting
+    assert generation.lane.credit == 9
+    generation.lane.credit = 0
+    with pytest.raises(errors.StreamInterrupted):
+        await generation.credited(0.001)
 
 
 async def test_a_reader_that_does_not_take_what_it_gave_credit_for_holds_back_who_makes_it() -> None:

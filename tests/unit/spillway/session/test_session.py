@@ -350,7 +350,8 @@ async def test_a_server_that_stops_lets_running_generations_end_and_takes_no_new
 async def test_while_sessions_break_on_a_sound_connection_the_next_waits_for_the_backoff(mesh: Any, call: Any) -> None:
     class Broken(inference_pb2_grpc.InferenceServiceServicer):
         async def Session(self, requests: Any, context: Any) -> Any:
-            await context.abort(grpc.StatusCode.INTERNAL, "broken")
+            async for _ in requests:  # what is not sent yet when a session breaks counts as refused
+                await context.abort(grpc.StatusCode.INTERNAL, "broken")
             yield
 
     add = inference_pb2_grpc.add_InferenceServiceServicer_to_server
@@ -392,6 +393,23 @@ async def test_a_server_without_sessions_is_found_out_before_anything_happened(m
             await anext(responses)
     assert not engine.seen
     await session.close()
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+async def test_a_stream_ends_whole_however_little_of_it_may_wait(rig: Any, mesh: Any, call: Any, window: int) -> None:
+    one = await rig(FakeEngine(answer=lambda spec: "word " * 20))
+    session = Session(mesh.client(one.server).remote, window=window)
+    async with session.stream(v1.StreamGenerateRequest(spec=SPEC), call(5), span_name="test") as responses:
+        assert texts([response.event async for response in responses]) == "word " * 20
+    await session.close()
+
+
+async def test_a_generation_that_cannot_be_told_is_none(rig: Any, call: Any) -> None:
+    one = await rig()
+    with pytest.raises(ValueError, match="surrogate"):
+        await one.events(Call("\ud800", Deadline.after(5)))
+    assert texts(await one.events(call()))
+    assert [link.running for link in one.session._links] == [0]
 
 
 # What travels with a generation.
