@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -52,7 +51,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._started = self._streams = self._stalled = self._left = False
-        self.outlet = Outlet(send, scope["extensions"][EXTENSION]["connection"], endpoint.turn)
+        self.outlet = Outlet(send, scope["extensions"][EXTENSION]["connection"](), endpoint.turn)
         """Of a response of server-sent events, once that has begun."""
         self.headers = _headers(scope["headers"])
         given = self.headers.get(metadata.REQUEST_ID) or self.headers.get("x-request-id", "")
@@ -165,13 +164,16 @@ class Exchange:
         status = row_of(told).status
         if not self._started:
             await self.answer(body_of(told), headers_of(told), status)
-        elif self._streams and not self._stalled:
-            # The status is out: the error is an event, and no [DONE] follows. A response left open would be closed in
-            # the middle, which is what the reader of a stalled one gets.
-            with suppress(TimeoutError):
+        elif self._stalled:
+            self.outlet.abort()
+        elif self._streams:
+            # The status is out: the error is an event, and no [DONE] follows.
+            try:
                 async with asyncio.timeout(self._endpoint.settings.write_stall_s):
                     await self.outlet.write(event(encode(body_of(told))))
                     await self.outlet.end()
+            except TimeoutError:
+                self.outlet.abort()
 
     def _told(self, error: BaseException) -> SpillwayError:
         if isinstance(error, SpillwayError):

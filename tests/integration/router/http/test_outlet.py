@@ -28,7 +28,7 @@ async def read(say: Say) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.St
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await say(Outlet(send, scope["extensions"][EXTENSION]["connection"], turn))
+        await say(Outlet(send, scope["extensions"][EXTENSION]["connection"](), turn))
 
     listener = Listener(LISTEN, application)
     await listener.start()

@@ -1,0 +1,80 @@
+"""Connections of callers: who leaves or takes nothing leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from services.router.http.connection import Connection
+from spillway.testing.fake_engine import FakeEngine
+from spillway.testing.server import LOOPBACK
+from spillway.testing.waiting import eventually
+from tests.integration.router.http.rig import MESSAGES, running_edge
+from tests.integration.router.mesh import Mesh
+
+BODY: Any = {"model": "auto", "messages": MESSAGES}
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Connection]]:
+    """Connections that were made, in order."""
+    found: list[weakref.ref[Connection]] = []
+
+    class Seen(Connection):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            found.append(weakref.ref(self))
+
+    monkeypatch.setattr("services.router.http.listener.Connection", Seen)
+    return found
+
+
+@asynccontextmanager
+async def asked(mesh: Mesh, *, times: int = 1, **body: Any) -> AsyncIterator[asyncio.StreamReader]:
+    """What is answered to a request that is sent so many times over one connection; it ends with the block."""
+    host, _, port = mesh.http.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        told = json.dumps({**BODY, **body}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(told)}\r\n\r\n".encode()
+        writer.write((head + told) * times)
+        yield reader
+    finally:
+        writer.close()
+
+
+async def test_a_connection_that_has_ended_needs_no_garbage_collector(made: list[weakref.ref[Connection]]) -> None:
+    async with running_edge() as (mesh, _):
+        gc.collect()
+        gc.disable()
+        try:
+            async with asked(mesh, stream=True) as reader:
+                await reader.readuntil(b"0\r\n\r\n")
+            await eventually(lambda: [connection() for connection in made] == [None])
+        finally:
+            gc.enable()
+
+
+async def test_nothing_waits_for_a_reader_that_was_cut_off(made: list[weakref.ref[Connection]]) -> None:
+    server = LOOPBACK.model_copy(update={"write_stall_s": 0.3})
+    async with running_edge(server=server) as (mesh, _):
+        mesh.local.answer = lambda spec: ("x" * 5000 + " ") * 4000
+        async with asked(mesh, stream=True):
+            await eventually(lambda: mesh.local.cancelled == 1)
+            await eventually(lambda: [connection() for connection in made] == [None])
+
+
+async def test_who_asks_ahead_and_leaves_is_answered_no_further() -> None:
+    engine = FakeEngine(model="small", answer=lambda spec: "word " * 10_000, interval_s=0.001)
+    async with running_edge(local=engine) as (mesh, _):
+        async with asked(mesh, times=2, stream=True) as reader:
+            await reader.readuntil(b"word")
+        await eventually(lambda: engine.cancelled == 1 and not engine.running)
+        assert mesh.outcomes() == ["local:cancelled"]
