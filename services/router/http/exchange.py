@@ -164,8 +164,8 @@ class Exchange:
         status = row_of(told).status
         if not self._started:
             await self.answer(body_of(told), headers_of(told), status)
-        elif self._stalled:
-            self.outlet.abort()
+        elif self._stalled or not self._streams:
+            self.outlet.abort()  # its reader takes nothing, or has left
         elif self._streams:
             # The status is out: the error is an event, and no [DONE] follows.
             try:

@@ -78,3 +78,12 @@ async def test_who_asks_ahead_and_leaves_is_answered_no_further() -> None:
             await reader.readuntil(b"word")
         await eventually(lambda: engine.cancelled == 1 and not engine.running)
         assert mesh.outcomes() == ["local:cancelled"]
+
+
+async def test_nothing_waits_for_a_reader_that_asks_on_and_takes_no_answer(made: list[weakref.ref[Connection]]) -> None:
+    server = LOOPBACK.model_copy(update={"default_deadline_s": 1.0})
+    async with running_edge(server=server) as (mesh, _):
+        mesh.local.answer = lambda spec: "x" * 7_000_000
+        async with asked(mesh, times=2):
+            await eventually(lambda: mesh.outcomes() == ["local:answered"] * 2)
+            await eventually(lambda: [connection() for connection in made] == [None])
