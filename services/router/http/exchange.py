@@ -161,19 +161,18 @@ class Exchange:
         """Tell span, log and caller what `error` means."""
         told = self._told(error)
         fail(self.call.span, told.reason)
-        status = row_of(told).status
-        if not self._started:
-            await self.answer(body_of(told), headers_of(told), status)
-        elif self._stalled or not self._streams:
-            self.outlet.abort()  # its reader takes nothing, or has left
-        elif self._streams:
-            # The status is out: the error is an event, and no [DONE] follows.
-            try:
-                async with asyncio.timeout(self._endpoint.settings.write_stall_s):
+        if self._stalled or (self._started and not self._streams):
+            self.outlet.abort()  # the reader of what was begun takes nothing, or has left
+            return
+        try:
+            async with asyncio.timeout(self._endpoint.settings.write_stall_s):
+                if not self._started:
+                    await self.answer(body_of(told), headers_of(told), row_of(told).status)
+                else:  # the status is out: the error is an event, and no [DONE] follows
                     await self.outlet.write(event(encode(body_of(told))))
                     await self.outlet.end()
-            except TimeoutError:
-                self.outlet.abort()
+        except TimeoutError:
+            self.outlet.abort()
 
     def _told(self, error: BaseException) -> SpillwayError:
         if isinstance(error, SpillwayError):

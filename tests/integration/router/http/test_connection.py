@@ -20,6 +20,7 @@ from tests.integration.router.http.rig import MESSAGES, running_edge
 from tests.integration.router.mesh import Mesh
 
 BODY: Any = {"model": "auto", "messages": MESSAGES}
+STREAM = {"stream": True}
 
 
 @pytest.fixture
@@ -37,14 +38,15 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Connection]]:
 
 
 @asynccontextmanager
-async def asked(mesh: Mesh, *, times: int = 1, **body: Any) -> AsyncIterator[asyncio.StreamReader]:
-    """What is answered to a request that is sent so many times over one connection; it ends with the block."""
+async def asked(mesh: Mesh, *bodies: dict[str, Any]) -> AsyncIterator[asyncio.StreamReader]:
+    """What is answered to requests that are sent at once over one connection; it ends with the block."""
     host, _, port = mesh.http.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        told = json.dumps({**BODY, **body}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(told)}\r\n\r\n".encode()
-        writer.write((head + told) * times)
+        for body in bodies:
+            told = json.dumps({**BODY, **body}).encode()
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(told)}\r\n\r\n".encode()
+            writer.write(head + told)
         yield reader
     finally:
         writer.close()
@@ -55,7 +57,7 @@ async def test_a_connection_that_has_ended_needs_no_garbage_collector(made: list
         gc.collect()
         gc.disable()
         try:
-            async with asked(mesh, stream=True) as reader:
+            async with asked(mesh, STREAM) as reader:
                 await reader.readuntil(b"0\r\n\r\n")
             await eventually(lambda: [connection() for connection in made] == [None])
         finally:
@@ -66,7 +68,7 @@ async def test_nothing_waits_for_a_reader_that_was_cut_off(made: list[weakref.re
     server = LOOPBACK.model_copy(update={"write_stall_s": 0.3})
     async with running_edge(server=server) as (mesh, _):
         mesh.local.answer = lambda spec: ("x" * 5000 + " ") * 4000
-        async with asked(mesh, stream=True):
+        async with asked(mesh, STREAM):
             await eventually(lambda: mesh.local.cancelled == 1)
             await eventually(lambda: [connection() for connection in made] == [None])
 
@@ -74,16 +76,18 @@ async def test_nothing_waits_for_a_reader_that_was_cut_off(made: list[weakref.re
 async def test_who_asks_ahead_and_leaves_is_answered_no_further() -> None:
     engine = FakeEngine(model="small", answer=lambda spec: "word " * 10_000, interval_s=0.001)
     async with running_edge(local=engine) as (mesh, _):
-        async with asked(mesh, times=2, stream=True) as reader:
+        async with asked(mesh, STREAM, STREAM) as reader:
             await reader.readuntil(b"word")
         await eventually(lambda: engine.cancelled == 1 and not engine.running)
         assert mesh.outcomes() == ["local:cancelled"]
 
 
-async def test_nothing_waits_for_a_reader_that_asks_on_and_takes_no_answer(made: list[weakref.ref[Connection]]) -> None:
-    server = LOOPBACK.model_copy(update={"default_deadline_s": 1.0})
+@pytest.mark.parametrize("body", [{}, STREAM, {"model": "nobody's"}])
+async def test_nothing_waits_for_a_reader_that_asks_on_and_takes_no_answer(
+    made: list[weakref.ref[Connection]], body: dict[str, Any]
+) -> None:
+    server = LOOPBACK.model_copy(update={"default_deadline_s": 1.0, "write_stall_s": 0.3})
     async with running_edge(server=server) as (mesh, _):
         mesh.local.answer = lambda spec: "x" * 7_000_000
-        async with asked(mesh, times=2):
-            await eventually(lambda: mesh.outcomes() == ["local:answered"] * 2)
+        async with asked(mesh, {}, body):
             await eventually(lambda: [connection() for connection in made] == [None])
