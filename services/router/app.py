@@ -216,7 +216,8 @@ async def build(
                 clock=clock,
                 now=time.time,
             )
-            http = Listener(settings.http, edge, reuse_port=not worker.alone)
+            stall_s = settings.server.write_stall_s
+            http = Listener(settings.http, edge, stall_s=stall_s, reuse_port=not worker.alone)
             await http.start()
             server.ends_with(http)
         await server.health.set_ready(True)

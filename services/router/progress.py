@@ -112,6 +112,7 @@ class Progress:
     def _keep(self, delta: v1.Delta) -> None:
         if self._weights and (len(delta.token_ids) != delta.tokens or delta.reasoning or delta.tool_calls):
             self._weights = ""  # a target that does not tell its tokens, or some of them are no text
+            self._keep_on()
         if self._weights:
             self._ids.extend(delta.token_ids)
         if self._weights or self.crosses:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -53,7 +52,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._started = self._streams = self._stalled = self._left = False
-        self.outlet = Outlet(send, scope["extensions"][EXTENSION]["connection"], endpoint.turn)
+        self.outlet = Outlet(send, scope["extensions"][EXTENSION]["connection"](), endpoint.turn)
         """Of a response of server-sent events, once that has begun."""
         self.headers = _headers(scope["headers"])
         given = self.headers.get(metadata.REQUEST_ID) or self.headers.get("x-request-id", "")
@@ -163,16 +162,18 @@ class Exchange:
         """Tell span, log and caller what `error` means."""
         told = self._told(error)
         fail(self.call.span, told.reason)
-        status = row_of(told).status
-        if not self._started:
-            await self.answer(body_of(told), headers_of(told), status)
-        elif self._streams and not self._stalled:
-            # The status is out: the error is an event, and no [DONE] follows. A response left open would be closed in
-            # the middle, which is what the reader of a stalled one gets.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._endpoint.settings.write_stall_s):
+        if self._stalled or (self._started and not self._streams):
+            self.outlet.abort()  # the reader of what was begun takes nothing, or has left
+            return
+        try:
+            async with asyncio.timeout(self._endpoint.settings.write_stall_s):
+                if not self._started:
+                    await self.answer(body_of(told), headers_of(told), row_of(told).status)
+                else:  # the status is out: the error is an event, and no [DONE] follows
                     await self.outlet.write(event(encode(body_of(told))))
                     await self.outlet.end()
+        except TimeoutError:
+            self.outlet.abort()
 
     def _told(self, error: BaseException) -> SpillwayError:
         if isinstance(error, SpillwayError):

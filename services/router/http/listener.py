@@ -23,9 +23,11 @@ LAST_WORDS_S = 1.0
 class Listener:
     """Serves one application on one port. `port` is the real one after `start`."""
 
-    def __init__(self, settings: HttpSettings, application: ASGIApp, *, reuse_port: bool = False) -> None:
-        """`reuse_port`: others listen there too."""
-        self._reuse_port = reuse_port
+    def __init__(
+        self, settings: HttpSettings, application: ASGIApp, *, stall_s: float, reuse_port: bool = False
+    ) -> None:
+        """`stall_s`: a reader that takes nothing for so long is given up. `reuse_port`: others listen there too."""
+        self._stall_s, self._reuse_port = stall_s, reuse_port
         host, _, port = (settings.listen or "").rpartition(":")
         self._host, self.port = host.strip("[]"), int(port)
         config = uvicorn.Config(
@@ -53,7 +55,11 @@ class Listener:
 
     async def start(self) -> None:
         """Listen. Raises OSError if the port is taken."""
-        await self._server.startup([listening(self._host, self.port, reuse_port=self._reuse_port)])
+        found = listening(self._host, self.port, reuse_port=self._reuse_port)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux; connections have it from the socket that they came by
+            # A whole answer is handed to the system at once: nobody here would see that its reader takes nothing.
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._stall_s * 1000))
+        await self._server.startup([found])
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
         log.info("http.listening", address=self.address)
 

@@ -71,6 +71,11 @@ class Outlet:
         """Send what was put, and that there is no more."""
         await self._send({"type": "http.response.body", "body": self._taken()})
 
+    def abort(self) -> None:
+        """Send nothing more, nor what the reader has not taken yet."""
+        self._waiting.clear()
+        self._connection.abort()
+
     def _taken(self) -> bytes:
         body = "".join(self._waiting).encode()
         self._waiting.clear()

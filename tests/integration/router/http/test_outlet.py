@@ -28,9 +28,9 @@ async def read(say: Say) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.St
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await say(Outlet(send, scope["extensions"][EXTENSION]["connection"], turn))
+        await say(Outlet(send, scope["extensions"][EXTENSION]["connection"](), turn))
 
-    listener = Listener(LISTEN, application)
+    listener = Listener(LISTEN, application, stall_s=30.0)
     await listener.start()
     host, _, port = listener.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1024)

@@ -8,6 +8,7 @@ from services.router.leg import Leg
 from services.router.progress import Progress
 from services.router.target import Target
 from spillway import v1
+from spillway.rpc.lane import Lane
 
 FIRST, SECOND = Target("t0", "local", "a:1", weights="w"), Target("t1", "local", "b:1", weights="w")
 
@@ -41,3 +42,14 @@ def test_reasoning_and_calls_begin_anew_or_not_at_all(other: v1.Delta) -> None:
     (leg,) = legs(*deltas, restarts=True)
     assert not leg.goes_on
     assert not leg.spec.HasField("continuation")
+
+
+def test_deltas_that_nothing_could_go_on_with_are_not_kept() -> None:
+    progress = Progress(v1.GenerationSpec(), [FIRST, SECOND], lane=Lane(credit=9))
+    (leg,) = progress.legs(FIRST, restarts=False)
+    progress.begin(FIRST, leg)
+    progress.lane.open = True
+    progress.take(v1.GenerationEvent(delta=v1.Delta(text="a", tokens=1)))  # it does not tell its tokens
+    assert progress.lane.take(v1.GenerationEvent(delta=v1.Delta(text="b", tokens=1)).SerializeToString(), 1)
+    assert not progress.lane.kept
+    assert progress.tokens == 2
