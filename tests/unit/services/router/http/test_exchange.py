@@ -48,7 +48,7 @@ async def test_a_deadline_is_one_though_the_timer_struck_a_little_before_it(left
         "type": "http",
         "method": "POST",
         "headers": [],
-        "extensions": {EXTENSION: {"connection": SimpleNamespace(flow=None)}},
+        "extensions": {EXTENSION: {"connection": lambda: SimpleNamespace(flow=None)}},
     }
     await endpoint(scope, receive, send)
 
