@@ -7,6 +7,8 @@ from typing import Any
 
 import grpc
 
+from bench.listening import listen
+
 
 class Taking(grpc.GenericRpcHandler):
     """Answers every unary call with an empty message."""
@@ -22,10 +24,7 @@ async def _taken(request: bytes, context: Any) -> bytes:
 async def main() -> None:
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((Taking(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
+    await listen(server)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from bench.listening import listen
 from spillway import v1
 from spillway.v1 import inference_pb2_grpc
 
@@ -34,10 +35,7 @@ async def main() -> None:
     parser.add_argument("--to", required=True)
     server = grpc.aio.server()
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(Relay(parser.parse_args().to), server)  # type: ignore[abstract]
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
+    await listen(server)
 
 
 if __name__ == "__main__":

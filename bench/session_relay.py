@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from bench.listening import listen
 from spillway.rpc.methods import SESSION
 from spillway.rpc.options import channel_options
 
@@ -45,10 +46,7 @@ async def main() -> None:
     service, method = SESSION.lstrip("/").split("/")
     handler: Any = grpc.stream_stream_rpc_method_handler(Relay(parser.parse_args().to).serve)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
+    await listen(server)
 
 
 if __name__ == "__main__":

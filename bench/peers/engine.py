@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import grpc
 
+from bench.listening import listen
 from bench.peers.pace import WORDS, Answer, Pace, Paces, text
 from spillway import load, v1
 from spillway.rpc import metadata
@@ -246,10 +247,7 @@ async def main() -> None:
     for handler in Engine().handlers():
         server.add_generic_rpc_handlers((handler,))
     engine_pb2_grpc.add_EngineTelemetryServiceServicer_to_server(Telemetry(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
+    await listen(server)
 
 
 if __name__ == "__main__":

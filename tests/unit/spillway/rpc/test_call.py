@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import MISSING, fields, replace
 
+from opentelemetry.trace import NonRecordingSpan, SpanContext
+
+from spillway import v1
 from spillway.deadline import Deadline
-from spillway.rpc.call import Call, new_id
+from spillway.rpc.admission import admit_start
+from spillway.rpc.call import Call, Caller, new_id
 from spillway.testing.clock import HandClock
 
 
@@ -42,3 +47,17 @@ def test_ids_are_nobody_elses_though_an_engine_seeds_the_process() -> None:
         random.seed(0)
         ids.add(new_id())
     assert len(ids) == 2
+
+
+def test_nothing_of_a_call_is_lost_where_it_is_made_anew_field_by_field() -> None:
+    clock = HandClock()
+    span = NonRecordingSpan(SpanContext(1, 2, is_remote=False))
+    caller, first = Caller("acme", "key"), Deadline.after(9.0, clock)
+    call = Call("r", Deadline.after(60.0, clock), span, caller, hop=3, attempts_left=2, first_token=first)
+    for each in fields(Call):  # one that has its default here would not be missed
+        assert each.default is MISSING or getattr(call, each.name) != each.default
+
+    assert call.onward() == replace(call, hop=4)
+    start = v1.SessionStart(hop=1, attempts_left=5)
+    other = Caller("beta", "other")
+    assert admit_start(call, start, other) == replace(call, caller=other, hop=1, attempts_left=5)

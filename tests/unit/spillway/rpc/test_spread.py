@@ -58,6 +58,14 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield found
 
 
+async def sited(workers: int, folder: Path, stack: AsyncExitStack) -> Site:
+    """A site all of whose workers have started."""
+    site = Site(workers, folder, stack)
+    for number in range(workers):
+        await site.start(number)
+    return site
+
+
 @asynccontextmanager
 async def reached(address: str) -> AsyncIterator[tuple[Remote, Spread]]:
     remote = Remote(address, tracing=Tracing("test"), spread=True)
@@ -86,9 +94,7 @@ async def who_answered(remote: Remote, spec: Any, call: Any, times: int) -> Coun
 async def test_each_worker_has_one_connection_and_as_many_calls(
     tmp_path: Path, stack: AsyncExitStack, call: Any, spec: Any
 ) -> None:
-    site = Site(3, tmp_path, stack)
-    for number in range(3):
-        await site.start(number)
+    site = await sited(3, tmp_path, stack)
     async with reached(site.address) as (remote, spread):
         await all_found(spread, 3)
         found = await who_answered(remote, spec, call, 30)
@@ -98,9 +104,7 @@ async def test_each_worker_has_one_connection_and_as_many_calls(
 async def test_a_worker_that_was_started_again_gets_its_connection_back(
     tmp_path: Path, stack: AsyncExitStack, call: Any, spec: Any
 ) -> None:
-    site = Site(2, tmp_path, stack)
-    for number in range(2):
-        await site.start(number)
+    site = await sited(2, tmp_path, stack)
     async with reached(site.address) as (remote, spread):
         await all_found(spread, 2)
         await site.end(1)
@@ -124,9 +128,7 @@ async def test_before_one_worker_alone_there_is_one_connection(call: Any, spec: 
 async def test_where_one_worker_alone_takes_the_place_of_several_one_connection_is_left(
     tmp_path: Path, stack: AsyncExitStack, call: Any, spec: Any
 ) -> None:
-    site = Site(2, tmp_path, stack)
-    for number in range(2):
-        await site.start(number)
+    site = await sited(2, tmp_path, stack)
     async with reached(site.address) as (remote, spread):
         await all_found(spread, 2)
         await site.end_all()
@@ -141,10 +143,9 @@ async def test_where_one_worker_alone_takes_the_place_of_several_one_connection_
 async def test_sessions_stay_where_their_connection_stays_and_each_worker_has_one(
     tmp_path: Path, stack: AsyncExitStack, call: Any, spec: Any
 ) -> None:
-    site = Site(2, tmp_path, stack)
-    for number in range(2):
-        await site.start(number)
-        site.engines[number].interval_s = 60
+    site = await sited(2, tmp_path, stack)
+    for engine in site.engines.values():
+        engine.interval_s = 60
     async with reached(site.address) as (remote, spread):
         await all_found(spread, 2)
         session = Session(remote)
